@@ -1,0 +1,135 @@
+"""A LoRA adapter that acts at chosen positions, switched per call and not per model.
+
+The adapter hangs on the base's linear layers as forward hooks that do nothing unless the running
+context asked for it. No module is replaced and no module state changes, so one thread can embed
+while another streams, and the base's weights and results stay the base's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.config import AdapterConfig
+from gem_rag.errors import UnsupportedModelError
+
+EVERYWHERE = slice(None)
+Positions = slice | Tensor
+
+_active: ContextVar[tuple[Adapter, Positions] | None] = ContextVar("gem_adapter", default=None)
+
+
+class LowRank(nn.Module):
+    """One layer's update ``x A^T B^T``; B starts at zero, so a new adapter changes nothing."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"device": layer.weight.device, "dtype": torch.float32}
+        self.a = nn.Parameter(torch.empty(rank, layer.in_features, **options))
+        self.b = nn.Parameter(torch.zeros(layer.out_features, rank, **options))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]`` in x's dtype."""
+        return x @ self.a.to(x.dtype).T @ self.b.to(x.dtype).T
+
+
+class Adapter(nn.Module):
+    """LoRA on every linear layer of the decoder blocks.
+
+    Args:
+        blocks: The decoder's layers.
+        config: Rank and alpha.
+        prefix: Name of `blocks` inside the base model, for the stored names.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, config: AdapterConfig, prefix: str) -> None:
+        super().__init__()
+        self.config = config
+        self.prefix = prefix
+        self.scale = config.alpha / config.rank if config.rank else 0.0
+        self._names: dict[str, str] = {}  # the layer's name -> the module's (no dots allowed)
+        self.updates = nn.ModuleDict()
+        if config.rank == 0:
+            return
+        linears = {n: m for n, m in blocks.named_modules() if isinstance(m, nn.Linear)}
+        if not linears:
+            raise UnsupportedModelError(
+                f"{prefix} has no linear layers to adapt; expected decoder blocks of nn.Linear"
+            )
+        for name, layer in linears.items():
+            key = name.replace(".", "/")
+            self._names[name] = key
+            update = LowRank(layer, config.rank)
+            self.updates[key] = update
+            layer.register_forward_hook(self._hook(update))
+
+    def _hook(self, update: LowRank) -> Any:
+        def add_update(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+            active = _active.get()
+            if active is None or active[0] is not self:
+                return None
+            where = active[1]
+            if isinstance(where, slice) and where == EVERYWHERE:
+                return out + self.scale * update(args[0])
+            delta = torch.zeros_like(out)
+            delta[:, where] = self.scale * update(args[0][:, where])
+            return out + delta
+
+        return add_update
+
+    @contextmanager
+    def at(self, positions: Positions | None) -> Iterator[None]:
+        """Act at these query positions (axis 1 of ``[B, T, ...]``) inside the block; None: off."""
+        token = _active.set(None if positions is None or not self._names else (self, positions))
+        try:
+            yield
+        finally:
+            _active.reset(token)
+
+    @property
+    def target_modules(self) -> list[str]:
+        """The adapted layers' last names, as PEFT's ``target_modules`` wants them."""
+        return sorted({name.rsplit(".", 1)[-1] for name in self._names})
+
+    def to_peft(self) -> dict[str, Tensor]:
+        """The weights under the names PEFT gives them, fp16 on the CPU."""
+        return {
+            name: weight.detach().half().cpu().contiguous()
+            for name, weight in self._peft_parameters()
+        }
+
+    def load_peft(self, tensors: dict[str, Tensor]) -> None:
+        """Take over weights stored by `to_peft`.
+
+        Raises:
+            UnsupportedModelError: Names or shapes do not fit this base.
+        """
+        expected = dict(self._peft_parameters())
+        if expected.keys() != tensors.keys():
+            odd = sorted(expected.keys() ^ tensors.keys())
+            raise UnsupportedModelError(
+                f"adapter weights do not fit the base: {len(odd)} names differ, such as {odd[0]!r}"
+            )
+        with torch.no_grad():
+            for name, parameter in expected.items():
+                if parameter.shape != tensors[name].shape:
+                    raise UnsupportedModelError(
+                        f"adapter weight {name!r} has shape {tuple(tensors[name].shape)}; "
+                        f"the base needs {tuple(parameter.shape)}"
+                    )
+                parameter.copy_(tensors[name])
+
+    def _peft_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, key in self._names.items():
+            update = self.updates[key]
+            assert isinstance(update, LowRank)
+            stem = f"base_model.model.{self.prefix}.{name}"
+            yield f"{stem}.lora_A.weight", update.a
+            yield f"{stem}.lora_B.weight", update.b

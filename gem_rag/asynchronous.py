@@ -1,0 +1,85 @@
+"""Async twins: the same calls in a worker thread, so that the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gem_rag.generation import Generation, Stream
+    from gem_rag.model import Ranked
+    from gem_rag.reading import Reading
+
+
+class AsyncStream:
+    """A `Stream` whose pieces are awaited; leaving the loop or cancelling stops the computation."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[str]:
+        try:
+            while (piece := await asyncio.to_thread(next, self._stream, None)) is not None:
+                yield piece
+        finally:
+            self._stream.close()
+
+    @property
+    def generation(self) -> Generation:
+        """What was generated so far: see `Stream.generation`."""
+        return self._stream.generation
+
+    def close(self) -> None:
+        """Stop; nothing more is computed."""
+        self._stream.close()
+
+
+class AsyncTwins:
+    """Mixed into `GemModel`: each twin takes the arguments of the method it is named after."""
+
+    async def aread(self, texts: Sequence[str], **options: Any) -> list[Reading]:
+        """`read` without blocking the event loop."""
+        return await self._in_thread("read", texts, **options)
+
+    async def aembed_documents(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """`embed_documents` without blocking the event loop."""
+        return await self._in_thread("embed_documents", texts, **options)
+
+    async def aembed_queries(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """`embed_queries` without blocking the event loop."""
+        return await self._in_thread("embed_queries", texts, **options)
+
+    async def aembed_query(self, text: str, **options: Any) -> np.ndarray:
+        """`embed_query` without blocking the event loop."""
+        return await self._in_thread("embed_query", text, **options)
+
+    async def arank(
+        self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
+    ) -> list[Ranked]:
+        """`rank` without blocking the event loop."""
+        return await self._in_thread("rank", query, texts_or_readings, **options)
+
+    async def agenerate(self, messages_or_prompt: Any, **options: Any) -> Generation:
+        """`generate` without blocking the event loop; cancelling stops after the next token."""
+        stream = self.astream(messages_or_prompt, **options)
+        async for _ in stream:
+            pass
+        return stream.generation
+
+    async def agenerate_batch(self, requests: Sequence[Any], **options: Any) -> list[Generation]:
+        """`generate_batch` without blocking the event loop."""
+        return await self._in_thread("generate_batch", requests, **options)
+
+    def astream(self, messages_or_prompt: Any, **options: Any) -> AsyncStream:
+        """`stream` without blocking the event loop."""
+        stream: Stream = getattr(self, "stream")(messages_or_prompt, **options)  # noqa: B009
+        return AsyncStream(stream)
+
+    async def _in_thread(self, method: str, *args: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(getattr(self, method), *args, **options)

@@ -1,0 +1,138 @@
+"""What a GEM checkpoint says about itself: frozen, and kept as JSON beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gem_rag.errors import CheckpointError
+
+SCHEMA_VERSION = 1
+CONFIG_FILE = "gem_config.json"
+
+Pooling = Literal["mean", "concat"]
+AdapterScope = Literal["tokens", "embedding", "always"]
+Task = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """Which base model a checkpoint was made for.
+
+    Attributes:
+        name: Bundled name, hub id or folder, as the checkpoint's maker gave it.
+        weights: sha256 over names, shapes, dtypes and bytes of the base's tensors.
+        revision: Hub revision, if one was asked for.
+    """
+
+    name: str
+    weights: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """LoRA hyper-parameters of the adapter that acts at the special tokens.
+
+    Attributes:
+        rank: Rank r of the low-rank update; 0 means no adapter, token vectors only.
+        alpha: The update is scaled by alpha / r.
+    """
+
+    rank: int = 32
+    alpha: float = 32.0
+
+
+@dataclass(frozen=True)
+class GemConfig:
+    """How texts are read and embedded (arXiv 2506.04344, section 3).
+
+    Attributes:
+        base: The base model this checkpoint belongs to.
+        preamble: What every text is read after, as text (for people).
+        preamble_ids: The same as token ids (what is used).
+        num_special_tokens: K, the number of special tokens.
+        pooling: How the K outputs become one vector: their mean, or one after the other.
+        adapter_scope: ``tokens``: adapter at the specials only. ``embedding``: on all of the text
+            while embedding. ``always``: also while generating (the paper's).
+        query_instruction: Read after a query, before the specials.
+        document_instruction: Read after a document, before the specials.
+        max_text_tokens: Longest text embedded without an explicit ``max_length``.
+        adapter: LoRA hyper-parameters.
+        schema_version: Version of this file's layout.
+    """
+
+    base: BaseIdentity
+    preamble: str
+    preamble_ids: tuple[int, ...]
+    num_special_tokens: int = 4
+    pooling: Pooling = "mean"
+    adapter_scope: AdapterScope = "tokens"
+    query_instruction: str = ""
+    document_instruction: str = ""
+    max_text_tokens: int = 1024
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        _require(self.num_special_tokens >= 1, "num_special_tokens", self.num_special_tokens, ">= 1")
+        _require(self.pooling in get_args(Pooling), "pooling", self.pooling, get_args(Pooling))
+        scopes = get_args(AdapterScope)
+        _require(self.adapter_scope in scopes, "adapter_scope", self.adapter_scope, scopes)
+        _require(self.adapter.rank >= 0, "adapter.rank", self.adapter.rank, ">= 0")
+        _require(self.max_text_tokens >= 1, "max_text_tokens", self.max_text_tokens, ">= 1")
+        _require(len(self.preamble_ids) >= 1, "preamble_ids", self.preamble_ids, "one id at least")
+
+    def instruction(self, task: Task) -> str:
+        """The instruction read after a text of this kind."""
+        return self.query_instruction if task == "query" else self.document_instruction
+
+    def to_json(self) -> str:
+        """This config as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> GemConfig:
+        """Read ``gem_config.json`` in a checkpoint folder.
+
+        Raises:
+            CheckpointError: The file is absent, not JSON, or of another schema.
+        """
+        path = folder / CONFIG_FILE
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{folder} has no {CONFIG_FILE}, so it is not a GEM checkpoint; if it is a plain "
+                "model, make a checkpoint for it with `gem-rag train`"
+            ) from None
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from error
+        return cls.from_dict(raw, where=str(path))
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], where: str = "the config") -> GemConfig:
+        """Build a config from plain JSON values; unknown or missing fields are errors."""
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{where} has schema version {version!r}; this gem-rag reads {SCHEMA_VERSION}. "
+                "Upgrade gem-rag if the checkpoint is newer"
+            )
+        try:
+            nested = {
+                "base": BaseIdentity(**raw["base"]),
+                "adapter": AdapterConfig(**raw["adapter"]),
+                "preamble_ids": tuple(raw["preamble_ids"]),
+            }
+            return cls(**{**raw, **nested})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{where} does not have the expected fields: {error}") from error
+
+
+def _require(holds: bool, name: str, found: object, expected: object) -> None:
+    if not holds:
+        raise CheckpointError(f"{name} is {found!r}; expected {expected}")

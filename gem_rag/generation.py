@@ -1,0 +1,329 @@
+"""Generation on the base model: whole, streamed or batched, afresh or after a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
+from gem_rag.errors import ContextLengthError
+from gem_rag.reading import Reading
+from gem_rag.text import Message
+
+if TYPE_CHECKING:
+    from gem_rag.model import GemModel
+
+Request = str | Sequence[Message]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request.
+
+    Attributes:
+        prompt_tokens: All that stood before the answer, readings included.
+        cached_tokens: Those of them that came from a reading and were not run again.
+        completion_tokens: Generated, the token that ended it included.
+        truncated_tokens: Cut from the prompt because the caller allowed it.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    truncated_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished (or cancelled) answer.
+
+    Attributes:
+        text: The answer, stop strings and control tokens left out.
+        finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
+        usage: Token counts.
+        ids: Ids generated, the ending token included.
+        prompt_ids: Ids it was generated after, readings included.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    ids: tuple[int, ...] = field(repr=False, default=())
+    prompt_ids: tuple[int, ...] = field(repr=False, default=())
+
+
+class Stream:
+    """Pieces of text as they are generated; `generation` holds the whole, also when cancelled.
+
+    Nothing is computed but when the next piece is asked for: leaving or closing the stream is
+    cancelling it.
+    """
+
+    def __init__(self, pieces: Iterator[str], result: Callable[[], Generation]) -> None:
+        self._pieces = pieces
+        self._result = result
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop; nothing more is computed."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+    @property
+    def generation(self) -> Generation:
+        """Text, finish reason and usage so far; ``cancelled`` until the end is reached."""
+        return self._result()
+
+
+class _Run:
+    """Several requests under way: drives the loop and keeps each request's state."""
+
+    def __init__(
+        self,
+        model: GemModel,
+        prompts: Sequence[list[int]],
+        after: Sequence[Reading] | None,
+        sampling: Sampling,
+        stop: Sequence[str],
+        max_new_tokens: int,
+        truncated: Sequence[int],
+    ) -> None:
+        self._ends = model.end_ids
+        self._past = [reading.ids.tolist() for reading in after or [] ] or [[] for _ in prompts]
+        self._prompts = prompts
+        self._truncated = truncated
+        room = [
+            model.max_context - len(past) - len(prompt)
+            for past, prompt in zip(self._past, prompts, strict=True)
+        ]
+        self._limits = [min(max_new_tokens, r) for r in room]
+        self._texts = [TextAssembler(model.codec, stop) for _ in prompts]
+        self._ids: list[list[int]] = [[] for _ in prompts]
+        self._reasons: list[FinishReason] = ["cancelled" for _ in prompts]
+        samplers = [Sampler(sampling) for _ in prompts]
+        self._loop = DecodeLoop(model, prompts, after, samplers, room=max(self._limits))
+
+    def pieces(self) -> Iterator[tuple[int, str]]:
+        """Run to the end, handing out ``(request, text piece)`` as they come."""
+        while self._loop.rows:
+            for row, token in self._loop.step().items():
+                piece = self._take(row, token)
+                if self._reasons[row] != "cancelled":
+                    self._loop.drop(row)
+                if piece:
+                    yield row, piece
+
+    def _take(self, row: int, token: int) -> str:
+        self._ids[row].append(token)
+        text = self._texts[row]
+        if token in self._ends:
+            self._reasons[row] = "stop"
+            return text.flush()
+        piece = text.push(token)
+        if text.stopped:
+            self._reasons[row] = "stop"
+        elif len(self._ids[row]) >= self._limits[row]:
+            piece += text.flush()
+            self._reasons[row] = "stop" if text.stopped else "length"
+        return piece
+
+    def result(self, row: int) -> Generation:
+        """One request's state as it is now."""
+        past = self._past[row]
+        usage = Usage(
+            prompt_tokens=len(past) + len(self._prompts[row]),
+            cached_tokens=len(past),
+            completion_tokens=len(self._ids[row]),
+            truncated_tokens=self._truncated[row],
+        )
+        return Generation(
+            text=self._texts[row].text,
+            finish_reason=self._reasons[row],
+            usage=usage,
+            ids=tuple(self._ids[row]),
+            prompt_ids=(*past, *self._prompts[row]),
+        )
+
+
+class GenerationMixin:
+    """Mixed into `GemModel`: generation by the base model alone (unless the scope is ``always``)."""
+
+    def generate(
+        self: GemModel,  # type: ignore[misc]
+        messages_or_prompt: Request,
+        *,
+        after: Reading | None = None,
+        **options: Any,
+    ) -> Generation:
+        """Generate one answer.
+
+        Args:
+            messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
+                the model's chat template.
+            after: Go on from this reading, which is not run again. What is asked then follows the
+                read text in the same user message, token by token: ``reading.ids + new ids``.
+            **options: See `generate_batch`.
+
+        Returns:
+            Text, finish reason and token usage.
+        """
+        readings = None if after is None else [after]
+        return self.generate_batch([messages_or_prompt], after=readings, **options)[0]
+
+    def generate_batch(
+        self: GemModel,  # type: ignore[misc]
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        after: Sequence[Reading] | None = None,
+        raw: bool = False,
+        truncate: bool = False,
+        logits_hook: LogitsHook | None = None,
+    ) -> list[Generation]:
+        """Generate several answers together; each is what it would be alone.
+
+        Args:
+            requests: As `generate` takes one.
+            max_new_tokens: Longest answer.
+            temperature: 0 is greedy.
+            top_p: Nucleus sampling.
+            top_k: Sample from this many best tokens; 0 is all.
+            seed: Random state of each request, for sampling that can be repeated.
+            stop: Strings that end the answer and are not part of it; may span tokens.
+            after: One reading per request to go on from.
+            raw: Take strings as they stand, without the chat template.
+            truncate: Cut the start of a prompt that does not fit, and report it in
+                `Usage.truncated_tokens`; without it such a prompt is an error.
+            logits_hook: See `Sampling`.
+
+        Raises:
+            ContextLengthError: A prompt leaves no room for an answer.
+            ReadingError: A reading is another model's or cannot be continued.
+        """
+        if not requests:
+            return []
+        run = self._start(
+            requests,
+            after,
+            Sampling(temperature, top_p, top_k, seed, logits_hook),
+            stop=stop,
+            max_new_tokens=max_new_tokens,
+            raw=raw,
+            truncate=truncate,
+        )
+        for _ in run.pieces():
+            pass
+        return [run.result(row) for row in range(len(requests))]
+
+    def stream(
+        self: GemModel,  # type: ignore[misc]
+        messages_or_prompt: Request,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        after: Reading | None = None,
+        raw: bool = False,
+        truncate: bool = False,
+        logits_hook: LogitsHook | None = None,
+    ) -> Stream:
+        """Generate one answer piece by piece; arguments as for `generate_batch`.
+
+        Returns:
+            An iterator of text pieces that never split a character or show part of a stop string;
+            its ``generation`` has finish reason and usage. Closing it stops the computation.
+        """
+        run = self._start(
+            [messages_or_prompt],
+            None if after is None else [after],
+            Sampling(temperature, top_p, top_k, seed, logits_hook),
+            stop=stop,
+            max_new_tokens=max_new_tokens,
+            raw=raw,
+            truncate=truncate,
+        )
+        return Stream((piece for _, piece in run.pieces()), lambda: run.result(0))
+
+    def _start(
+        self: GemModel,  # type: ignore[misc]
+        requests: Sequence[Request],
+        after: Sequence[Reading] | None,
+        sampling: Sampling,
+        *,
+        stop: str | Sequence[str] | None,
+        max_new_tokens: int,
+        raw: bool,
+        truncate: bool,
+    ) -> _Run:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected >= 1")
+        if after is not None:
+            if len(after) != len(requests):
+                raise ValueError(f"{len(requests)} requests with {len(after)} readings; need as many")
+            self._own(after)
+            self._shareable(after)
+        prompts, truncated = [], []
+        for row, request in enumerate(requests):
+            past = len(after[row]) if after is not None else 0
+            ids, cut = self._prompt_ids(request, past, raw=raw, truncate=truncate)
+            prompts.append(ids)
+            truncated.append(cut)
+        stops = [stop] if isinstance(stop, str) else list(stop or [])
+        return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated)
+
+    def _prompt_ids(
+        self: GemModel,  # type: ignore[misc]
+        request: Request,
+        past: int,
+        *,
+        raw: bool,
+        truncate: bool,
+    ) -> tuple[list[int], int]:
+        ids = self.codec.prompt_ids(request, raw=raw, continued=past > 0)
+        room = self.max_context - past - 1
+        if not ids:
+            raise ValueError("the prompt is empty; expected text or messages")
+        if len(ids) <= room:
+            return ids, 0
+        if not truncate or room < 1:
+            raise ContextLengthError(
+                f"the prompt has {past + len(ids)} tokens, the context window {self.max_context}; "
+                "shorten it, or pass truncate=True to cut its start"
+            )
+        head = self.config.preamble_ids if not past else ()
+        kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
+        return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room
+
+    @property
+    def end_ids(self: GemModel) -> frozenset[int]:  # type: ignore[misc]
+        """Ids that end an answer."""
+        declared = self.base.model.generation_config.eos_token_id
+        ends = [declared] if isinstance(declared, int) else list(declared or [])
+        return frozenset([*ends, *self.codec.end_ids])

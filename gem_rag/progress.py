@@ -1,0 +1,32 @@
+"""Progress bars for long work: on a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MANY = 64  # fewer than this is over before a bar is read
+
+
+@contextmanager
+def progress(
+    what: str, total: int, show: bool | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that the yielded function advances.
+
+    Args:
+        what: What is being done, for the label.
+        total: How many units there are.
+        show: None decides: a terminal, and enough to do.
+    """
+    if not (sys.stderr.isatty() and total >= MANY if show is None else show):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)

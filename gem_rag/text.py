@@ -1,0 +1,178 @@
+"""Text to token ids: the user's words, the chat template around them, and the preamble before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gem_rag.errors import GemError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+_MARK = "\u2063gem\u2063"  # invisible separators: no template strips or changes it
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Ids and ``(start, end)`` character offsets of one text, and what was cut off its end."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    cut: int
+
+
+class TextCodec:
+    """The model's tokenizer and chat template, safe to use from several threads.
+
+    Calls go to the Rust tokenizer directly, which is immutable here: transformers' wrapper sets
+    padding and truncation on it for each call ("Already borrowed").
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        from tokenizers import Tokenizer
+
+        if not tokenizer.is_fast:
+            raise UnsupportedModelError(
+                f"{type(tokenizer).__name__} is a slow tokenizer; expected one with a "
+                "tokenizer.json"
+            )
+        self.tokenizer = tokenizer
+        serialized = tokenizer.backend_tokenizer.to_str()
+        self._template = Tokenizer.from_str(serialized)
+        self._words = Tokenizer.from_str(serialized)
+        # A document that contains "<|im_end|>" must not end the user's turn.
+        self._words.encode_special_tokens = True
+        for backend in (self._template, self._words):
+            backend.no_padding()
+            backend.no_truncation()
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The Rust tokenizer for plain text, to count tokens with."""
+        return self._words
+
+    def serialized(self) -> str:
+        """The tokenizer as JSON, for fingerprints."""
+        return self._template.to_str()
+
+    def encode_texts(self, texts: Sequence[str], max_tokens: int | None) -> list[Tokenized]:
+        """Tokenize the user's words: nothing added, control tokens taken as plain text."""
+        out = []
+        for encoding in self._words.encode_batch(list(texts), add_special_tokens=False):
+            ids, offsets = encoding.ids, encoding.offsets
+            cut = max(0, len(ids) - max_tokens) if max_tokens is not None else 0
+            kept = len(ids) - cut
+            out.append(Tokenized(ids[:kept], offsets[:kept], cut))
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize text whose control tokens mean what they say (templates, prompts)."""
+        ids: list[int] = self._template.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text without control tokens."""
+        text: str = self._template.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer carries a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    def preamble(self) -> tuple[str, list[int]]:
+        """What stands before the user's words, as text and ids (design: "Readings")."""
+        if self.has_template:
+            text = self._render([{"role": "user", "content": _MARK}]).split(_MARK)[0]
+            if ids := self.encode(text):
+                return text, ids
+        bos = self.tokenizer.bos_token_id
+        if bos is not None:
+            return str(self.tokenizer.bos_token), [int(bos)]
+        return "\n", self.encode("\n")[:1]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokenizer's own end-of-sequence id, if it has one."""
+        eos = self.tokenizer.eos_token_id
+        return [] if eos is None else [int(eos)]
+
+    def prompt_ids(
+        self, request: str | Sequence[Message], *, raw: bool = False, continued: bool = False
+    ) -> list[int]:
+        """A request as ids: whole, or as what follows a reading (`continued`)."""
+        if continued:
+            return self.encode(self.continuation(request, raw=raw))
+        text = self.prompt(request, raw=raw)
+        # A template writes its own control tokens; plain text gets the tokenizer's (BOS).
+        plain = isinstance(request, str) and (raw or not self.has_template)
+        ids: list[int] = self._template.encode(text, add_special_tokens=plain).ids
+        return ids
+
+    def prompt(self, request: str | Sequence[Message], *, raw: bool = False) -> str:
+        """A request as the text the model continues.
+
+        Args:
+            request: Chat messages, or a string, which is one user message.
+            raw: Take a string as it stands, without the chat template.
+        """
+        if isinstance(request, str):
+            if raw or not self.has_template:
+                return request
+            request = [{"role": "user", "content": request}]
+        return self._render(request)
+
+    def continuation(self, request: str | Sequence[Message], *, raw: bool = False) -> str:
+        """A request as what follows a reading: its first user message goes on after the text.
+
+        Raises:
+            GemError: The messages do not begin with the user (a reading has its own preamble).
+        """
+        if isinstance(request, str):
+            if raw or not self.has_template:
+                return request
+            request = [{"role": "user", "content": request}]
+        if not request or request[0].get("role") != "user":
+            found = request[0].get("role") if request else "no message"
+            raise GemError(
+                f"after=reading needs messages that begin with the user's, found {found!r}: the "
+                "text was read after the model's own preamble"
+            )
+        first = {**request[0], "content": _MARK + _as_text(request[0].get("content"))}
+        return self._render([first, *request[1:]]).split(_MARK, 1)[1]
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        if not self.has_template:
+            return "\n".join(
+                [f"{m['role']}: {_as_text(m.get('content'))}" for m in messages] + ["assistant:"]
+            )
+        plain = [{**m, "content": _as_text(m.get("content"))} for m in messages]
+        rendered = self.tokenizer.apply_chat_template(
+            plain, tokenize=False, add_generation_prompt=True
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+
+def _as_text(content: Any) -> str:
+    """Message content as text: templates of small models take neither lists nor None."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(_part_text(part) for part in content)
+    raise GemError(f"message content is {type(content).__name__}; expected text or text parts")
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise GemError(f"message has a part of type {kind!r}; this model takes text only")

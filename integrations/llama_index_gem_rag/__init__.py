@@ -1,0 +1,1 @@
+"""Framework classes over gem_rag."""
