@@ -27,6 +27,8 @@ from gem_rag.reading import KeyValues, Reading, GrowingLayer, collate, empty_cac
 from gem_rag.text import TextCodec, Tokenized
 
 TOKENS_PER_BATCH = 4096
+FULL_BATCH = 768
+PADDING_SHARE = 0.1
 RANK_INSTRUCTION = "\nPlease write a question based on this passage.\nQuestion:"
 
 
@@ -148,10 +150,11 @@ class GemModel(GenerationMixin, AsyncTwins):
             with torch.inference_mode():
                 tokens, cache = self._read([tokenized[i].ids for i in rows], adapted)
                 for row, i in enumerate(rows):
-                    out[i] = self._reading(texts[i], tokenized[i], row_of(tokens, cache, row))
+                    out[i] = self.restore_reading(texts[i], tokenized[i], row_of(tokens, cache, row))
         return [out[i] for i in range(len(texts))]
 
-    def _reading(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:
+    def restore_reading(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:
+        """A `Reading` from its text, the text's tokens and kept keys and values."""
         return Reading(
             text=text,
             ids=torch.tensor([*self.config.preamble_ids, *tokenized.ids]),
@@ -529,12 +532,22 @@ class GemModel(GenerationMixin, AsyncTwins):
 def by_budget(
     order: Sequence[int], lengths: Sequence[int], budget: int = TOKENS_PER_BATCH
 ) -> Iterator[list[int]]:
-    """Cut indices, longest first, into batches of at most `budget` padded tokens."""
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield list(order[start : start + size])
-        start += size
+    """Cut indices, longest first, into batches of bounded padded tokens and little padding.
+
+    Past `FULL_BATCH` tokens a larger batch gains nothing, so a row that would be more than
+    `PADDING_SHARE` padding starts the next one.
+    """
+    batch: list[int] = []
+    for i in order:
+        longest = max(1, lengths[batch[0]]) if batch else 1
+        padded = longest * len(batch)
+        wasteful = padded >= FULL_BATCH and lengths[i] < (1 - PADDING_SHARE) * longest
+        if batch and (padded + longest > budget or wasteful):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _expand(tokens: Tokens, batch: int) -> Tokens:

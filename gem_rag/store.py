@@ -1,0 +1,208 @@
+"""A bounded store of readings: memory first, then disk, least recently used go first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from gem_rag.reading import KeyValues, Reading
+
+if TYPE_CHECKING:
+    from gem_rag.model import GemModel
+    from gem_rag.text import Tokenized
+
+SUFFIX = ".safetensors"
+READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds now: counts, and bytes of keys and values."""
+
+    in_memory: int
+    memory_bytes: int
+    on_disk: int
+    disk_bytes: int
+
+
+class ReadingStore:
+    """Readings of one model by their token ids. Safe to use from several threads.
+
+    Args:
+        model: Whose readings these are.
+        folder: Where the disk part is; None keeps to memory.
+        memory_bytes: Bound of the memory part.
+        disk_bytes: Bound of the disk part.
+        dtype: Stored dtype; None is the model's own and exact. ``torch.float16`` halves a float32
+            model's readings at a small error (about 1e-3 in a logit).
+    """
+
+    def __init__(
+        self,
+        model: GemModel,
+        folder: str | Path | None = None,
+        *,
+        memory_bytes: int = 256 << 20,
+        disk_bytes: int = 2 << 30,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.folder = None if folder is None else Path(folder)
+        self.memory_bytes = memory_bytes
+        self.disk_bytes = disk_bytes
+        self.dtype = dtype
+        self._lock = threading.RLock()
+        self._memory: OrderedDict[str, Reading] = OrderedDict()
+        self._held = 0
+        self._disk_sizes: OrderedDict[str, int] = OrderedDict()  # oldest use first
+        if self.folder is not None:
+            self._scan(self.folder)
+
+    def read(self, texts: Sequence[str], *, evict: bool = True) -> list[Reading]:
+        """Readings of these texts: kept ones as they are, the others read now and kept.
+
+        Args:
+            texts: What to read.
+            evict: Make room for new ones. False, for bulk work, keeps new ones only while there is
+                room, so that a large ingest does not churn through the disk.
+        """
+        tokenized = self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
+        keys = [self._key(t) for t in tokenized]
+        found = {
+            i: self._get(keys[i], text, tokenized[i]) for i, text in enumerate(texts)
+        }
+        missing = [i for i, reading in found.items() if reading is None]
+        missing.sort(key=lambda i: len(tokenized[i].ids))
+        for start in range(0, len(missing), READ_AT_ONCE):
+            rows = missing[start : start + READ_AT_ONCE]
+            fresh = self.model.read([texts[i] for i in rows], show_progress=False)
+            for i, reading in zip(rows, fresh, strict=True):
+                found[i] = reading
+                self._put(keys[i], reading, evict)
+        return [reading for reading in found.values() if reading is not None]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a bulk ingest should still hand its readings over."""
+        on_disk = self.folder is not None and sum(self._disk_sizes.values()) < self.disk_bytes
+        return on_disk or self._held < self.memory_bytes
+
+    def info(self) -> StoreInfo:
+        """Counts and bytes."""
+        with self._lock:
+            sizes = self._disk_sizes.values()
+            return StoreInfo(len(self._memory), self._held, len(sizes), sum(sizes))
+
+    def clear(self) -> None:
+        """Drop everything, in memory and on disk."""
+        with self._lock:
+            self._memory.clear()
+            self._held = 0
+            for key in list(self._disk_sizes):
+                self._drop(key)
+
+    def _key(self, tokenized: Tokenized) -> str:
+        ids = ",".join(map(str, tokenized.ids))
+        return hashlib.sha256(f"{self.model.reading_fingerprint}:{ids}".encode()).hexdigest()
+
+    def _get(self, key: str, text: str, tokenized: Tokenized) -> Reading | None:
+        with self._lock:
+            reading = self._memory.get(key)
+            if reading is not None:
+                self._memory.move_to_end(key)
+                return reading
+            key_values = self._load(key, len(self.model.config.preamble_ids) + len(tokenized.ids))
+            if key_values is None:
+                return None
+            reading = self.model.restore_reading(text, tokenized, key_values)
+            self._remember(key, reading, evict=True)
+            return reading
+
+    def _put(self, key: str, reading: Reading, evict: bool) -> None:
+        with self._lock:
+            self._remember(key, reading, evict)
+            self._write(key, reading, evict)
+
+    def _remember(self, key: str, reading: Reading, evict: bool) -> None:
+        size = reading.nbytes
+        if size > self.memory_bytes or (not evict and self._held + size > self.memory_bytes):
+            return
+        if key in self._memory:
+            return
+        self._memory[key] = reading
+        self._held += size
+        while self._held > self.memory_bytes:
+            _, oldest = self._memory.popitem(last=False)
+            self._held -= oldest.nbytes
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}{SUFFIX}"
+
+    def _scan(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [(f.stat().st_mtime_ns, f) for f in folder.glob(f"*{SUFFIX}")]
+        for _, file in sorted(files):
+            self._disk_sizes[file.name.removesuffix(SUFFIX)] = file.stat().st_size
+
+    def _write(self, key: str, reading: Reading, evict: bool) -> None:
+        if self.folder is None or key in self._disk_sizes:
+            return
+        from safetensors.torch import save
+
+        from gem_rag.fetch import atomic_write
+
+        tensors = {}
+        for i, (k, v) in enumerate(reading.key_values):
+            tensors[f"{i}.k"] = k.to(self.dtype or k.dtype).cpu().contiguous()
+            tensors[f"{i}.v"] = v.to(self.dtype or v.dtype).cpu().contiguous()
+        data = save(tensors, metadata={"reading": reading.fingerprint})
+        data += zlib.crc32(data).to_bytes(4, "little")
+        used = sum(self._disk_sizes.values())
+        if len(data) > self.disk_bytes or (not evict and used + len(data) > self.disk_bytes):
+            return
+        while self._disk_sizes and sum(self._disk_sizes.values()) + len(data) > self.disk_bytes:
+            self._drop(next(iter(self._disk_sizes)))
+        try:
+            atomic_write(self._path(key), data)
+        except OSError:  # a full disk costs speed, not the answer
+            return
+        self._disk_sizes[key] = len(data)
+
+    def _load(self, key: str, tokens: int) -> KeyValues | None:
+        """From disk; an entry that is damaged or not of this model's shape is dropped."""
+        if self.folder is None or key not in self._disk_sizes:
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+                raise ValueError("checksum")
+            tensors = load(data[:-4])
+            layers = range(self.model.base.num_layers)
+            pairs = [(tensors[f"{i}.k"], tensors[f"{i}.v"]) for i in layers]
+            if any(k.shape[1] != tokens or v.shape[1] != tokens for k, v in pairs):
+                raise ValueError("shape")
+            os.utime(path)
+        except (OSError, KeyError, ValueError, SafetensorError):
+            self._drop(key)
+            return None
+        self._disk_sizes.move_to_end(key)
+        where, what = self.model.base.device, self.model.base.dtype
+        return tuple((k.to(where, what), v.to(where, what)) for k, v in pairs)
+
+    def _drop(self, key: str) -> None:
+        self._disk_sizes.pop(key, None)
+        self._path(key).unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""The contrastive loss (arXiv 2506.04344, section 3.2), as InfoNCE in both directions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LOG_SCALE_START = math.log(20)
+LOG_SCALE_MAX = math.log(100)
+
+
+def info_nce(first: Tensor, second: Tensor, log_scale: Tensor, same: Tensor | None = None) -> Tensor:
+    """InfoNCE over the batch, first to second and second to first, averaged.
+
+    Args:
+        first: ``[B, d]`` unit vectors.
+        second: ``[B, d]`` unit vectors; row i is the positive of row i.
+        log_scale: Scalar; similarities are scaled by its exponential, clamped to [1, 100].
+        same: bool ``[B, B]``, True where j is no negative of i (same text or same source).
+
+    Returns:
+        Scalar loss.
+    """
+    scale = log_scale.clamp(0, LOG_SCALE_MAX).exp()
+    scores = scale * first @ second.T  # (B, B)
+    if same is not None:
+        others = same & ~torch.eye(len(first), dtype=torch.bool, device=same.device)
+        scores = scores.masked_fill(others, -torch.inf)
+    target = torch.arange(len(first), device=scores.device)
+    ce = nn.functional.cross_entropy
+    return (ce(scores, target) + ce(scores.T, target)) / 2

@@ -1,0 +1,302 @@
+"""One readable training loop: batches by (seed, step), a resumable state, a loadable checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.checkpoint import create, seal
+from gem_rag.config import Task
+from gem_rag.errors import GemError
+from gem_rag.fetch import atomic_dir
+from gem_rag.model import GemModel, by_budget
+from gem_rag_train.card import model_card
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.data import Pair, TrainingMix
+from gem_rag_train.losses import LOG_SCALE_START, info_nce
+
+STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
+
+
+def train(config: TrainConfig, *, resume: bool = False, show_progress: bool | None = None) -> Path:
+    """Train a checkpoint and write it to ``config.output``.
+
+    Args:
+        config: The recipe.
+        resume: Go on from the last saved state of the same recipe; the weights become those of an
+            uninterrupted run.
+        show_progress: A live bar; None shows one on a terminal.
+
+    Returns:
+        The checkpoint's folder, which `GemModel.from_pretrained` loads.
+
+    Raises:
+        GemError: Nothing to resume, another recipe's state, or a loss that is not finite.
+    """
+    keep_freed_memory()
+    return Trainer(config, resume=resume).run(show_progress)
+
+
+class Trainer:
+    """A run: model, data, optimizer, and the step they are at."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool) -> None:
+        self.config = config
+        self.output = Path(config.output)
+        self.folder = self.output.with_name(self.output.name + ".run")
+        if not resume and self.folder.exists():
+            raise GemError(
+                f"{self.folder} holds a run already; pass --resume to go on with it, delete it, or "
+                "choose another output"
+            )
+        self.model = new_model(config)
+        self.mix = TrainingMix(config.shares, seed=config.seed, batch_size=config.batch_size)
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self.model.adapter.parameters()), "lr": config.learning_rate},
+                {
+                    "params": [self.model.special_vectors],
+                    "lr": config.token_learning_rate,
+                    "weight_decay": 0.0,
+                },
+                {"params": [self.log_scale], "lr": config.learning_rate, "weight_decay": 0.0},
+            ],
+            weight_decay=config.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: rate(step, config)
+        )
+        self.step = 0
+        if resume:
+            self._load()
+
+    def run(self, show_progress: bool | None = None) -> Path:
+        """Train to the last step, saving the state on the way, and write the checkpoint."""
+        show = sys.stderr.isatty() if show_progress is None else show_progress
+        with live(self.config.steps, self.step, show) as report:
+            while self.step < self.config.steps:
+                facts = self.train_step()
+                report(facts)
+                self._log(facts)
+                if self.step % self.config.checkpoint_every == 0:
+                    self._save()
+        self._save()
+        seal(self.model)
+        return self.model.save_pretrained(self.output, card=model_card(self.model, self.config))
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; returns what to report."""
+        started = time.perf_counter()
+        pairs = self.mix.batch(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        first, n_first = self._embed([(p.first, task_of(p)) for p in pairs])
+        second, n_second = self._embed([(p.second, "document") for p in pairs])
+        loss = info_nce(first, second, self.log_scale, same=same_source(pairs))
+        if not torch.isfinite(loss):
+            raise GemError(
+                f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or look "
+                f"for broken texts in this step's batch (resume starts from {self.folder})"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [*self.model.parameters(), self.log_scale]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        if self.config.adapter_scope != "tokens":
+            self.model.forget_preambles()
+        seconds = time.perf_counter() - started
+        right = (first @ second.T).argmax(1) == torch.arange(len(pairs))
+        return {
+            "step": self.step,
+            "loss": loss.item(),
+            "accuracy": right.float().mean().item(),
+            "temperature": math.exp(-self.log_scale.item()),
+            "grad_norm": float(norm),
+            "lr": self.schedule.get_last_lr()[0],
+            "tokens_per_second": (n_first + n_second) / seconds,
+        }
+
+    def _embed(self, texts: Sequence[tuple[str, Task]]) -> tuple[Tensor, int]:
+        """``[B, d]`` with gradients, in batches of one task and similar length; token count."""
+        ids = [
+            t.ids
+            for t in self.model.codec.encode_texts([t for t, _ in texts], self.config.max_length)
+        ]
+        lengths = [max(1, len(i)) for i in ids]
+        order: list[int] = []
+        rows: list[Tensor] = []
+        for task in ("query", "document"):
+            mine = [i for i, (_, t) in enumerate(texts) if t == task]
+            for batch in by_budget(sorted(mine, key=lambda i: -lengths[i]), lengths):
+                rows.append(self.model.forward_texts([ids[i] for i in batch], task))
+                order += batch
+        back = torch.tensor(order).argsort()
+        return torch.cat(rows)[back], sum(lengths)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _save(self) -> None:
+        """Write the state atomically: weights, optimizer, step. Data order needs none (by step)."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Tensor] = {}
+        for i, parameter in enumerate(self._parameters()):
+            tensors[f"{i}.weight"] = parameter.detach().contiguous()
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{i}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        log = self.folder / LOG
+        kept = log.read_text(encoding="utf-8") if log.exists() else ""
+        with atomic_dir(self.folder) as fresh:
+            save_file(tensors, fresh / STATE)
+            facts = {"step": self.step, "recipe": self.config.to_dict()}
+            (fresh / PROGRESS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            (fresh / LOG).write_text(kept, encoding="utf-8")
+
+    def _load(self) -> None:
+        from safetensors.torch import load_file
+
+        try:
+            facts = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+            tensors = load_file(self.folder / STATE)
+        except FileNotFoundError:
+            raise GemError(f"nothing to resume in {self.folder}; start without --resume") from None
+        if facts["recipe"] != self.config.to_dict():
+            odd = sorted(k for k, v in self.config.to_dict().items() if facts["recipe"].get(k) != v)
+            raise GemError(f"{self.folder} is a run of another recipe (it differs in {odd})")
+        self.step = int(facts["step"])
+        with torch.no_grad():
+            for i, parameter in enumerate(self._parameters()):
+                parameter.copy_(tensors[f"{i}.weight"])
+                state = {
+                    k: tensors[f"{i}.{k}"]
+                    for k in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{i}.{k}" in tensors
+                }
+                if state:
+                    self.optimizer.state[parameter] = state
+        self.schedule.last_epoch = self.step
+        for group, base_rate in zip(
+            self.optimizer.param_groups, self.schedule.base_lrs, strict=True
+        ):
+            group["lr"] = base_rate * rate(self.step, self.config)
+        self._trim_log()
+
+    def _trim_log(self) -> None:
+        """Drop log lines of steps that will be run again."""
+        log = self.folder / LOG
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _log(self, facts: dict[str, float]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts) + "\n")
+
+
+def new_model(config: TrainConfig) -> GemModel:
+    """The untrained model a recipe starts from."""
+    return create(
+        config.base,
+        seed=config.seed,
+        num_special_tokens=config.num_special_tokens,
+        pooling=config.pooling,
+        adapter_scope=config.adapter_scope,
+        query_instruction=config.query_instruction,
+        document_instruction=config.document_instruction,
+        adapter=dataclasses.replace(
+            _adapter_defaults(), rank=config.adapter_rank, alpha=config.adapter_alpha
+        ),
+    )
+
+
+def _adapter_defaults() -> Any:
+    from gem_rag.config import AdapterConfig
+
+    return AdapterConfig()
+
+
+def task_of(pair: Pair) -> Task:
+    """How a pair's first text is embedded."""
+    return "query" if pair.kind == "query_document" else "document"
+
+
+def same_source(pairs: Sequence[Pair]) -> Tensor:
+    """bool ``[B, B]``: rows that are no negatives of each other (same passage, or same text)."""
+    groups = [p.group for p in pairs]
+    seconds = [p.second for p in pairs]
+    return torch.tensor(
+        [
+            [g == h or s == t for h, t in zip(groups, seconds, strict=True)]
+            for g, s in zip(groups, seconds, strict=True)
+        ]
+    )
+
+
+def rate(step: int, config: TrainConfig) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class live:  # noqa: N801 - reads as a statement
+    """A live line with the loss and the time left."""
+
+    def __init__(self, steps: int, start: int, show: bool) -> None:
+        self._show, self._steps, self._start = show, steps, start
+
+    def __enter__(self) -> Any:
+        if not self._show:
+            return lambda facts: None
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.2f}"),
+            TextColumn("T {task.fields[temperature]:.3f}  |g| {task.fields[grad_norm]:.2f}"),
+            TextColumn("{task.fields[tokens_per_second]:.0f} tokens/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        names = ("loss", "accuracy", "temperature", "grad_norm", "tokens_per_second")
+        task = self._bar.add_task(
+            "", total=self._steps, completed=self._start, **dict.fromkeys(names, 0.0)
+        )
+        return lambda facts: self._bar.update(task, advance=1, **{n: facts[n] for n in names})
+
+    def __exit__(self, *_: object) -> None:
+        if self._show:
+            self._bar.stop()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory: page faults cost more than half the time of CPU training."""
+    if not sys.platform.startswith("linux"):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):  # another libc: slower, nothing else
+        pass
+
+
