@@ -70,7 +70,9 @@ class TrainConfig:
             raise GemError("recipe: batch_size is 1; contrastive training needs negatives, so >= 2")
 
     @classmethod
-    def from_recipe(cls, name_or_path: str | Path, overrides: dict[str, str] | None = None) -> Any:
+    def from_recipe(
+        cls, name_or_path: str | Path, overrides: dict[str, str] | None = None
+    ) -> TrainConfig:
         """Read a bundled recipe by name, or a TOML file; `overrides` are ``key=value`` strings.
 
         Raises:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from gem_rag.checkpoint import create, seal
-from gem_rag.config import Task
+from gem_rag.config import AdapterConfig, Task
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir
 from gem_rag.model import GemModel, by_budget
@@ -217,16 +215,8 @@ def new_model(config: TrainConfig) -> GemModel:
         adapter_scope=config.adapter_scope,
         query_instruction=config.query_instruction,
         document_instruction=config.document_instruction,
-        adapter=dataclasses.replace(
-            _adapter_defaults(), rank=config.adapter_rank, alpha=config.adapter_alpha
-        ),
+        adapter=AdapterConfig(config.adapter_rank, config.adapter_alpha),
     )
-
-
-def _adapter_defaults() -> Any:
-    from gem_rag.config import AdapterConfig
-
-    return AdapterConfig()
 
 
 def task_of(pair: Pair) -> Task:
@@ -254,37 +244,27 @@ def rate(step: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-class live:  # noqa: N801 - reads as a statement
-    """A live line with the loss and the time left."""
+@contextmanager
+def live(steps: int, start: int, show: bool) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A live line with the loss, the speed and the time left; the yielded function updates it."""
+    if not show:
+        yield lambda facts: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, steps: int, start: int, show: bool) -> None:
-        self._show, self._steps, self._start = show, steps, start
-
-    def __enter__(self) -> Any:
-        if not self._show:
-            return lambda facts: None
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.2f}"),
-            TextColumn("T {task.fields[temperature]:.3f}  |g| {task.fields[grad_norm]:.2f}"),
-            TextColumn("{task.fields[tokens_per_second]:.0f} tokens/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._bar.start()
-        names = ("loss", "accuracy", "temperature", "grad_norm", "tokens_per_second")
-        task = self._bar.add_task(
-            "", total=self._steps, completed=self._start, **dict.fromkeys(names, 0.0)
-        )
-        return lambda facts: self._bar.update(task, advance=1, **{n: facts[n] for n in names})
-
-    def __exit__(self, *_: object) -> None:
-        if self._show:
-            self._bar.stop()
+    columns = (
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.2f}"),
+        TextColumn("T {task.fields[temperature]:.3f}  |g| {task.fields[grad_norm]:.2f}"),
+        TextColumn("{task.fields[tokens_per_second]:.0f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    names = ("loss", "accuracy", "temperature", "grad_norm", "tokens_per_second")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=steps, completed=start, **dict.fromkeys(names, 0.0))
+        yield lambda facts: bar.update(task, advance=1, **{n: facts[n] for n in names})
 
 
 def keep_freed_memory() -> None:

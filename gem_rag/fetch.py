@@ -1,0 +1,158 @@
+"""Files: the cache folder, atomic writes, and single wheels from the package index."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gem_rag.errors import FetchError
+
+_LOCK_SECONDS = 1800  # another process may be fetching over a slow line
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for gem-rag; the environment variable GEM_RAG_CACHE overrides it."""
+    override = os.environ.get("GEM_RAG_CACHE")
+    if override:
+        return Path(override).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("gem-rag")
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a file so that others see the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_dir(target: str | Path) -> Iterator[Path]:
+    """A fresh sibling folder to fill; it takes the target's place when the block ends well."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    fresh.chmod(0o755)
+    try:
+        yield fresh
+        old = fresh.with_name(fresh.name + ".old")
+        if target.exists():
+            target.replace(old)
+        fresh.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file beside `path`: other processes wait.
+
+    Raises:
+        FetchError: Another process has held it for half an hour.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    try:
+        with FileLock(lock, timeout=_LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise FetchError(
+            f"another process has held {lock} for {_LOCK_SECONDS // 60} minutes; if none is "
+            "running, delete it"
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """A file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_wheel(requirement: str, sha256: str, *, cache: Path | None = None) -> Path:
+    """One wheel from the package index, without its dependencies.
+
+    It is fetched as the user's pip (or uv) is set up, verified, and kept in the cache; a damaged
+    copy is fetched again.
+
+    Args:
+        requirement: ``name==version``.
+        sha256: What the wheel must hash to.
+        cache: Where it is kept; None is ``cache_dir()/wheels``.
+
+    Returns:
+        The wheel's path.
+
+    Raises:
+        FetchError: It could not be fetched, or what came is something else.
+    """
+    folder = (cache or cache_dir() / "wheels") / sha256[:16]
+    with locked(folder):
+        kept = next(iter(sorted(folder.glob("*.whl"))), None)
+        if kept is not None and sha256_of(kept) == sha256:
+            return kept
+        with atomic_dir(folder) as fresh:
+            _download(requirement, fresh)
+            wheels = list(fresh.glob("*.whl"))
+            if len(wheels) != 1:
+                raise FetchError(f"{requirement}: expected one wheel, found {len(wheels)}")
+            found = sha256_of(wheels[0])
+            if found != sha256:
+                raise FetchError(
+                    f"{requirement}: the package index gave a file with sha256 {found}, expected "
+                    f"{sha256}; it is not used. Try again, or check the index you fetch from"
+                )
+        return next(folder.glob("*.whl"))
+
+
+def _download(requirement: str, folder: Path) -> None:
+    arguments = [
+        *("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"),
+        *("--quiet", "--dest", str(folder), requirement),
+    ]
+    result = subprocess.run(
+        [*_pip(), *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if "ERROR" in line]
+        reason = (lines or result.stderr.splitlines() or ["no message"])[-1]
+        raise FetchError(
+            f"could not fetch {requirement} from the package index: {reason.strip()}; check the "
+            "network and pip's settings"
+        )
+
+
+def _pip() -> list[str]:
+    """How to call pip here: this Python's own, or uv's where an environment has none."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    uv = shutil.which("uv")
+    if uv is not None:
+        return [uv, "tool", "run", "pip"]
+    pip = shutil.which("pip")
+    if pip is not None:
+        return [pip]
+    raise FetchError(
+        "this Python has no pip and no uv was found, so nothing can be fetched; install one: "
+        "`python -m ensurepip`"
+    )
