@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gem_rag.attention import Rule, Tokens, additive, visible
+from gem_rag.attention import Role, Rule, Tokens, additive, visible
 from gem_rag.errors import UnsupportedModelError
+from gem_rag.reading import empty_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +96,7 @@ class Base:
         """How many tokens fit, preamble included, such that cached keys stay valid."""
         limit = int(self.config.max_position_embeddings)
         rope = self.config.rope_parameters
-        per_layer = rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]
+        per_layer = rope.values() if self._rope_by_type else [rope]
         for parameters in per_layer:
             if parameters.get("rope_type") in SHIFTING_ROPE:
                 original = parameters.get("original_max_position_embeddings") or getattr(
@@ -159,6 +161,43 @@ class Base:
             use_cache=True,
         ).last_hidden_state
         return out
+
+    def rotate(self, keys: Tensor, distance: int, layer: int) -> Tensor:
+        """Keys ``[..., n, D]`` read at positions p, as if read at p + distance."""
+        at = torch.tensor([[distance]], device=keys.device)
+        kind = [self.layer_types[layer]] if self._rope_by_type else []
+        cos, sin = self.decoder.rotary_emb(keys, at, *kind)  # (1, 1, R), R <= D: partial rotary
+        scaling = self._rope_scaling(kind)
+        cos, sin = cos[0, 0].float() / scaling, sin[0, 0].float() / scaling
+        width = cos.shape[-1]
+        turned, rest = keys[..., :width].float(), keys[..., width:]
+        half = torch.cat([-turned[..., width // 2 :], turned[..., : width // 2]], dim=-1)
+        return torch.cat([(turned * cos + half * sin).to(keys.dtype), rest], dim=-1)
+
+    @property
+    def _rope_by_type(self) -> bool:
+        """Whether each layer type has frequencies of its own."""
+        return all(isinstance(v, dict) for v in self.config.rope_parameters.values())
+
+    def _rope_scaling(self, kind: list[str]) -> float:
+        name = f"{kind[0]}_attention_scaling" if kind else "attention_scaling"
+        return float(getattr(self.decoder.rotary_emb, name, 1.0))
+
+    @cached_property
+    def can_join(self) -> bool:
+        """Whether keys can be moved: read at p + d they must be those read at p, rotated by d."""
+        ids = torch.arange(2, 10, device=self.device)[None]
+        index = torch.arange(8, device=self.device)[None]
+        distance = min(37, self.max_context - 8)
+        with torch.inference_mode():
+            here, there = empty_cache(self.num_layers), empty_cache(self.num_layers)
+            self.run(ids, index, None, here)
+            tokens = Tokens(index + distance, torch.full_like(index, Role.PREFIX))
+            self.run(ids, index + distance, self.masks(tokens, tokens), there)
+            return all(
+                torch.allclose(self.rotate(a.keys, distance, i), b.keys, rtol=1e-2, atol=1e-2)
+                for i, (a, b) in enumerate(zip(here.layers, there.layers, strict=True))
+            )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden] -> [..., vocab]``, with the model's own output head and soft capping."""

@@ -521,6 +521,21 @@ class GemModel(GenerationMixin, AsyncTwins):
                     f"{self.reading_fingerprint[:12]}; read the text with this model"
                 )
 
+    def require_joinable(self, readings: Sequence[Reading]) -> None:
+        """Raise `ReadingError` unless these readings can be put together by `reading.join`."""
+        self._own(readings)
+        if not self.base.can_join:
+            raise ReadingError(
+                "this base's keys cannot be moved to other positions (its rotary positions are not "
+                "plain rotations), so readings cannot be joined; read the texts together instead"
+            )
+        total = sum(map(len, readings))
+        if total >= self.max_context:
+            raise ContextLengthError(
+                f"{len(readings)} readings have {total} tokens, the context window "
+                f"{self.max_context}; join fewer"
+            )
+
     def _shareable(self, readings: Sequence[Reading]) -> None:
         if readings and self.config.adapter_scope == "embedding":
             raise ReadingError(

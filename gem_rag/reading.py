@@ -72,6 +72,49 @@ class Reading:
         return self.model.embed_spans(self, spans)
 
 
+def join(readings: Sequence[Reading]) -> Reading:
+    """Several readings as one: the preamble once, then each text's keys moved to their new place.
+
+    Experimental: an approximation, because the texts have not seen each other.
+
+    Raises:
+        ReadingError: The base's keys cannot be moved, or the readings are of different models.
+    """
+    model = readings[0].model
+    model.require_joinable(readings)
+    head = len(model.config.preamble_ids)
+    starts = [0]
+    for reading in readings:
+        starts.append(starts[-1] + len(reading) - head)
+    layers = []
+    for i in range(len(readings[0].key_values)):
+        keys = [readings[0].key_values[i][0][:, :head]]
+        values = [readings[0].key_values[i][1][:, :head]]
+        for reading, start in zip(readings, starts, strict=False):
+            k, v = reading.key_values[i]
+            keys.append(model.base.rotate(k[:, head:], start, i) if start else k[:, head:])
+            values.append(v[:, head:])
+        layers.append((torch.cat(keys, 1), torch.cat(values, 1)))
+    return Reading(
+        text="".join(r.text for r in readings),
+        ids=torch.cat([readings[0].ids[:head], *(r.ids[head:] for r in readings)]),
+        offsets=_shifted_offsets(readings),
+        key_values=tuple(layers),
+        fingerprint=readings[0].fingerprint,
+        cut_tokens=sum(r.cut_tokens for r in readings),
+        model=model,
+    )
+
+
+def _shifted_offsets(readings: Sequence[Reading]) -> tuple[tuple[int, int], ...]:
+    out: list[tuple[int, int]] = []
+    before = 0
+    for reading in readings:
+        out += [(s + before, e + before) for s, e in reading.offsets]
+        before += len(reading.text)
+    return tuple(out)
+
+
 def collate(readings: Sequence[Reading], room: int = 0) -> tuple[Tokens, Cache]:
     """Put readings side by side in a fresh cache, padded on the right.
 

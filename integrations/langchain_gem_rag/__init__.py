@@ -1,1 +1,5 @@
-"""Framework classes over gem_rag."""
+"""LangChain classes over one loaded GEM model."""
+
+from langchain_gem_rag.embeddings import GemEmbeddings
+
+__all__ = ["GemEmbeddings"]

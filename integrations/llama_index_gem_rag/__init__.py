@@ -1,1 +1,1 @@
-"""Framework classes over gem_rag."""
+"""LlamaIndex classes over one loaded GEM model (completed by a later version)."""
