@@ -1,5 +1,6 @@
 """Nearest neighbours in memory with FAISS: flat, HNSW or IVF, over a copy of SQLite's vectors."""
 
+import importlib
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -23,10 +24,15 @@ HNSW_LINKS = 32
 HNSW_EF_CONSTRUCTION = 80
 HNSW_EF_SEARCH = 96
 HNSW_EF_SEARCH_MAX = 2048
-IVF_SHARE_PROBED = 1 / 24
+IVF_SHARE_PROBED = 1 / 16
 IVF_TRAINING_PER_LIST = 48
 IVF_MAX_GROWTH = 4  # beyond this growth the clusters trained on the start are too few
 MAX_DEAD_SHARE = 0.25
+
+
+def faiss() -> Any:
+    """The module, imported when first used; untyped, since its stubs miss much of it."""
+    return importlib.import_module("faiss")
 
 
 def resolve_kind(wanted: Kind, count: int) -> Kind:
@@ -36,9 +42,10 @@ def resolve_kind(wanted: Kind, count: int) -> Kind:
     return "flat" if wanted == "ivf" and count < IVF_MINIMUM else wanted
 
 
-def ivf_lists(count: int) -> int:
-    """How many clusters IVF makes of so many vectors."""
-    return max(1, min(round(4 * math.sqrt(count)), count // 39))
+def training_share(count: int) -> float:
+    """The share of so many vectors that IVF should train on: its sample sets its clusters."""
+    lists = 4 * math.sqrt(count)
+    return min(1.0, lists * IVF_TRAINING_PER_LIST / max(count, 1))
 
 
 class VectorIndex:
@@ -83,7 +90,8 @@ class VectorIndex:
             dim: Numbers in a vector.
             version: The point of the database's history the vectors are from.
             blocks: Ascending by row.
-            training: For IVF, the vectors to find `ivf_lists` clusters in, float32 [m, dim].
+            training: For IVF, the vectors to find its clusters in, float32 [m, dim]; one
+                cluster for every `IVF_TRAINING_PER_LIST` of them (see `training_share`).
         """
         index = cls(kind, dim, version, _empty(kind, dim, training))
         rows = []
@@ -120,7 +128,8 @@ class VectorIndex:
         if not len(self.rows):
             return np.empty(0, dtype=np.intp)
         found = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        return found[self.rows[found] == rows]
+        positions: NDArray[np.intp] = found[self.rows[found] == rows]
+        return positions
 
     def search(
         self, queries: Vectors, k: int, rows: Rows | None = None
@@ -144,7 +153,7 @@ class VectorIndex:
         k = min(k, count)
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        selector = None if allowed is None else _selector(allowed)
+        selector = _selector(allowed)
         if self.kind == "flat" or (rows is not None and count <= FLAT_LIMIT):
             scores, found = self._exact(queries, k, selector)
         else:
@@ -168,32 +177,27 @@ class VectorIndex:
         return allowed & self.alive
 
     def _exact(self, queries: Vectors, k: int, selector: Any) -> tuple[Any, Any]:
-        import faiss
-
         if self.kind == "ivf":
             lists = self.faiss_index.nlist
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=lists)
+            parameters = faiss().SearchParametersIVF(sel=selector, nprobe=lists)
             return self._run(self.faiss_index, queries, k, parameters)
         flat = self.faiss_index
         if self.kind == "hnsw":
-            flat = faiss.downcast_index(flat.storage)
-        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-        return self._run(flat, queries, k, parameters)
+            flat = faiss().downcast_index(flat.storage)
+        return self._run(flat, queries, k, faiss().SearchParameters(sel=selector))
 
     def _approximate(
         self, queries: Vectors, k: int, selector: Any, share: float
     ) -> tuple[Any, Any]:
         """Look at so many more candidates as fewer of them are allowed."""
-        import faiss
-
         if self.kind == "ivf":
             lists = self.faiss_index.nlist
             probes = min(lists, max(8, math.ceil(lists * IVF_SHARE_PROBED / share)))
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+            parameters = faiss().SearchParametersIVF(sel=selector, nprobe=probes)
         else:
             candidates = max(HNSW_EF_SEARCH, 2 * k) / share
             wide = max(k, min(math.ceil(candidates), HNSW_EF_SEARCH_MAX))
-            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=wide)
+            parameters = faiss().SearchParametersHNSW(sel=selector, efSearch=wide)
         return self._run(self.faiss_index, queries, k, parameters)
 
     @staticmethod
@@ -202,28 +206,53 @@ class VectorIndex:
         return scores, found
 
 
-def _selector(allowed: NDArray[np.bool_]) -> Any:
-    import faiss
-
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+def _selector(allowed: NDArray[np.bool_] | None) -> Any:
+    if allowed is None:
+        # Not None: without a selector FAISS splits one query's scan over threads and waits for
+        # all of them, which took five times as long on a busy machine.
+        return faiss().IDSelectorAll()
+    return faiss().IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def _empty(kind: Kind, dim: int, training: Vectors | None) -> Any:
-    import faiss
-
     if kind == "flat":
-        return faiss.IndexFlatIP(dim)
+        return faiss().IndexFlatIP(dim)
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index = faiss().IndexHNSWFlat(dim, HNSW_LINKS, faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
         return index
     if training is None:
-        raise ValueError("IVF needs vectors to train on")
-    return _trained(dim, training)
+        raise ValueError("IVF needs vectors to find its clusters in: pass training")
+    return _clustered(dim, training)
 
 
-def _trained(dim: int, training: Vectors) -> Any:
-    import faiss
-
+def _clustered(dim: int, training: Vectors) -> Any:
     lists = max(1, len(training) // IVF_TRAINING_PER_LIST)
-    raise NotImplementedError(lists)
+    index = faiss().IndexIVFFlat(faiss().IndexFlatIP(dim), dim, lists, faiss().METRIC_INNER_PRODUCT)
+    index.cp.spherical = True
+    index.cp.min_points_per_centroid = 1  # the sample's size is random: no warnings about it
+    index.cp.max_points_per_centroid = 2 * IVF_TRAINING_PER_LIST
+    index.train(training)
+    return index
+
+
+def diverse(scores: Vectors, vectors: Vectors, k: int, lambda_mult: float) -> list[int]:
+    """Maximal marginal relevance: which candidates to take, in order.
+
+    Args:
+        scores: Cosines with the query, float32 [n].
+        vectors: The candidates, float32 [n, dim], L2-normalised.
+        k: How many to take.
+        lambda_mult: 1 is relevance alone, 0 diversity alone.
+    """
+    chosen: list[int] = []
+    redundancy = np.zeros(len(scores), dtype=np.float32)
+    open_ = np.ones(len(scores), dtype=bool)
+    while open_.any() and len(chosen) < k:
+        gain = lambda_mult * scores - (1 - lambda_mult) * redundancy
+        best = int(np.argmax(np.where(open_, gain, -np.inf)))
+        open_[best] = False
+        similarity = vectors @ vectors[best]
+        redundancy = np.maximum(redundancy, similarity) if chosen else similarity
+        chosen.append(best)
+    return chosen

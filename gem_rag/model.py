@@ -443,9 +443,9 @@ class GemModel(GenerationMixin, AsyncTwins):
         readings = [p for p in texts_or_readings if isinstance(p, Reading)]
         self._own(readings)
         self._shareable(readings)
-        words = self.codec.encode_texts([" " + query.strip()], None)[0].ids
-        if not words:
+        if not query.strip():
             raise ValueError("the query is empty; expected a question")
+        words = self.codec.encode_texts([" " + query.strip()], None)[0].ids
         prompt = [*self._rank_instruction, *words]
         texts = [p for p in texts_or_readings if isinstance(p, str)]
         tokenized = self._tokenize(texts, max_length, reserve=len(prompt))

@@ -1,0 +1,507 @@
+"""GemIndex: chunks, their vectors and metadata, in SQLite, searched with FAISS.
+
+SQLite is the only truth. What FAISS holds is a copy in memory, brought up to date before each
+search, so that every committed change is seen, by whichever process it was made.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gem_rag.ann import KINDS, Kind, VectorIndex, diverse, resolve_kind, training_share
+from gem_rag.database import Chunk, Database, Vectors
+from gem_rag.errors import GemIndexError
+from gem_rag.filters import FilterError, Where, compile_filter
+from gem_rag.records import (
+    Deletion,
+    Hit,
+    IndexInfo,
+    Record,
+    check_ids,
+    check_vectors,
+    decode,
+    encode,
+    encode_chunks,
+)
+from gem_rag.snapshot import load_snapshot, save_snapshot
+
+__all__ = ["Deletion", "FilterError", "GemIndex", "Hit", "IndexInfo", "Kind", "Record", "Where"]
+
+DATABASE_FILE = "index.sqlite"
+FAISS_FILE = "vectors.faiss"
+# Below this share of changed vectors, catching up is cheaper than writing the file anew.
+_STALE_SHARE = 0.1
+
+
+class GemIndex:
+    """A vector index in a folder, or in memory.
+
+    One process may write while others read; each sees every commit from its next call on. An
+    object may be used by many threads, one of which runs at a time.
+
+    Args:
+        path: The folder, holding `index.sqlite` and, for large indexes, `vectors.faiss`. None
+            keeps everything in memory.
+        fingerprint: Of the model whose vectors are stored: recorded in a new index, compared
+            with what an existing one has recorded. None does not check.
+        dim: Numbers in a vector. None takes it from the index or the first vectors added.
+        kind: "flat" searches exactly, "hnsw" and "ivf" approximately; "auto" is flat up to
+            100,000 chunks and IVF above. Recorded in a new index; None takes what is recorded.
+        create: Create the index if there is none; otherwise that is an error.
+        timeout: Seconds to wait for another process that is writing.
+
+    Raises:
+        GemIndexError: There is no index and `create` is False; its vectors are another model's
+            or have another length; the file is damaged, foreign or of a newer schema.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        fingerprint: str | None = None,
+        dim: int | None = None,
+        kind: Kind | None = None,
+        create: bool = True,
+        timeout: float = 30.0,
+    ) -> None:
+        if kind is not None and kind not in KINDS:
+            raise GemIndexError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+        self.path = Path(path).expanduser() if path is not None else None
+        if self.path is not None and self.path.exists() and not self.path.is_dir():
+            raise GemIndexError(f"{self.path} is a file; an index is a folder")
+        file = self.path / DATABASE_FILE if self.path is not None else None
+        self._database = Database(file, create=create, timeout=timeout)
+        self._vectors: VectorIndex | None = None
+        self._wrote = False
+        try:
+            self._describe(fingerprint, dim, kind)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _describe(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> None:
+        """Check what is recorded against what is given; record what is not recorded yet."""
+        given = {"fingerprint": fingerprint, "dim": dim, "kind": kind or "auto"}
+        recorded = self._database.properties()
+        if any(recorded.get(key) is None and value is not None for key, value in given.items()):
+            with self._database.transaction():
+                recorded = self._database.properties()
+                unknown = recorded.get("fingerprint") is None and self._database.count(None)
+                if fingerprint is not None and unknown:
+                    raise GemIndexError(
+                        f"{self._name} does not say which model made its vectors, so they cannot "
+                        f"be compared with those of {fingerprint!r}: ingest again into a new "
+                        "index, or open it without a fingerprint if you know they fit"
+                    )
+                for key, value in given.items():
+                    if recorded.get(key) is None and value is not None:
+                        self._database.set_property(key, value)
+                        recorded[key] = value
+        self._kind: Kind = kind or recorded["kind"]
+        self._check_fingerprint(fingerprint)
+        if dim is not None and dim != recorded["dim"]:
+            raise GemIndexError(
+                f"{self._name} holds vectors of {recorded['dim']} numbers, not {dim}: open it "
+                "with the model that made it, or ingest again into a new index"
+            )
+
+    def _check_fingerprint(self, fingerprint: str | None) -> None:
+        recorded = self._database.properties().get("fingerprint")
+        if fingerprint is not None and fingerprint != recorded:
+            raise GemIndexError(
+                f"{self._name} was made by the model {recorded!r}, the vectors given are from "
+                f"{fingerprint!r}: use the model that made it, or ingest again into a new index"
+            )
+
+    @property
+    def _name(self) -> str:
+        return str(self.path) if self.path is not None else "the index in memory"
+
+    def add(
+        self,
+        texts: Sequence[str],
+        vectors: ArrayLike,
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Add chunks, all in one commit.
+
+        Args:
+            texts: n texts.
+            vectors: Numbers [n, dim]; stored as float32, L2-normalised.
+            metadatas: n dicts of what JSON can hold, or None.
+            ids: n ids; made up (UUIDs) if None.
+
+        Returns:
+            The n ids.
+
+        Raises:
+            GemIndexError: An id exists or is given twice, a vector is zero, not finite or of
+                the wrong length, or metadata is not JSON. Nothing is added then.
+        """
+        return self._write(texts, vectors, metadatas, ids, replace=False)
+
+    def upsert(
+        self,
+        texts: Sequence[str],
+        vectors: ArrayLike,
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Like `add`, but chunks whose ids exist are replaced."""
+        return self._write(texts, vectors, metadatas, ids, replace=True)
+
+    def _write(
+        self,
+        texts: Sequence[str],
+        vectors: ArrayLike,
+        metadatas: Sequence[Mapping[str, Any] | None] | None,
+        ids: Sequence[str] | None,
+        *,
+        replace: bool,
+    ) -> list[str]:
+        chunks = encode_chunks(texts, metadatas, ids)
+        matrix = check_vectors(vectors, len(chunks))
+        names = [chunk[0] for chunk in chunks]
+        if not chunks:
+            return names
+        with self.transaction():
+            self._settle_dim(matrix.shape[1])
+            existing = self._database.rows_by_id(names)
+            if existing and not replace:
+                raise GemIndexError(
+                    f"{len(existing)} of {len(names)} ids exist already, the first is "
+                    f"{next(iter(existing))!r}: use upsert to replace, or other ids"
+                )
+            self._database.advance()
+            self._database.delete(list(existing.values()))
+            self._database.insert(chunks, matrix)
+        return names
+
+    def _settle_dim(self, dim: int) -> None:
+        recorded = self._dim()
+        if recorded is None:
+            self._database.set_property("dim", dim)
+        elif recorded != dim:
+            raise GemIndexError(
+                f"got vectors of {dim} numbers, {self._name} holds vectors of {recorded}: use "
+                "the model that made it, or ingest into a new index"
+            )
+
+    def _dim(self) -> int | None:
+        return self._database.properties().get("dim")
+
+    def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deletion:
+        """Delete chunks by id or by filter, in one commit.
+
+        Args:
+            ids: Those that do not exist are reported in `missing`.
+            where: A filter (see `gem_rag.filters`); `{}` matches every chunk.
+
+        Raises:
+            GemIndexError: Neither or both are given.
+        """
+        if (ids is None) == (where is None):
+            raise GemIndexError("delete takes either ids or where")
+        with self.transaction():
+            rows = (
+                self._matching(where) if ids is None else self._database.rows_by_id(check_ids(ids))
+            )
+            if rows:
+                self._database.advance()
+                self._database.delete(list(rows.values()))
+        wanted = rows if ids is None else dict.fromkeys(check_ids(ids))
+        return Deletion(
+            deleted=[id for id in wanted if id in rows],
+            missing=[id for id in wanted if id not in rows],
+        )
+
+    def _matching(self, where: Where | None) -> dict[str, int]:
+        found = self._database.chunks_where(compile_filter(where), after=0, limit=-1)
+        return {chunk.id: chunk.row for chunk in found}
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Record]:
+        """The chunks with these ids, in this order; ids that do not exist are left out."""
+        with self._database.snapshot():
+            rows = self._database.rows_by_id(check_ids(ids))
+            chunks = self._database.chunks_by_row(rows.values())
+            return self._records([chunks[rows[id]] for id in ids if id in rows], vectors)
+
+    def count(self, where: Where | None = None) -> int:
+        """How many chunks match a filter (see `gem_rag.filters`), or there are."""
+        return self._database.count(compile_filter(where))
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.iterate()
+
+    def iterate(
+        self, where: Where | None = None, *, batch_size: int = 1000, vectors: bool = False
+    ) -> Iterator[Record]:
+        """All chunks that match, in the order they were added.
+
+        Reads `batch_size` at a time and may be interleaved with writing: chunks deleted
+        meanwhile may still come, chunks added or replaced meanwhile come at the end.
+        """
+        condition = compile_filter(where)
+        after = 0
+        while True:
+            with self._database.snapshot():
+                chunks = self._database.chunks_where(condition, after, max(batch_size, 1))
+                records = self._records(chunks, vectors)
+            if not chunks:
+                return
+            after = chunks[-1].row
+            yield from records
+
+    def _records(self, chunks: Sequence[Chunk], vectors: bool) -> list[Record]:
+        matrix: Sequence[NDArray[np.float32] | None] = [None] * len(chunks)
+        if vectors and chunks:
+            matrix = list(self._database.vectors([chunk.row for chunk in chunks], self._dim() or 0))
+        return [
+            Record(chunk.id, chunk.text, decode(chunk.metadata), vector)
+            for chunk, vector in zip(chunks, matrix, strict=True)
+        ]
+
+    def search(
+        self,
+        vector: ArrayLike,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        fingerprint: str | None = None,
+    ) -> list[Hit]:
+        """The `k` chunks nearest to a vector [dim], best first.
+
+        Args:
+            vector: Of any length but zero.
+            k: Fewer come only if fewer match.
+            where: A filter (see `gem_rag.filters`), applied in the search, not after it.
+            min_score: Leave out hits of a lower cosine.
+            fingerprint: Of the model that made the vector; checked if given.
+
+        Raises:
+            GemIndexError: The vector is malformed or another model's, or the filter is.
+        """
+        query = check_vectors(vector, 1, single=True)
+        [hits] = self.search_batch(
+            query, k, where=where, min_score=min_score, fingerprint=fingerprint
+        )
+        return hits
+
+    def search_batch(
+        self,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        fingerprint: str | None = None,
+    ) -> list[list[Hit]]:
+        """`search` for each of vectors [m, dim], in one look at the index."""
+        queries = check_vectors(vectors, None)
+        with self._database.snapshot():
+            self._check_fingerprint(fingerprint)
+            scores, rows = self._nearest(queries, k, where)
+            chunks = self._database.chunks_by_row(np.unique(rows))
+            found = [
+                [
+                    _hit(chunks[row], score)
+                    for row, score in zip(line_rows, line_scores, strict=True)
+                    if min_score is None or score >= min_score
+                ]
+                for line_rows, line_scores in zip(rows.tolist(), scores.tolist(), strict=True)
+            ]
+        return found
+
+    def _nearest(
+        self, queries: Vectors, k: int, where: Where | None
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Scores float32 [m, k'] and rows int64 [m, k']; call inside a snapshot."""
+        if k < 1:
+            raise GemIndexError(f"k is {k}; expected 1 or more")
+        condition = compile_filter(where)
+        index = self._fresh(queries.shape[1])
+        if index is None:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        rows = None if condition is None else self._database.rows_where(condition)
+        return index.search(queries, k, rows)
+
+    def mmr(
+        self,
+        vector: ArrayLike,
+        k: int = 10,
+        *,
+        fetch_k: int | None = None,
+        lambda_mult: float = 0.5,
+        where: Where | None = None,
+        fingerprint: str | None = None,
+    ) -> list[Hit]:
+        """Maximal marginal relevance: near the vector, but not all saying the same.
+
+        Carbonell and Goldstein (1998): repeatedly takes the candidate with the largest
+        `lambda_mult * cosine(query) - (1 - lambda_mult) * max cosine(already taken)`.
+
+        Args:
+            vector: Numbers [dim].
+            k: How many to return.
+            fetch_k: How many nearest chunks to choose from; 4 k if None.
+            lambda_mult: 1 is relevance alone, 0 diversity alone.
+            where: As in `search`.
+            fingerprint: As in `search`.
+
+        Returns:
+            Hits in the order taken; `score` is the cosine with the query, as in `search`.
+        """
+        if not 0 <= lambda_mult <= 1:
+            raise GemIndexError(f"lambda_mult is {lambda_mult}; expected 0 (diverse) to 1 (near)")
+        query = check_vectors(vector, 1, single=True)
+        with self._database.snapshot():
+            self._check_fingerprint(fingerprint)
+            [scores], [rows] = self._nearest(query, max(fetch_k or 4 * k, k), where)
+            if not len(rows):
+                return []
+            candidates = self._database.vectors(rows.tolist(), query.shape[1])
+            chosen = diverse(scores, candidates, k, lambda_mult)
+            chunks = self._database.chunks_by_row(rows[chosen])
+            return [_hit(chunks[int(rows[i])], float(scores[i])) for i in chosen]
+
+    def _fresh(self, dim: int) -> VectorIndex | None:
+        """The vectors in memory, brought up to date; None if there are none at all."""
+        recorded = self._dim()
+        if recorded is None:
+            return None
+        if recorded != dim:
+            raise GemIndexError(
+                f"the query has {dim} numbers, {self._name} holds vectors of {recorded}: use the "
+                "model that made it"
+            )
+        # Given up meanwhile: an interrupted change must not leave a half-changed copy behind.
+        index, self._vectors = self._vectors or self._from_snapshot(dim), None
+        if index is None or not self._catch_up(index):
+            index = None  # or there would be two in memory
+            index = self._build(dim)
+        self._vectors = index
+        return index
+
+    def _from_snapshot(self, dim: int) -> VectorIndex | None:
+        index = load_snapshot(self.path / FAISS_FILE) if self.path is not None else None
+        fits = index is not None and index.dim == dim and self._kind in ("auto", index.kind)
+        return index if fits else None
+
+    def _catch_up(self, index: VectorIndex) -> bool:
+        """Apply what was committed since; False if the index has to be built afresh."""
+        version = self._database.version()
+        if index.version == version:
+            return True
+        if not self._database.remembers(index.version):
+            return False
+        for rows, vectors in self._database.vector_blocks(index.dim, after=index.last_row):
+            index.add(rows, vectors)
+        index.remove(self._database.tombstones(after=index.version.generation))
+        index.version = version
+        outgrown = index.kind == "flat" != resolve_kind(self._kind, len(index))
+        return not (outgrown or index.worn)
+
+    def _build(self, dim: int) -> VectorIndex:
+        count = self._database.count(None)
+        kind = resolve_kind(self._kind, count)
+        training = None
+        if kind == "ivf":
+            training = self._database.sample_vectors(dim, training_share(count))
+        blocks = self._database.vector_blocks(dim)
+        return VectorIndex.build(kind, dim, self._database.version(), blocks, training=training)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """Several changes as one commit, or none of them if the block raises.
+
+        Other processes, and other threads of this one, wait to write until the block ends (and
+        threads to read as well): compute embeddings before it, not inside.
+
+        Raises:
+            GemIndexError: Another process kept writing for longer than the timeout.
+        """
+        with self._database.transaction():
+            yield self
+        self._wrote = True
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """A value stored by `set_meta`."""
+        rows = self._database.run("SELECT value FROM meta WHERE key = ?", (key,))
+        return decode(rows[0][0]) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Store a small JSON value under a key, such as what was ingested; None removes it."""
+        with self.transaction():
+            self._database.run("DELETE FROM meta WHERE key = ?", (key,))
+            if value is not None:
+                stored = (key, encode(value, f"the value of {key!r}"))
+                self._database.run("INSERT INTO meta (key, value) VALUES (?, ?)", stored)
+
+    def info(self) -> IndexInfo:
+        """Size, dimension, model, kind and generation, of one moment."""
+        with self._database.snapshot():
+            properties, count = self._database.properties(), self._database.count(None)
+            return IndexInfo(
+                path=self.path,
+                count=count,
+                dim=properties.get("dim"),
+                fingerprint=properties.get("fingerprint"),
+                kind=self._vectors.kind if self._vectors else resolve_kind(self._kind, count),
+                bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
+                generation=self._database.version().generation,
+            )
+
+    def checkpoint(self) -> None:
+        """Write `vectors.faiss`, from which a large index opens faster.
+
+        Flat indexes need none: reading their vectors from SQLite takes about as long.
+        """
+        dim = self._dim()
+        if self.path is None or dim is None:
+            return
+        with self._database.snapshot():
+            self._fresh(dim)  # may take minutes, in which others may write
+        with self._database.transaction():
+            index = self._fresh(dim)
+            if index is not None and index.kind != "flat":
+                save_snapshot(index, self.path / FAISS_FILE)
+                self._saved = index.last_row
+
+    def close(self) -> None:
+        """Close; if this process changed much of a large index, `checkpoint` first."""
+        try:
+            if self._wrote and self._stale():
+                self.checkpoint()
+        finally:
+            self._wrote = False
+            self._vectors = None
+            self._database.close()
+
+    def _stale(self) -> bool:
+        """Whether so much was added since the FAISS file was written that it is of little use."""
+        if self.path is None or resolve_kind(self._kind, self.count()) == "flat":
+            return False
+        held = self._vectors if self._vectors is not None else None
+        raise NotImplementedError(held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._wrote = False  # leave at once
+        self.close()
+
+
+def _hit(chunk: Chunk, score: float) -> Hit:
+    return Hit(chunk.id, chunk.text, decode(chunk.metadata), score)

@@ -1,0 +1,43 @@
+"""Fixtures: a tiny random base, a tiny GEM model, and the real default one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tiny import disturb, make_base
+
+from gem_rag.checkpoint import create
+from gem_rag.config import AdapterConfig
+from gem_rag.model import GemModel
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def gem(base_folder) -> GemModel:
+    """A tiny Llama with K=3, an adapter that does something and a query instruction."""
+    model = create(
+        base_folder,
+        num_special_tokens=3,
+        adapter=AdapterConfig(rank=4, alpha=8),
+        query_instruction=" Who wrote this?",
+    )
+    return disturb(model)
+
+
+@pytest.fixture(scope="session")
+def default_model() -> GemModel:
+    return GemModel.from_pretrained()

@@ -1,0 +1,169 @@
+"""Sampling, stopping, streaming, limits, on a tiny Llama."""
+
+import pytest
+import torch
+from tiny import TEXTS
+
+from gem_rag.decoding import Sampler, Sampling, TextAssembler
+from gem_rag.errors import ContextLengthError, GemError
+
+PROMPT = "Rivers run to the sea."
+
+
+def test_usage_and_finish_reason(gem):
+    result = gem.generate(PROMPT, max_new_tokens=5)
+    assert result.finish_reason == "length"
+    assert result.usage.completion_tokens == len(result.ids) == 5
+    assert result.usage.prompt_tokens == len(gem.codec.prompt_ids(PROMPT))
+    reading = gem.read([TEXTS[0]])[0]
+    after = gem.generate("Who?", after=reading, max_new_tokens=3)
+    assert after.usage.cached_tokens == len(reading)
+    assert after.prompt_ids[: len(reading)] == tuple(reading.ids.tolist())
+
+
+def test_the_end_token_stops_and_is_not_text(gem, monkeypatch):
+    first = gem.generate(PROMPT, max_new_tokens=3).ids
+    monkeypatch.setattr(gem.base.model.generation_config, "eos_token_id", first[2])
+    result = gem.generate(PROMPT, max_new_tokens=9)
+    assert result.finish_reason == "stop"
+    assert result.ids == first
+    assert result.text == gem.codec.decode(first[:2])
+
+
+def test_a_stop_string_over_several_tokens_never_leaks(gem):
+    full = gem.generate(PROMPT, max_new_tokens=40)
+    stop = full.text[10:17]  # seven characters: several tokens of this tokenizer
+    at = full.text.index(stop)
+    pieces = list(gem.stream(PROMPT, max_new_tokens=40, stop=[stop, "never there"]))
+    assert "".join(pieces) == full.text[:at]
+    result = gem.generate(PROMPT, max_new_tokens=40, stop=stop)
+    assert result.text == full.text[:at]
+    assert result.finish_reason == "stop"
+    assert len(result.ids) < 40
+
+
+class Codec:
+    """Byte tokens, so that characters are split at will."""
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("text", ["naïve café", "🙂🙃 done", "日本語", "plain"])
+def test_a_stream_never_splits_a_character(text):
+    assembler = TextAssembler(Codec(), [])
+    pieces = [assembler.push(b) for b in text.encode()]
+    assert "�" not in "".join(pieces)
+    assert "".join(pieces) + assembler.flush() == text == assembler.text
+
+
+def test_what_looked_like_a_stop_string_is_shown_in_the_end():
+    assembler = TextAssembler(Codec(), ["STOP"])
+    shown = "".join(assembler.push(b) for b in b"say STO")
+    assert shown == "say "
+    assert assembler.flush() == "STO"
+    assert not assembler.stopped
+
+
+def test_seeded_sampling_repeats_and_each_request_has_its_own_state(gem):
+    options = {"temperature": 1.0, "seed": 7, "max_new_tokens": 20}
+    one = gem.generate(PROMPT, **options)
+    torch.manual_seed(99)
+    assert gem.generate(PROMPT, **options).ids == one.ids
+    assert gem.generate(PROMPT, **{**options, "seed": 8}).ids != one.ids
+    batch = gem.generate_batch(["Who?", PROMPT], **options)
+    assert batch[1].ids == one.ids
+
+
+def test_sampling_limits():
+    logits = torch.tensor([1.0, 3.0, 2.0, -1.0])
+    assert {Sampler(Sampling(1.0, top_k=1, seed=s))([], logits.clone()) for s in range(20)} == {1}
+    assert {Sampler(Sampling(1.0, top_p=0.1, seed=s))([], logits.clone()) for s in range(20)} == {1}
+    assert len({Sampler(Sampling(5.0, seed=s))([], logits.clone()) for s in range(50)}) == 4
+    assert Sampler(Sampling())([], logits) == 1
+    with pytest.raises(ValueError, match="top_p"):
+        Sampling(top_p=0)
+
+
+def test_a_closed_stream_computes_nothing_more(gem, monkeypatch):
+    calls = 0
+    run = gem.base.run
+
+    def counted(*args):
+        nonlocal calls
+        calls += 1
+        return run(*args)
+
+    monkeypatch.setattr(gem.base, "run", counted)
+    stream = gem.stream(PROMPT, max_new_tokens=200)
+    assert calls == 0
+    next(stream)
+    stream.close()
+    seen = calls
+    assert list(stream) == []
+    assert calls == seen < 10
+    assert stream.generation.finish_reason == "cancelled"
+    assert stream.generation.usage.completion_tokens >= 1
+
+
+async def test_leaving_an_async_stream_stops_it(gem):
+    stream = gem.astream(PROMPT, max_new_tokens=300)
+    async for _ in stream:
+        break
+    stream.close()
+    assert stream.generation.usage.completion_tokens < 50
+
+
+def test_a_prompt_too_long_is_an_error_or_a_reported_cut(gem):
+    long = "sea " * 800
+    with pytest.raises(ContextLengthError, match="truncate=True"):
+        gem.generate(long)
+    result = gem.generate(long, truncate=True, max_new_tokens=4)
+    assert result.usage.truncated_tokens > 0
+    assert len(result.prompt_ids) + len(result.ids) <= gem.max_context
+    head = gem.config.preamble_ids
+    assert result.prompt_ids[: len(head)] == head
+
+
+def test_messages_are_rendered_with_the_template(gem):
+    messages = [
+        {"role": "system", "content": None},
+        {"role": "user", "content": [{"type": "text", "text": "Who?"}]},
+    ]
+    text = gem.codec.prompt(messages)
+    assert text == (
+        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert gem.generate(messages, max_new_tokens=2).ids
+    assert gem.generate("Who?", raw=True, max_new_tokens=2).prompt_ids == tuple(
+        gem.codec.encode("Who?")
+    )
+    with pytest.raises(GemError, match="image_url"):
+        gem.generate([{"role": "user", "content": [{"type": "image_url"}]}])
+
+
+def test_after_a_reading_the_conversation_begins_with_the_user(gem):
+    reading = gem.read([TEXTS[0]])[0]
+    result = gem.generate([{"role": "user", "content": " Who?"}], after=reading, max_new_tokens=2)
+    expected = gem.codec.encode(" Who?<|im_end|>\n<|im_start|>assistant\n")
+    assert list(result.prompt_ids) == [*reading.ids.tolist(), *expected]
+    with pytest.raises(GemError, match="user"):
+        gem.generate([{"role": "system", "content": "x"}], after=reading)
+
+
+def test_empty_requests(gem):
+    assert gem.generate_batch([]) == []
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        gem.generate(PROMPT, max_new_tokens=0)
+
+
+def test_a_logits_hook_constrains_each_step(gem):
+    allowed = gem.codec.encode("sea")[0]
+
+    def only(generated, logits):
+        mask = torch.full_like(logits, -torch.inf)
+        mask[allowed] = 0
+        return logits + mask
+
+    result = gem.generate(PROMPT, max_new_tokens=4, logits_hook=only)
+    assert result.ids == (allowed,) * 4
