@@ -148,10 +148,10 @@ def create(
     from gem_rag.model import GemModel
 
     folder = resolve_base(base, revision)
+    identity = BaseIdentity(str(base), weights_hash(folder), revision)
     model, tokenizer = load_base(folder, device=device, dtype=dtype)
     codec = TextCodec(tokenizer)
     text, ids = codec.preamble()
-    identity = BaseIdentity(str(base), weights_hash(folder), revision)
     config = GemConfig(base=identity, preamble=text, preamble_ids=tuple(ids), **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -282,7 +282,7 @@ class Database:
     def chunks_by_row(self, rows: Iterable[int]) -> dict[int, Chunk]:
         """Chunks by row number; rows that do not exist are left out."""
         sql = (
-            "SELECT row, id, metadata, text FROM json_each(?) AS wanted "
+            "SELECT row, chunks.id, metadata, text FROM json_each(?) AS wanted "
             "JOIN chunks ON chunks.row = wanted.value"
         )
         found = self.run(sql, (json.dumps([int(row) for row in rows]),))

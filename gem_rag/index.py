@@ -12,10 +12,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gem_rag.ann import KINDS, Kind, VectorIndex, diverse, resolve_kind, training_share
+from gem_rag.ann import KINDS, Kind, VectorIndex, diverse
 from gem_rag.database import Chunk, Database, Vectors
 from gem_rag.errors import GemIndexError
 from gem_rag.filters import FilterError, Where, compile_filter
+from gem_rag.follower import Follower
 from gem_rag.records import (
     Deletion,
     Hit,
@@ -27,14 +28,10 @@ from gem_rag.records import (
     encode,
     encode_chunks,
 )
-from gem_rag.snapshot import load_snapshot, save_snapshot
 
 __all__ = ["Deletion", "FilterError", "GemIndex", "Hit", "IndexInfo", "Kind", "Record", "Where"]
 
 DATABASE_FILE = "index.sqlite"
-FAISS_FILE = "vectors.faiss"
-# Below this share of changed vectors, catching up is cheaper than writing the file anew.
-_STALE_SHARE = 0.1
 
 
 class GemIndex:
@@ -76,15 +73,15 @@ class GemIndex:
             raise GemIndexError(f"{self.path} is a file; an index is a folder")
         file = self.path / DATABASE_FILE if self.path is not None else None
         self._database = Database(file, create=create, timeout=timeout)
-        self._vectors: VectorIndex | None = None
         self._wrote = False
         try:
-            self._describe(fingerprint, dim, kind)
+            recorded_kind = self._describe(fingerprint, dim, kind)
         except BaseException:
             self._database.close()
             raise
+        self._follower = Follower(self._database, kind or recorded_kind, self.path)
 
-    def _describe(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> None:
+    def _describe(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> Kind:
         """Check what is recorded against what is given; record what is not recorded yet."""
         given = {"fingerprint": fingerprint, "dim": dim, "kind": kind or "auto"}
         recorded = self._database.properties()
@@ -102,13 +99,14 @@ class GemIndex:
                     if recorded.get(key) is None and value is not None:
                         self._database.set_property(key, value)
                         recorded[key] = value
-        self._kind: Kind = kind or recorded["kind"]
         self._check_fingerprint(fingerprint)
         if dim is not None and dim != recorded["dim"]:
             raise GemIndexError(
                 f"{self._name} holds vectors of {recorded['dim']} numbers, not {dim}: open it "
                 "with the model that made it, or ingest again into a new index"
             )
+        recorded_kind: Kind = recorded["kind"]
+        return recorded_kind
 
     def _check_fingerprint(self, fingerprint: str | None) -> None:
         recorded = self._database.properties().get("fingerprint")
@@ -217,8 +215,8 @@ class GemIndex:
                 self._database.delete(list(rows.values()))
         wanted = rows if ids is None else dict.fromkeys(check_ids(ids))
         return Deletion(
-            deleted=[id for id in wanted if id in rows],
-            missing=[id for id in wanted if id not in rows],
+            deleted=[name for name in wanted if name in rows],
+            missing=[name for name in wanted if name not in rows],
         )
 
     def _matching(self, where: Where | None) -> dict[str, int]:
@@ -230,7 +228,7 @@ class GemIndex:
         with self._database.snapshot():
             rows = self._database.rows_by_id(check_ids(ids))
             chunks = self._database.chunks_by_row(rows.values())
-            return self._records([chunks[rows[id]] for id in ids if id in rows], vectors)
+            return self._records([chunks[rows[name]] for name in ids if name in rows], vectors)
 
     def count(self, where: Where | None = None) -> int:
         """How many chunks match a filter (see `gem_rag.filters`), or there are."""
@@ -312,7 +310,7 @@ class GemIndex:
             self._check_fingerprint(fingerprint)
             scores, rows = self._nearest(queries, k, where)
             chunks = self._database.chunks_by_row(np.unique(rows))
-            found = [
+            return [
                 [
                     _hit(chunks[row], score)
                     for row, score in zip(line_rows, line_scores, strict=True)
@@ -320,7 +318,6 @@ class GemIndex:
                 ]
                 for line_rows, line_scores in zip(rows.tolist(), scores.tolist(), strict=True)
             ]
-        return found
 
     def _nearest(
         self, queries: Vectors, k: int, where: Where | None
@@ -375,7 +372,7 @@ class GemIndex:
             return [_hit(chunks[int(rows[i])], float(scores[i])) for i in chosen]
 
     def _fresh(self, dim: int) -> VectorIndex | None:
-        """The vectors in memory, brought up to date; None if there are none at all."""
+        """The vectors, up to date; None if none were ever added."""
         recorded = self._dim()
         if recorded is None:
             return None
@@ -384,41 +381,7 @@ class GemIndex:
                 f"the query has {dim} numbers, {self._name} holds vectors of {recorded}: use the "
                 "model that made it"
             )
-        # Given up meanwhile: an interrupted change must not leave a half-changed copy behind.
-        index, self._vectors = self._vectors or self._from_snapshot(dim), None
-        if index is None or not self._catch_up(index):
-            index = None  # or there would be two in memory
-            index = self._build(dim)
-        self._vectors = index
-        return index
-
-    def _from_snapshot(self, dim: int) -> VectorIndex | None:
-        index = load_snapshot(self.path / FAISS_FILE) if self.path is not None else None
-        fits = index is not None and index.dim == dim and self._kind in ("auto", index.kind)
-        return index if fits else None
-
-    def _catch_up(self, index: VectorIndex) -> bool:
-        """Apply what was committed since; False if the index has to be built afresh."""
-        version = self._database.version()
-        if index.version == version:
-            return True
-        if not self._database.remembers(index.version):
-            return False
-        for rows, vectors in self._database.vector_blocks(index.dim, after=index.last_row):
-            index.add(rows, vectors)
-        index.remove(self._database.tombstones(after=index.version.generation))
-        index.version = version
-        outgrown = index.kind == "flat" != resolve_kind(self._kind, len(index))
-        return not (outgrown or index.worn)
-
-    def _build(self, dim: int) -> VectorIndex:
-        count = self._database.count(None)
-        kind = resolve_kind(self._kind, count)
-        training = None
-        if kind == "ivf":
-            training = self._database.sample_vectors(dim, training_share(count))
-        blocks = self._database.vector_blocks(dim)
-        return VectorIndex.build(kind, dim, self._database.version(), blocks, training=training)
+        return self._follower.fresh(dim)
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -456,43 +419,26 @@ class GemIndex:
                 count=count,
                 dim=properties.get("dim"),
                 fingerprint=properties.get("fingerprint"),
-                kind=self._vectors.kind if self._vectors else resolve_kind(self._kind, count),
+                kind=self._follower.kind(count),
                 bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
                 generation=self._database.version().generation,
             )
 
     def checkpoint(self) -> None:
-        """Write `vectors.faiss`, from which a large index opens faster.
-
-        Flat indexes need none: reading their vectors from SQLite takes about as long.
-        """
+        """Write `vectors.faiss`, from which a large index opens faster; flat ones need none."""
         dim = self._dim()
-        if self.path is None or dim is None:
-            return
-        with self._database.snapshot():
-            self._fresh(dim)  # may take minutes, in which others may write
-        with self._database.transaction():
-            index = self._fresh(dim)
-            if index is not None and index.kind != "flat":
-                save_snapshot(index, self.path / FAISS_FILE)
-                self._saved = index.last_row
+        if dim is not None:
+            self._follower.checkpoint(dim)
 
     def close(self) -> None:
         """Close; if this process changed much of a large index, `checkpoint` first."""
         try:
-            if self._wrote and self._stale():
+            if self._wrote and self._follower.is_stale():
                 self.checkpoint()
         finally:
             self._wrote = False
-            self._vectors = None
+            self._follower.close()
             self._database.close()
-
-    def _stale(self) -> bool:
-        """Whether so much was added since the FAISS file was written that it is of little use."""
-        if self.path is None or resolve_kind(self._kind, self.count()) == "flat":
-            return False
-        held = self._vectors if self._vectors is not None else None
-        raise NotImplementedError(held)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gem_rag.ann import Kind
+from gem_rag.database import Vectors
 from gem_rag.errors import GemIndexError
 
 Metadata = dict[str, Any]
@@ -71,13 +72,13 @@ def check_ids(ids: Sequence[str]) -> Sequence[str]:
     """Ids are non-empty strings, in a list."""
     if isinstance(ids, str):
         raise GemIndexError(f"ids is the string {ids!r}; expected a list of ids")
-    for id in ids:
-        if not isinstance(id, str) or not id:
-            raise GemIndexError(f"an id is {id!r}; ids are non-empty strings")
+    for name in ids:
+        if not isinstance(name, str) or not name:
+            raise GemIndexError(f"an id is {name!r}; ids are non-empty strings")
     return ids
 
 
-def check_vectors(vectors: ArrayLike, count: int | None, *, single: bool = False) -> NDArray[Any]:
+def check_vectors(vectors: ArrayLike, count: int | None, *, single: bool = False) -> Vectors:
     """Vectors as float32 [n, dim] of unit length, in a copy.
 
     Args:
@@ -107,7 +108,8 @@ def check_vectors(vectors: ArrayLike, count: int | None, *, single: bool = False
             f"vector {bad[0]} is zero or not finite ({len(bad)} such in all), so it has no "
             "cosine with anything: check what made it"
         )
-    return (matrix / norms[:, None]).astype(np.float32)
+    unit: Vectors = (matrix / norms[:, None]).astype(np.float32)
+    return unit
 
 
 def _shape(names: Iterable[Any]) -> str:
