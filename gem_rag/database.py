@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,20 @@ class Database:
                 f"{self._name} has schema version {schema}, this gem-rag reads {SCHEMA_VERSION}: "
                 "upgrade gem-rag, or ingest again into a new folder"
             )
+        self._check_size()
         return True
+
+    def _check_size(self) -> None:
+        # SQLite notices when whole pages are missing, but takes the rest of a torn one as zeros.
+        if self.path is None:
+            return
+        wal = self.path.with_name(self.path.name + "-wal")
+        [(page_size,)] = self.run("PRAGMA page_size")
+        if self.path.stat().st_size % page_size and not (wal.exists() and wal.stat().st_size):
+            raise GemIndexError(
+                f"{self._name} is damaged: it was cut off in the middle of a page; restore a "
+                "backup, or ingest again into a new folder"
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -318,13 +331,13 @@ class Database:
         found = self.run(sql, (int(share * 2**32),))
         return self._matrix([blob for (blob,) in found], dim)
 
-    def _matrix(self, blobs: Sequence[bytes], dim: int) -> Vectors:
-        if any(len(blob) != 4 * dim for blob in blobs):
+    def _matrix(self, blobs: Sequence[bytes | None], dim: int) -> Vectors:
+        if any(blob is None or len(blob) != 4 * dim for blob in blobs):
             raise GemIndexError(
                 f"{self._name} is damaged: a vector is missing or is not {dim} float32 numbers; "
                 "restore a backup, or ingest again into a new folder"
             )
-        return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, dim)
+        return np.frombuffer(b"".join(cast("Sequence[bytes]", blobs)), dtype="<f4").reshape(-1, dim)
 
     def close(self) -> None:
         """Close the connection; what is not committed is lost."""

@@ -89,7 +89,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch_wheel(requirement: str, sha256: str, *, cache: Path | None = None) -> Path:
+def fetch_wheel(
+    requirement: str, sha256: str, *, cache: Path | None = None, sdist: bool = False
+) -> Path:
     """One wheel from the package index, without its dependencies.
 
     It is fetched as the user's pip (or uv) is set up, verified, and kept in the cache; a damaged
@@ -97,37 +99,38 @@ def fetch_wheel(requirement: str, sha256: str, *, cache: Path | None = None) -> 
 
     Args:
         requirement: ``name==version``.
-        sha256: What the wheel must hash to.
+        sha256: What the file must hash to.
         cache: Where it is kept; None is ``cache_dir()/wheels``.
+        sdist: Fetch the source distribution (pip runs its build step to read its metadata).
 
     Returns:
-        The wheel's path.
+        The file's path.
 
     Raises:
         FetchError: It could not be fetched, or what came is something else.
     """
     folder = (cache or cache_dir() / "wheels") / sha256[:16]
     with locked(folder):
-        kept = next(iter(sorted(folder.glob("*.whl"))), None)
+        kept = next(folder.glob("*"), None)
         if kept is not None and sha256_of(kept) == sha256:
             return kept
         with atomic_dir(folder) as fresh:
-            _download(requirement, fresh)
-            wheels = list(fresh.glob("*.whl"))
-            if len(wheels) != 1:
-                raise FetchError(f"{requirement}: expected one wheel, found {len(wheels)}")
-            found = sha256_of(wheels[0])
+            _download(requirement, fresh, "--no-binary=:all:" if sdist else "--only-binary=:all:")
+            files = list(fresh.iterdir())
+            if len(files) != 1:
+                raise FetchError(f"{requirement}: expected one file, found {len(files)}")
+            found = sha256_of(files[0])
             if found != sha256:
                 raise FetchError(
                     f"{requirement}: the package index gave a file with sha256 {found}, expected "
                     f"{sha256}; it is not used. Try again, or check the index you fetch from"
                 )
-        return next(folder.glob("*.whl"))
+        return next(folder.iterdir())
 
 
-def _download(requirement: str, folder: Path) -> None:
+def _download(requirement: str, folder: Path, form: str) -> None:
     arguments = [
-        *("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"),
+        *("download", "--no-deps", form, "--disable-pip-version-check"),
         *("--quiet", "--dest", str(folder), requirement),
     ]
     result = subprocess.run(

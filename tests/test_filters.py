@@ -1,9 +1,11 @@
 """Filters against a plain-Python reading of the same language, on hand-picked and random cases."""
 
 import itertools
+import operator
 import random
 
 import pytest
+
 from gem_rag.errors import GemIndexError
 from gem_rag.filters import FilterError, compile_filter
 from gem_rag.index import GemIndex
@@ -132,18 +134,15 @@ def test_nesting_up_to_the_limit_and_wide_filters_are_run(index):
     assert matching(index, {"x": {"$in": [f"no {n}" for n in range(50_000)] + ["1"]}}) == {"text"}
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "plain", "two words", "a.b", "a..b", ".", 'quo"te', "'single'", "back\\slash", "[0]", "$x[1]",
-        "ünïcödé", "日本", "new\nline", "", '"); DROP TABLE chunks; --', "%", "?", ":w0", "a'||'b", "\x7f",
-    ],
-)  # fmt: skip
+KEYS = ["plain", "two words", "a.b", "a..b", ".", "", "%", "?", ":w0", "[0]", "x$[1]", "\x7f"]
+KEYS += ['quo"te', "'single'", "a'||'b", "back\\slash", "new\nline", "ünïcödé", "日本"]
+KEYS += ['"); DROP TABLE chunks; --']
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_any_key_and_value_reaches_its_own_chunk_only(key):
     index = GemIndex()
     index.add(["yes", "no"], [[1, 0], [0, 1]], [{key: key}, {"other": key}], ["yes", "no"])
-    if key.startswith("$"):
-        pytest.skip("a field's name cannot start like an operator")
     assert matching(index, {key: key}) == {"yes"}
     assert matching(index, {key: {"$exists": False}}) == {"no"}
     assert matching(index, {key: {"$in": [key]}}) == {"yes"}
@@ -154,7 +153,12 @@ def test_any_key_and_value_reaches_its_own_chunk_only(key):
 @pytest.mark.parametrize("inner", ["b", 'q"', "back\\slash"])
 def test_dotted_names_prefer_a_literal_key(inner):
     index = GemIndex()
-    metadatas = [{f"a.{inner}": 1}, {"a": {inner: 2}}, {f"a.{inner}": None, "a": {inner: 2}}, {"a": 3}]
+    metadatas = [
+        {f"a.{inner}": 1},
+        {"a": {inner: 2}},
+        {f"a.{inner}": None, "a": {inner: 2}},
+        {"a": 3},
+    ]
     index.add(["l", "n", "b", "s"], [[1, n] for n in range(4)], metadatas, ["l", "n", "b", "s"])
     assert matching(index, {f"a.{inner}": 1}) == {"l"}
     assert matching(index, {f"a.{inner}": 2}) == {"n"}
@@ -164,7 +168,11 @@ def test_dotted_names_prefer_a_literal_key(inner):
 
 def test_numbers_compare_to_the_last_bit():
     rng = random.Random(0)
-    values = [rng.random() * 10 ** rng.randint(-8, 8) for _ in range(500)] + [2**53 + 1, -(2**62), 0.1]
+    values = [rng.random() * 10 ** rng.randint(-8, 8) for _ in range(500)] + [
+        2**53 + 1,
+        -(2**62),
+        0.1,
+    ]
     index = GemIndex()
     index.add([""] * len(values), [[1, 1]] * len(values), [{"x": value} for value in values])
     for value in values:
@@ -191,31 +199,33 @@ def entry(key, value, metadata):
     return all(test(op, x, present, found) for op, x in tests.items())
 
 
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def same(a, b):
-    number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)  # noqa: E731
-    return a == b and (type(a) is type(b) or (number(a) and number(b)))
+    return a == b and (type(a) is type(b) or (is_number(a) and is_number(b)))
 
 
 def test(op, x, present, found):
-    orders = {"$gt": "__gt__", "$gte": "__ge__", "$lt": "__lt__", "$lte": "__le__"}
+    orders = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
     if op in orders:
-        both = isinstance(found, str) and isinstance(x, str)
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (found, x))
-        return both or numbers and getattr(float(found), orders[op])(float(x)) if numbers else (
-            both and getattr(found, orders[op])(x)
-        )
+        comparable = (is_number(found) and is_number(x)) or type(found) is type(x) is str
+        return comparable and orders[op](found, x)
     return {
         "$eq": lambda: present and same(found, x),
         "$ne": lambda: not (present and same(found, x)),
         "$in": lambda: present and any(same(found, y) for y in x),
         "$nin": lambda: not (present and any(same(found, y) for y in x)),
         "$exists": lambda: present is x,
-        "$contains": lambda: (isinstance(found, str) and isinstance(x, str) and x in found)
-        or (isinstance(found, list) and any(same(y, x) for y in found)),
+        "$contains": lambda: (
+            (type(found) is type(x) is str and x in found)
+            or (isinstance(found, list) and any(same(y, x) for y in found))
+        ),
     }[op]()
 
 
-test.__test__ = False
+test.__test__ = False  # not for pytest
 
 
 def random_filter(rng, depth=0):
@@ -224,7 +234,9 @@ def random_filter(rng, depth=0):
         op = rng.choice(["$and", "$or", "$not"])
         parts = [random_filter(rng, depth + 1) for _ in range(rng.randint(1, 3))]
         return {op: parts[0] if op == "$not" else parts}
-    op = rng.choice(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$exists"])
+    op = rng.choice(
+        ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$exists"]
+    )
     if op in ("$in", "$nin"):
         operand = rng.sample(scalars, rng.randint(0, 3))
     elif op == "$exists":
