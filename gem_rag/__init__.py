@@ -10,14 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from langchain_gem_rag import GemEmbeddings
-
     from gem_rag.documents import Document
     from gem_rag.errors import GemError
     from gem_rag.index import GemIndex
     from gem_rag.model import GemModel
     from gem_rag.rag import Answer, Citation, GemRAG
     from gem_rag.reading import Reading
+    from langchain_gem_rag import GemEmbeddings
 
 try:
     __version__ = version("gem-rag")

@@ -25,6 +25,7 @@ HNSW_EF_CONSTRUCTION = 80
 HNSW_EF_SEARCH = 96
 HNSW_EF_SEARCH_MAX = 2048
 IVF_SHARE_PROBED = 1 / 16
+IVF_MIN_PROBES = 64
 IVF_TRAINING_PER_LIST = 48
 IVF_MAX_GROWTH = 4  # beyond this growth the clusters trained on the start are too few
 MAX_DEAD_SHARE = 0.25
@@ -192,7 +193,7 @@ class VectorIndex:
         """Look at so many more candidates as fewer of them are allowed."""
         if self.kind == "ivf":
             lists = self.faiss_index.nlist
-            probes = min(lists, max(8, math.ceil(lists * IVF_SHARE_PROBED / share)))
+            probes = min(lists, math.ceil(max(lists * IVF_SHARE_PROBED, IVF_MIN_PROBES) / share))
             parameters = faiss().SearchParametersIVF(sel=selector, nprobe=probes)
         else:
             candidates = max(HNSW_EF_SEARCH, 2 * k) / share
@@ -230,6 +231,7 @@ def _clustered(dim: int, training: Vectors) -> Any:
     lists = max(1, len(training) // IVF_TRAINING_PER_LIST)
     index = faiss().IndexIVFFlat(faiss().IndexFlatIP(dim), dim, lists, faiss().METRIC_INNER_PRODUCT)
     index.cp.spherical = True
+    index.cp.niter = 10
     index.cp.min_points_per_centroid = 1  # the sample's size is random: no warnings about it
     index.cp.max_points_per_centroid = 2 * IVF_TRAINING_PER_LIST
     index.train(training)

@@ -111,9 +111,7 @@ class Base:
         Follows transformers' own rule: a config that declares ``layer_types`` takes a dict.
         """
         by_type = {
-            kind: additive(
-                visible(queries, keys, window=self._window(kind), rule=rule), self.dtype
-            )
+            kind: additive(visible(queries, keys, window=self._window(kind), rule=rule), self.dtype)
             for kind in set(self.layer_types)
         }
         return self.mask_argument(by_type)
@@ -131,7 +129,8 @@ class Base:
     def bool_masks(self, queries: Tokens, keys: Tokens) -> dict[str, Tensor]:
         """The bool masks per layer type, for callers that rearrange them first."""
         return {
-            kind: visible(queries, keys, window=self._window(kind)) for kind in set(self.layer_types)
+            kind: visible(queries, keys, window=self._window(kind))
+            for kind in set(self.layer_types)
         }
 
     def embed_tokens(self, ids: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def resolve_base(name_or_path: str | Path, revision: str | None = None) -> Path:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES)

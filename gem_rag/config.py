@@ -78,7 +78,9 @@ class GemConfig:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        _require(self.num_special_tokens >= 1, "num_special_tokens", self.num_special_tokens, ">= 1")
+        _require(
+            self.num_special_tokens >= 1, "num_special_tokens", self.num_special_tokens, ">= 1"
+        )
         _require(self.pooling in get_args(Pooling), "pooling", self.pooling, get_args(Pooling))
         scopes = get_args(AdapterScope)
         _require(self.adapter_scope in scopes, "adapter_scope", self.adapter_scope, scopes)

@@ -10,6 +10,7 @@ import json
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,18 +99,35 @@ class Database:
 
     def _prepare(self) -> None:
         # A foreign file must not be changed, so nothing is set before this check.
-        if self._is_ours():
-            return
-        self.run(f"PRAGMA page_size = {_PAGE_SIZE}")
-        self.run("PRAGMA journal_mode = WAL")
-        with self.transaction():
-            if self._is_ours():  # another process was faster
+        with self.snapshot():
+            exists = self._is_ours()
+        if not exists:
+            self.run(f"PRAGMA page_size = {_PAGE_SIZE}")
+            with self.transaction():
+                if not self._is_ours():  # or another process was faster
+                    self._create()
+        self._use_wal()
+
+    def _create(self) -> None:
+        for statement in _SCHEMA.split(";"):
+            self.run(statement)
+        self.advance()
+        self.run(f"PRAGMA application_id = {APPLICATION_ID}")
+        self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _use_wal(self) -> None:
+        """Let others read while one writes; recorded in the file, so that most find it done."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
                 return
-            for statement in _SCHEMA.split(";"):
-                self.run(statement)
-            self.advance()
-            self.run(f"PRAGMA application_id = {APPLICATION_ID}")
-            self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            except sqlite3.OperationalError:
+                # SQLite does not wait for other processes here, even if told a timeout.
+                if time.monotonic() > deadline:
+                    with self._errors():
+                        raise
+                time.sleep(0.01)
 
     def _is_ours(self) -> bool:
         """True: a GEM index of this schema. False: an empty file."""

@@ -118,7 +118,9 @@ def _decode(path: Path) -> str:
                 return data.decode(encoding)
             except UnicodeDecodeError:
                 continue
-    raise DocumentError(f"{path} is no text file (it holds binary data); expected text, or {_kinds()}")
+    raise DocumentError(
+        f"{path} is no text file (it holds binary data); expected text, or {_kinds()}"
+    )
 
 
 def _kinds() -> str:

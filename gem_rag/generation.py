@@ -108,7 +108,7 @@ class _Run:
         truncated: Sequence[int],
     ) -> None:
         self._ends = model.end_ids
-        self._past = [reading.ids.tolist() for reading in after or [] ] or [[] for _ in prompts]
+        self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
         room = [
@@ -286,7 +286,9 @@ class GenerationMixin:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected >= 1")
         if after is not None:
             if len(after) != len(requests):
-                raise ValueError(f"{len(requests)} requests with {len(after)} readings; need as many")
+                raise ValueError(
+                    f"{len(requests)} requests with {len(after)} readings; need as many"
+                )
             self._own(after)
             self._shareable(after)
         prompts, truncated = [], []

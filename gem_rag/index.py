@@ -12,11 +12,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gem_rag.ann import KINDS, Kind, VectorIndex, diverse
+from gem_rag.ann import KINDS, Kind, diverse
 from gem_rag.database import Chunk, Database, Vectors
 from gem_rag.errors import GemIndexError
 from gem_rag.filters import FilterError, Where, compile_filter
 from gem_rag.follower import Follower
+from gem_rag.identity import Identity
 from gem_rag.records import (
     Deletion,
     Hit,
@@ -74,51 +75,14 @@ class GemIndex:
         file = self.path / DATABASE_FILE if self.path is not None else None
         self._database = Database(file, create=create, timeout=timeout)
         self._wrote = False
+        name = str(self.path) if self.path is not None else "the index in memory"
+        self._identity = Identity(self._database, name)
         try:
-            recorded_kind = self._describe(fingerprint, dim, kind)
+            kind = self._identity.open(fingerprint, dim, kind)
         except BaseException:
             self._database.close()
             raise
-        self._follower = Follower(self._database, kind or recorded_kind, self.path)
-
-    def _describe(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> Kind:
-        """Check what is recorded against what is given; record what is not recorded yet."""
-        given = {"fingerprint": fingerprint, "dim": dim, "kind": kind or "auto"}
-        recorded = self._database.properties()
-        if any(recorded.get(key) is None and value is not None for key, value in given.items()):
-            with self._database.transaction():
-                recorded = self._database.properties()
-                unknown = recorded.get("fingerprint") is None and self._database.count(None)
-                if fingerprint is not None and unknown:
-                    raise GemIndexError(
-                        f"{self._name} does not say which model made its vectors, so they cannot "
-                        f"be compared with those of {fingerprint!r}: ingest again into a new "
-                        "index, or open it without a fingerprint if you know they fit"
-                    )
-                for key, value in given.items():
-                    if recorded.get(key) is None and value is not None:
-                        self._database.set_property(key, value)
-                        recorded[key] = value
-        self._check_fingerprint(fingerprint)
-        if dim is not None and dim != recorded["dim"]:
-            raise GemIndexError(
-                f"{self._name} holds vectors of {recorded['dim']} numbers, not {dim}: open it "
-                "with the model that made it, or ingest again into a new index"
-            )
-        recorded_kind: Kind = recorded["kind"]
-        return recorded_kind
-
-    def _check_fingerprint(self, fingerprint: str | None) -> None:
-        recorded = self._database.properties().get("fingerprint")
-        if fingerprint is not None and fingerprint != recorded:
-            raise GemIndexError(
-                f"{self._name} was made by the model {recorded!r}, the vectors given are from "
-                f"{fingerprint!r}: use the model that made it, or ingest again into a new index"
-            )
-
-    @property
-    def _name(self) -> str:
-        return str(self.path) if self.path is not None else "the index in memory"
+        self._follower = Follower(self._database, kind, self.path)
 
     def add(
         self,
@@ -169,7 +133,7 @@ class GemIndex:
         if not chunks:
             return names
         with self.transaction():
-            self._settle_dim(matrix.shape[1])
+            self._identity.settle_dim(matrix.shape[1])
             existing = self._database.rows_by_id(names)
             if existing and not replace:
                 raise GemIndexError(
@@ -180,19 +144,6 @@ class GemIndex:
             self._database.delete(list(existing.values()))
             self._database.insert(chunks, matrix)
         return names
-
-    def _settle_dim(self, dim: int) -> None:
-        recorded = self._dim()
-        if recorded is None:
-            self._database.set_property("dim", dim)
-        elif recorded != dim:
-            raise GemIndexError(
-                f"got vectors of {dim} numbers, {self._name} holds vectors of {recorded}: use "
-                "the model that made it, or ingest into a new index"
-            )
-
-    def _dim(self) -> int | None:
-        return self._database.properties().get("dim")
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deletion:
         """Delete chunks by id or by filter, in one commit.
@@ -262,7 +213,9 @@ class GemIndex:
     def _records(self, chunks: Sequence[Chunk], vectors: bool) -> list[Record]:
         matrix: Sequence[NDArray[np.float32] | None] = [None] * len(chunks)
         if vectors and chunks:
-            matrix = list(self._database.vectors([chunk.row for chunk in chunks], self._dim() or 0))
+            matrix = list(
+                self._database.vectors([chunk.row for chunk in chunks], self._identity.dim or 0)
+            )
         return [
             Record(chunk.id, chunk.text, decode(chunk.metadata), vector)
             for chunk, vector in zip(chunks, matrix, strict=True)
@@ -307,7 +260,7 @@ class GemIndex:
         """`search` for each of vectors [m, dim], in one look at the index."""
         queries = check_vectors(vectors, None)
         with self._database.snapshot():
-            self._check_fingerprint(fingerprint)
+            self._identity.check_fingerprint(fingerprint)
             scores, rows = self._nearest(queries, k, where)
             chunks = self._database.chunks_by_row(np.unique(rows))
             return [
@@ -326,11 +279,12 @@ class GemIndex:
         if k < 1:
             raise GemIndexError(f"k is {k}; expected 1 or more")
         condition = compile_filter(where)
-        index = self._fresh(queries.shape[1])
-        if index is None:
+        dim = queries.shape[1]
+        self._identity.check_dim(dim)
+        if self._identity.dim is None:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         rows = None if condition is None else self._database.rows_where(condition)
-        return index.search(queries, k, rows)
+        return self._follower.fresh(dim).search(queries, k, rows)
 
     def mmr(
         self,
@@ -362,7 +316,7 @@ class GemIndex:
             raise GemIndexError(f"lambda_mult is {lambda_mult}; expected 0 (diverse) to 1 (near)")
         query = check_vectors(vector, 1, single=True)
         with self._database.snapshot():
-            self._check_fingerprint(fingerprint)
+            self._identity.check_fingerprint(fingerprint)
             [scores], [rows] = self._nearest(query, max(fetch_k or 4 * k, k), where)
             if not len(rows):
                 return []
@@ -370,18 +324,6 @@ class GemIndex:
             chosen = diverse(scores, candidates, k, lambda_mult)
             chunks = self._database.chunks_by_row(rows[chosen])
             return [_hit(chunks[int(rows[i])], float(scores[i])) for i in chosen]
-
-    def _fresh(self, dim: int) -> VectorIndex | None:
-        """The vectors, up to date; None if none were ever added."""
-        recorded = self._dim()
-        if recorded is None:
-            return None
-        if recorded != dim:
-            raise GemIndexError(
-                f"the query has {dim} numbers, {self._name} holds vectors of {recorded}: use the "
-                "model that made it"
-            )
-        return self._follower.fresh(dim)
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -410,6 +352,11 @@ class GemIndex:
                 stored = (key, encode(value, f"the value of {key!r}"))
                 self._database.run("INSERT INTO meta (key, value) VALUES (?, ?)", stored)
 
+    def meta_keys(self, prefix: str = "") -> list[str]:
+        """Keys stored by `set_meta` that begin with `prefix`, sorted."""
+        rows = self._database.run("SELECT key FROM meta ORDER BY key")
+        return [key for (key,) in rows if key.startswith(prefix)]
+
     def info(self) -> IndexInfo:
         """Size, dimension, model, kind and generation, of one moment."""
         with self._database.snapshot():
@@ -426,7 +373,7 @@ class GemIndex:
 
     def checkpoint(self) -> None:
         """Write `vectors.faiss`, from which a large index opens faster; flat ones need none."""
-        dim = self._dim()
+        dim = self._identity.dim
         if dim is not None:
             self._follower.checkpoint(dim)
 

@@ -23,7 +23,7 @@ from gem_rag.config import GemConfig, Task
 from gem_rag.errors import ContextLengthError, ReadingError, TruncationWarning
 from gem_rag.generation import GenerationMixin
 from gem_rag.progress import progress
-from gem_rag.reading import KeyValues, Reading, GrowingLayer, collate, empty_cache, row_of
+from gem_rag.reading import GrowingLayer, KeyValues, Reading, collate, empty_cache, row_of
 from gem_rag.text import TextCodec, Tokenized
 
 TOKENS_PER_BATCH = 4096
@@ -150,7 +150,9 @@ class GemModel(GenerationMixin, AsyncTwins):
             with torch.inference_mode():
                 tokens, cache = self._read([tokenized[i].ids for i in rows], adapted)
                 for row, i in enumerate(rows):
-                    out[i] = self.restore_reading(texts[i], tokenized[i], row_of(tokens, cache, row))
+                    out[i] = self.restore_reading(
+                        texts[i], tokenized[i], row_of(tokens, cache, row)
+                    )
         return [out[i] for i in range(len(texts))]
 
     def restore_reading(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:

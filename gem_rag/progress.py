@@ -10,9 +10,7 @@ MANY = 64  # fewer than this is over before a bar is read
 
 
 @contextmanager
-def progress(
-    what: str, total: int, show: bool | None = None
-) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr that the yielded function advances.
 
     Args:
@@ -24,7 +22,13 @@ def progress(
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:

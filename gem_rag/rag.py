@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 RELEVANCE_THRESHOLD = 0.35
 NOTHING_FOUND = "I found nothing about this in the documents."
 COMMIT_CHUNKS = 64
-ASK = (
-    "\n\nAnswer the question with the information above, in one or two sentences.\nQuestion: {question}"
-)
+ASK = "\n\nAnswer the question with the information above, in one or two sentences.\nQuestion: {question}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,10 @@ class _Found:
         if generation is None:
             return Answer(NOTHING_FOUND, [], timings, Usage(0, 0, 0), "nothing_found")
         return Answer(
-            generation.text.strip(), self.citations, timings, generation.usage,
+            generation.text.strip(),
+            self.citations,
+            timings,
+            generation.usage,
             generation.finish_reason,
         )
 
@@ -186,8 +187,10 @@ class GemRAG:
         if candidates < 1 or context < 1:
             raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
         self.model = model
-        self.index = GemIndex(fingerprint=model.fingerprint, dim=model.dim) if index is None else index
-        self.index.check_fingerprint(model.fingerprint)
+        self.index = (
+            GemIndex(fingerprint=model.fingerprint, dim=model.dim) if index is None else index
+        )
+        self._require_own_index()
         folder = self.index.path / "readings" if self.index.path is not None else None
         self.store = store if store is not None else ReadingStore(model, folder)
         self.candidates = candidates
@@ -196,6 +199,14 @@ class GemRAG:
         self.threshold = threshold
         self.chunk_tokens = chunk_tokens
         self.join_readings = join_readings
+
+    def _require_own_index(self) -> None:
+        recorded = self.index.info().fingerprint
+        if recorded is not None and recorded != self.model.fingerprint:
+            raise GemError(
+                f"the index was made by model {recorded[:12]}, this is "
+                f"{self.model.fingerprint[:12]}; use the model that made it, or index again"
+            )
 
     # Ingest
 
@@ -293,7 +304,7 @@ class GemRAG:
             if under and name not in found:
                 with self.index.transaction():
                     self.index.delete(where={"source": name})
-                    self.index.delete_meta(key)
+                    self.index.set_meta(key, None)
                 report.removed.append(name)
 
     # Retrieval
@@ -335,10 +346,11 @@ class GemRAG:
         timings = {"retrieve": time.perf_counter() - started, "rank": 0.0}
         readings: list[Reading] = []
         if rank and citations:
-            readings = self.store.read([c.text for c in citations])
-            ranked = self.model.rank(question, readings)
-            citations = [_ranked(citations[r.index], r.score) for r in ranked]
-            readings = [readings[r.index] for r in ranked]
+            texts = [c.text for c in citations]
+            readings = self.store.read(texts) if self._shares_readings else []
+            ranked = self.model.rank(question, readings or texts)
+            citations = [replace(citations[r.index], rank_score=r.score) for r in ranked]
+            readings = [readings[r.index] for r in ranked] if readings else []
             timings["rank"] = time.perf_counter() - started - timings["retrieve"]
         return _Found(citations[:k], readings[:k], started, timings)
 
@@ -369,7 +381,9 @@ class GemRAG:
             rank: Rank by query likelihood; None is this object's setting.
             **generation: As for `GemModel.generate_batch` (``max_new_tokens``, ``stop``, ...).
         """
-        found = self._retrieve(in_context(question, history), k=self.context, where=where, rank=rank)
+        found = self._retrieve(
+            in_context(question, history), k=self.context, where=where, rank=rank
+        )
         if not found.citations or self._irrelevant(found.citations[0]):
             found.citations, found.readings = [], []
             return AnswerStream(None, found)
@@ -391,6 +405,11 @@ class GemRAG:
 
         return await asyncio.to_thread(self.retrieve, question, **options)
 
+    @property
+    def _shares_readings(self) -> bool:
+        """Whether what was read to embed can be ranked and continued (not for one scope)."""
+        return self.model.config.adapter_scope != "embedding"
+
     def _irrelevant(self, best: Citation) -> bool:
         ranked = best.rank_score is not None and self.threshold is not None
         return ranked and best.rank_score < self.threshold  # type: ignore[operator]
@@ -405,8 +424,7 @@ class GemRAG:
         """From one reading exactly; from several passages by reading them together."""
         ask = ASK.format(question=in_context(question, history))
         one = len(found.citations) == 1
-        scope_shares = self.model.config.adapter_scope != "embedding"
-        if scope_shares and (one or self.join_readings):
+        if self._shares_readings and (one or self.join_readings):
             readings = found.readings or self.store.read([c.text for c in found.citations])
             after = readings[0] if one else join(readings)
             return self.model.stream(ask, after=after, **options)
@@ -455,12 +473,6 @@ def _citation(hit: Any) -> Citation:
         heading=str(m.get("heading") or ""),
         id=hit.id,
     )
-
-
-def _ranked(citation: Citation, score: float) -> Citation:
-    from dataclasses import replace
-
-    return replace(citation, rank_score=score)
 
 
 class _Report:

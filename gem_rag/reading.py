@@ -150,7 +150,9 @@ def _stack(readings: Sequence[Reading], layer: int, which: int, width: int) -> T
 def row_of(tokens: Tokens, cache: Cache, row: int) -> KeyValues:
     """One row's keys and values without padding, ``[H, n, D]``, in memory of their own."""
     keep = tokens.roles[row] != Role.PADDING
-    return tuple((la.keys[row][:, keep].clone(), la.values[row][:, keep].clone()) for la in cache.layers)
+    return tuple(
+        (la.keys[row][:, keep].clone(), la.values[row][:, keep].clone()) for la in cache.layers
+    )
 
 
 class GrowingLayer(DynamicLayer):

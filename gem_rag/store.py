@@ -77,9 +77,7 @@ class ReadingStore:
         """
         tokenized = self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
         keys = [self._key(t) for t in tokenized]
-        found = {
-            i: self._get(keys[i], text, tokenized[i]) for i, text in enumerate(texts)
-        }
+        found = {i: self._get(keys[i], text, tokenized[i]) for i, text in enumerate(texts)}
         missing = [i for i, reading in found.items() if reading is None]
         missing.sort(key=lambda i: len(tokenized[i].ids))
         for start in range(0, len(missing), READ_AT_ONCE):

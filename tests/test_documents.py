@@ -20,7 +20,8 @@ def check(document, chunks, tokenizer, max_tokens):
         assert chunk.source == document.source
 
 
-GUIDE = """# Guide 🙂
+GUIDE = (
+    """# Guide 🙂
 
 Intro naïve text. Second sentence.
 
@@ -35,7 +36,9 @@ pip
 
 ### Deep
 
-Words about the sea. """ + "A kettle boils water. " * 40
+Words about the sea. """
+    + "A kettle boils water. " * 40
+)
 
 
 def test_chunks_are_slices_under_their_headings(tokenizer):
@@ -96,7 +99,8 @@ def make_docx(path):
         archive.writestr("[Content_Types].xml", types)
         archive.writestr("_rels/.rels", relations)
         archive.writestr(
-            "word/document.xml", f'<w:document xmlns:w="{word}"><w:body>{body}</w:body></w:document>'
+            "word/document.xml",
+            f'<w:document xmlns:w="{word}"><w:body>{body}</w:body></w:document>',
         )
 
 

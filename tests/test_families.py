@@ -59,7 +59,7 @@ def test_special_tokens_see_through_the_window_rule(model):
                 empty_cache(model.base.num_layers),
             )
         expected = model._pool(hidden[:, n:])
-    assert EVERYWHERE == slice(None)
+    assert slice(None) == EVERYWHERE
     torch.testing.assert_close(torch.as_tensor(reading.embed())[None], expected, **CLOSE)
 
 
@@ -117,9 +117,8 @@ def test_a_batch_generates_what_each_would_alone(model):
 
 
 def test_what_has_no_rotary_positions_is_refused_with_the_reason(tmp_path):
-    from transformers import AutoModelForCausalLM
-
     from tiny import save_tokenizer
+    from transformers import AutoModelForCausalLM
 
     AutoModelForCausalLM.from_config(tiny_config("gpt2")).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
@@ -128,9 +127,8 @@ def test_what_has_no_rotary_positions_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_rope_that_rewrites_its_frequencies_is_not_joined(tmp_path):
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
     from tiny import SMALL, save_tokenizer
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     config = LlamaConfig(**{**SMALL, "max_position_embeddings": 64}, rope_parameters=rope)

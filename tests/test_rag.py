@@ -1,0 +1,184 @@
+"""Ingest, retrieve, rank, answer, on a tiny model whose likelihoods mean little: mechanics only."""
+
+import pytest
+from tiny import TEXTS, make_base
+
+from gem_rag.checkpoint import create
+from gem_rag.documents import Document
+from gem_rag.errors import GemError
+from gem_rag.index import GemIndex
+from gem_rag.rag import NOTHING_FOUND, GemRAG, in_context
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "kettle.md").write_text("# Kettle\n\nThe kettle has a warranty of seven years.\n")
+    (folder / "rivers.txt").write_text("Rivers run to the sea. " * 30)
+    return folder
+
+
+@pytest.fixture
+def rag(gem):
+    return GemRAG(gem, threshold=None, chunk_tokens=40)
+
+
+def test_add_indexes_files_with_their_places(rag, docs):
+    report = rag.add(docs)
+    assert len(report.added) == 2
+    assert report.chunks == rag.index.count() > 3
+    for citation in rag.retrieve("kettle", k=20):
+        text = open(citation.source, encoding="utf-8").read()
+        assert text[citation.start : citation.end] == citation.text
+    kettle = next(c for c in rag.retrieve("kettle", k=20) if c.source.endswith("kettle.md"))
+    assert kettle.heading == "Kettle"
+
+
+def test_unchanged_files_are_not_read_again_changed_ones_replaced(rag, docs, monkeypatch):
+    rag.add(docs)
+    embedded = []
+    embed = rag._embed
+    monkeypatch.setattr(rag, "_embed", lambda texts: embedded.extend(texts) or embed(texts))
+    assert len(rag.add(docs).unchanged) == 2
+    assert embedded == []
+    (docs / "kettle.md").write_text("The kettle has no warranty.")
+    report = rag.add(docs)
+    assert [len(report.replaced), len(report.unchanged)] == [1, 1]
+    texts = [c.text for c in rag.retrieve("kettle", k=50)]
+    assert "The kettle has no warranty." in texts
+    assert not any("seven" in t for t in texts)
+
+
+def test_removed_files_are_dropped_on_request(rag, docs):
+    rag.add(docs)
+    (docs / "kettle.md").unlink()
+    assert rag.add(docs).removed == []
+    assert any("kettle" in c.source for c in rag.retrieve("kettle", k=50))
+    report = rag.add(docs, remove_missing=True)
+    assert [r.endswith("kettle.md") for r in report.removed] == [True]
+    assert not any("kettle" in c.source for c in rag.retrieve("kettle", k=50))
+    assert rag.add(docs, remove_missing=True).removed == []
+
+
+def test_one_bad_file_is_reported_and_the_rest_indexed(rag, docs):
+    (docs / "bad.txt").write_bytes(bytes(range(256)))
+    report = rag.add(docs)
+    assert [s.endswith("bad.txt") for s, _ in report.skipped] == [True]
+    assert len(report.added) == 2
+
+
+def test_documents_and_metadata_filters(rag):
+    rag.add([Document(t, f"doc{i}", {"year": 2000 + i}) for i, t in enumerate(TEXTS) if t])
+    found = rag.retrieve("kettle", where={"year": {"$gte": 2003}})
+    assert {c.source for c in found} == {"doc3", "doc4"}
+    assert rag.add(Document(TEXTS[0], "doc0", {"year": 1})).unchanged == ["doc0"]
+
+
+def test_ranking_orders_by_rank_score_and_can_be_left_out(rag, docs):
+    rag.add(docs)
+    ranked = rag.retrieve("Who wrote it?")
+    assert [c.rank_score for c in ranked] == sorted((c.rank_score for c in ranked), reverse=True)
+    plain = rag.retrieve("Who wrote it?", rank=False)
+    assert all(c.rank_score is None for c in plain)
+    assert [c.score for c in plain] == sorted((c.score for c in plain), reverse=True)
+    assert len(rag.retrieve("Who?", k=2)) == 2
+
+
+def test_an_answer_cites_what_it_was_generated_after(rag, docs, gem):
+    rag.add(docs)
+    answer = rag.answer("Who wrote it?", max_new_tokens=8)
+    assert len(answer.citations) == 1
+    assert answer.usage.cached_tokens > 0
+    assert set(answer.timings) == {"retrieve", "rank", "first_token", "generate", "total"}
+    reading = gem.read([answer.citations[0].text])[0]
+    assert answer.usage.cached_tokens == len(reading)
+    stream = rag.stream("Who wrote it?", max_new_tokens=8)
+    assert stream.citations == answer.citations
+    assert "".join(stream).strip() == answer.answer == stream.answer.answer
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_several_passages_together_or_joined(gem, docs, join):
+    rag = GemRAG(gem, threshold=None, chunk_tokens=30, context=3, join_readings=join)
+    rag.add(docs)
+    answer = rag.answer("Who wrote it?", max_new_tokens=4)
+    assert len(answer.citations) == 3
+    assert (answer.usage.cached_tokens > 0) == join
+
+
+def test_nothing_relevant_is_said_not_invented(gem, docs):
+    rag = GemRAG(gem, threshold=1e9)
+    assert rag.answer("Who?").answer == NOTHING_FOUND  # an empty index
+    rag.add(docs)
+    answer = rag.answer("Who?")
+    assert (answer.answer, answer.citations, answer.finish_reason) == (
+        NOTHING_FOUND,
+        [],
+        "nothing_found",
+    )
+    assert "".join(rag.stream("Who?")) == NOTHING_FOUND
+
+
+def test_a_follow_up_is_retrieved_in_the_light_of_the_history(rag, docs):
+    history = [
+        {"role": "user", "content": "Tell me of the kettle."},
+        {"role": "assistant", "content": "It boils."},
+    ]
+    assert in_context("How long?", history) == "Tell me of the kettle. How long?"
+    assert in_context("How long?", []) == "How long?"
+    rag.add(docs)
+    chat = rag.chat("How long?", history, max_new_tokens=4)
+    alone = rag.answer("Tell me of the kettle. How long?", max_new_tokens=4)
+    assert chat.citations == alone.citations
+
+
+def test_an_index_on_disk_keeps_readings_and_hashes(gem, docs, tmp_path):
+    with GemIndex(tmp_path / "index", fingerprint=gem.fingerprint, dim=gem.dim) as index:
+        GemRAG(gem, index, threshold=None).add(docs)
+    with GemIndex(tmp_path / "index") as index:
+        rag = GemRAG(gem, index, threshold=None)
+        assert len(rag.add(docs).unchanged) == 2
+        assert rag.store.info().on_disk > 0
+        assert rag.answer("Who?", max_new_tokens=2).citations
+
+
+def test_another_models_index_is_refused(gem, docs, tmp_path):
+    with GemIndex(tmp_path / "index", fingerprint="somebody-else", dim=gem.dim) as index:
+        with pytest.raises(GemError, match="somebody-el"):
+            GemRAG(gem, index)
+
+
+def test_scope_embedding_answers_by_reading_afresh(docs, tmp_path):
+    model = create(make_base(tmp_path / "base"), adapter_scope="embedding")
+    rag = GemRAG(model, threshold=None)
+    rag.add(docs)
+    answer = rag.answer("Who?", max_new_tokens=2)
+    assert answer.usage.cached_tokens == 0
+    assert answer.citations
+
+
+async def test_async_twins(rag, docs):
+    rag.add(docs)
+    assert (await rag.aanswer("Who?", max_new_tokens=2)).citations
+    assert await rag.aretrieve("Who?", k=1)
+
+
+def test_an_interrupted_ingest_leaves_whole_sources(gem, docs, monkeypatch):
+    import gem_rag.rag as module
+
+    monkeypatch.setattr(module, "COMMIT_CHUNKS", 1)
+    rag = GemRAG(gem, threshold=None)
+    commit = rag._commit
+
+    def interrupted(pending, report):
+        if report.chunks:
+            raise KeyboardInterrupt
+        commit(pending, report)
+
+    monkeypatch.setattr(rag, "_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rag.add(docs)
+    monkeypatch.setattr(rag, "_commit", commit)
+    report = rag.add(docs)
+    assert [len(report.unchanged), len(report.added)] == [1, 1]

@@ -1,0 +1,218 @@
+"""The trainer on a tiny base: it learns, repeats, resumes, and leaves the base alone."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from tiny import WORDS
+
+from gem_rag.checkpoint import weights_hash
+from gem_rag.errors import GemError
+from gem_rag.model import GemModel
+from gem_rag_train import TrainConfig, train
+from gem_rag_train import trainer as module
+from gem_rag_train.data import Pair, TrainingMix, crop, drop_words, sentences
+from gem_rag_train.losses import LOG_SCALE_START, info_nce
+from gem_rag_train.trainer import Trainer, rate, same_source
+
+
+class TinyMix:
+    """Pairs made of the same few words, by seed and step."""
+
+    def __init__(self, shares, *, seed, batch_size):
+        self.seed, self.size = seed, batch_size
+
+    def batch(self, step):
+        rng = random.Random(f"{self.seed}:{step}")
+        words = WORDS.split()
+        pairs = []
+        for i in range(self.size):
+            some = rng.sample(words, 6)
+            kind = "query_document" if i % 2 else "document_document"
+            pairs.append(Pair(" ".join(some[:4]), " ".join(some[2:]), kind, str(i)))
+        return pairs
+
+
+@pytest.fixture
+def config(base_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TrainingMix", TinyMix)
+    monkeypatch.setattr(module, "sources_of", lambda shares: [], raising=False)
+    import gem_rag_train.card as card
+
+    monkeypatch.setattr(card, "sources_of", lambda shares: [])
+    return TrainConfig(
+        base=str(base_folder),
+        output=str(tmp_path / "out"),
+        steps=6,
+        batch_size=8,
+        learning_rate=5e-3,
+        warmup_steps=1,
+        checkpoint_every=2,
+        num_special_tokens=2,
+        adapter_rank=4,
+        query_instruction=" Who?",
+    )
+
+
+def with_output(config, path, **changes):
+    from dataclasses import replace
+
+    return replace(config, output=str(path), **changes)
+
+
+def test_it_learns_and_writes_a_checkpoint_that_loads(config, base_folder):
+    before = weights_hash(base_folder)
+    folder = train(with_output(config, config.output, steps=30))
+    log = [json.loads(line) for line in open(f"{config.output}.run/log.jsonl")]
+    assert len(log) == 30
+    assert np.mean([r["loss"] for r in log[-5:]]) < 0.8 * np.mean([r["loss"] for r in log[:5]])
+    model = GemModel.from_pretrained(folder)
+    assert model.embed_documents(["a"]).shape == (1, model.dim)
+    assert weights_hash(base_folder) == before
+    card = (folder / "README.md").read_text()
+    assert '"steps": 30' in card
+
+
+def test_the_base_is_not_touched(config):
+    trainer = Trainer(config, resume=False)
+    before = {n: p.clone() for n, p in trainer.model.base.model.named_parameters()}
+    trainer.train_step()
+    after = dict(trainer.model.base.model.named_parameters())
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    assert not any(p.requires_grad for p in after.values())
+    assert all(p.grad is not None for p in trainer.model.parameters())
+
+
+def test_one_seed_gives_one_checkpoint(config, tmp_path):
+    one = train(with_output(config, tmp_path / "one"))
+    two = train(with_output(config, tmp_path / "two"))
+    other = train(with_output(config, tmp_path / "other", seed=1))
+    for name in ("adapter_model.safetensors", "special_tokens.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+        assert (one / name).read_bytes() != (other / name).read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4])
+def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch, stop_at):
+    whole = train(with_output(config, tmp_path / "whole"))
+    broken = with_output(config, tmp_path / "broken")
+    step = Trainer.train_step
+
+    def interrupted(self):
+        if self.step == stop_at:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    monkeypatch.setattr(Trainer, "train_step", step)
+    if stop_at < config.checkpoint_every:  # nothing was saved yet: say so, start again
+        with pytest.raises(GemError, match="nothing to resume"):
+            train(broken, resume=True)
+        return
+    resumed = train(broken, resume=True)
+    for name in ("adapter_model.safetensors", "special_tokens.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in open(tmp_path / "broken.run" / "log.jsonl")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_is_not_overwritten_or_resumed_by_another_recipe(config):
+    train(config)
+    with pytest.raises(GemError, match="--resume"):
+        train(config)
+    with pytest.raises(GemError, match="learning_rate"):
+        train(with_output(config, config.output, learning_rate=1.0), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
+    monkeypatch.setattr(module, "info_nce", lambda *a, **k: torch.tensor(math.nan))
+    with pytest.raises(GemError, match=r"nan at step 0"):
+        train(config)
+
+
+def test_training_and_embedding_are_one_forward(config):
+    trainer = Trainer(config, resume=False)
+    texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
+    with torch.no_grad():
+        vectors, _ = trainer._embed(texts)
+    expected = trainer.model.embed_documents([t for t, _ in texts])
+    np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_info_nce_is_the_mean_of_two_cross_entropies():
+    torch.manual_seed(0)
+    a, b = (torch.nn.functional.normalize(torch.randn(5, 8), dim=-1) for _ in range(2))
+    scale = torch.tensor(LOG_SCALE_START)
+    scores = (20 * a @ b.T).double().numpy()
+
+    def nll(rows):
+        return -np.mean([rows[i, i] - np.log(np.exp(rows[i]).sum()) for i in range(5)])
+
+    expected = (nll(scores) + nll(scores.T)) / 2
+    assert info_nce(a, b, scale).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_of_one_source_are_no_negatives():
+    a = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+    pairs = [Pair("x", f"y{i}", "document_document", g) for i, g in enumerate("ABBC")]
+    same = same_source(pairs)
+    assert same.tolist()[1] == [False, True, True, False]
+    scale = torch.tensor(LOG_SCALE_START)
+    moved = a.clone()
+    moved[2] = a[1]  # what would have been the hardest negative
+    gap = info_nce(a, moved, scale, same=same) - info_nce(a, moved, scale)
+    assert gap < 0
+
+
+def test_the_rate_warms_up_and_falls_to_zero(config):
+    rates = [rate(step, config) for step in range(config.steps + 1)]
+    assert rates[0] < rates[1] == max(rates)
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_recipes(tmp_path):
+    default = TrainConfig.from_recipe("default")
+    assert default.base == "embedded:smollm2-135m-instruct"
+    changed = TrainConfig.from_recipe("default", {"steps": "7", "output": "x", "pooling": "concat"})
+    assert (changed.steps, changed.output, changed.pooling) == (7, "x", "concat")
+    with pytest.raises(GemError, match="no recipe 'none'"):
+        TrainConfig.from_recipe("none")
+    with pytest.raises(GemError, match="stepz"):
+        TrainConfig.from_recipe("default", {"stepz": "7"})
+    with pytest.raises(GemError, match="batch_size"):
+        TrainConfig(batch_size=1)
+
+
+def test_text_tools():
+    rng = random.Random(0)
+    text = "One is here. Two is there! Is three? Yes."
+    assert sentences(text) == ["One is here.", "Two is there!", "Is three?", "Yes."]
+    assert all(crop(text, rng) in text for _ in range(20))
+    assert set(drop_words(text, rng, 0.5).split()) < set(text.split())
+    assert drop_words("word", rng, 1.0) == "word"
+
+
+@pytest.mark.model
+def test_the_real_mix_depends_on_seed_and_step_alone():
+    shares = {"crops": 1, "questions": 1, "titles": 1, "sentences": 1, "verses": 1}
+    mix = TrainingMix(shares, seed=3, batch_size=32)
+    batch = mix.batch(5)
+    assert batch == TrainingMix(shares, seed=3, batch_size=32).batch(5)
+    assert batch != mix.batch(6)
+    assert len({p.group for p in batch}) == 32
+    with pytest.raises(GemError, match="expected shares"):
+        TrainingMix({"nothing": 1}, seed=0, batch_size=2)
+
+
+@pytest.mark.model
+def test_no_dev_passage_is_trained_on():
+    from gem_rag_train.data import boolq
+
+    train_part = {p.body for p in boolq("train")}
+    assert len(train_part) > 7000
+    assert not train_part & {p.body for p in boolq("dev")}
