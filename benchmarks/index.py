@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gem_rag.ann import IVF_MINIMUM, VectorIndex, training_share
-from gem_rag.database import Version
 from gem_rag.index import GemIndex
-from gem_rag.snapshot import load_snapshot, save_snapshot
+from gem_rag.index.ann import IVF_MINIMUM, VectorIndex, training_share
+from gem_rag.index.database import Version
+from gem_rag.index.snapshot import load_snapshot, save_snapshot
 
 Vectors = NDArray[np.float32]
 BLOCK = 20_000

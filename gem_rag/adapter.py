@@ -77,7 +77,8 @@ class Adapter(nn.Module):
                 return None
             where = active[1]
             if isinstance(where, slice) and where == EVERYWHERE:
-                return out + self.scale * update(args[0])
+                added: Tensor = out + self.scale * update(args[0])
+                return added
             delta = torch.zeros_like(out)
             delta[:, where] = self.scale * update(args[0][:, where])
             return out + delta

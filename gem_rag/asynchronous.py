@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gem_rag.generation import Generation, Stream
-    from gem_rag.model import Ranked
+    from gem_rag.ranking import Ranked
     from gem_rag.reading import Reading
 
 
@@ -45,25 +45,30 @@ class AsyncTwins:
 
     async def aread(self, texts: Sequence[str], **options: Any) -> list[Reading]:
         """`read` without blocking the event loop."""
-        return await self._in_thread("read", texts, **options)
+        out: list[Reading] = await self._in_thread("read", texts, **options)
+        return out
 
     async def aembed_documents(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """`embed_documents` without blocking the event loop."""
-        return await self._in_thread("embed_documents", texts, **options)
+        out: np.ndarray = await self._in_thread("embed_documents", texts, **options)
+        return out
 
     async def aembed_queries(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """`embed_queries` without blocking the event loop."""
-        return await self._in_thread("embed_queries", texts, **options)
+        out: np.ndarray = await self._in_thread("embed_queries", texts, **options)
+        return out
 
     async def aembed_query(self, text: str, **options: Any) -> np.ndarray:
         """`embed_query` without blocking the event loop."""
-        return await self._in_thread("embed_query", text, **options)
+        out: np.ndarray = await self._in_thread("embed_query", text, **options)
+        return out
 
     async def arank(
         self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
     ) -> list[Ranked]:
         """`rank` without blocking the event loop."""
-        return await self._in_thread("rank", query, texts_or_readings, **options)
+        out: list[Ranked] = await self._in_thread("rank", query, texts_or_readings, **options)
+        return out
 
     async def agenerate(self, messages_or_prompt: Any, **options: Any) -> Generation:
         """`generate` without blocking the event loop; cancelling stops after the next token."""
@@ -74,7 +79,8 @@ class AsyncTwins:
 
     async def agenerate_batch(self, requests: Sequence[Any], **options: Any) -> list[Generation]:
         """`generate_batch` without blocking the event loop."""
-        return await self._in_thread("generate_batch", requests, **options)
+        out: list[Generation] = await self._in_thread("generate_batch", requests, **options)
+        return out
 
     def astream(self, messages_or_prompt: Any, **options: Any) -> AsyncStream:
         """`stream` without blocking the event loop."""

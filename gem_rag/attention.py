@@ -48,6 +48,26 @@ class Tokens:
     positions: Tensor
     roles: Tensor
 
+    @property
+    def lengths(self) -> Tensor:
+        """int64 ``[B]``: number of real tokens, the position of what comes next."""
+        return (self.roles != Role.PADDING).sum(1)
+
+    def expand(self, batch: int) -> Tokens:
+        """One row as `batch` rows."""
+        return Tokens(self.positions.expand(batch, -1), self.roles.expand(batch, -1))
+
+    def rows(self, index: Tensor) -> Tokens:
+        """These rows only."""
+        return Tokens(self.positions[index], self.roles[index])
+
+
+def together(first: Tokens, second: Tokens) -> Tokens:
+    """``[B, N]`` and ``[B, Q]`` as ``[B, N + Q]``."""
+    return Tokens(
+        torch.cat([first.positions, second.positions], 1), torch.cat([first.roles, second.roles], 1)
+    )
+
 
 def visible(
     queries: Tokens, keys: Tokens, *, window: int | None = None, rule: Rule = Rule.GEM

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gem_rag.attention import Role, Rule, Tokens, additive, visible
 from gem_rag.errors import UnsupportedModelError
-from gem_rag.reading import empty_cache
+from gem_rag.reading import empty_cache, layers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,12 +84,14 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def max_context(self) -> int:
@@ -193,9 +195,10 @@ class Base:
             self.run(ids, index, None, here)
             tokens = Tokens(index + distance, torch.full_like(index, Role.PREFIX))
             self.run(ids, index + distance, self.masks(tokens, tokens), there)
+            pairs = zip(layers_of(here), layers_of(there), strict=True)
             return all(
-                torch.allclose(self.rotate(a.keys, distance, i), b.keys, rtol=1e-2, atol=1e-2)
-                for i, (a, b) in enumerate(zip(here.layers, there.layers, strict=True))
+                torch.allclose(self.rotate(a, distance, i), b, rtol=1e-2, atol=1e-2)
+                for i, ((a, _), (b, _)) in enumerate(pairs)
             )
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"no model {name!r}: it is no folder, none of the bundled {bundled_names()}, and the "
-            f"hub did not give it ({type(error).__name__}); check the name, the folder or the network"
+            f"hub did not give it ({type(error).__name__}); check the name, folder or network"
         ) from error
     return Path(found)
 
@@ -162,7 +162,7 @@ def create(
 
 def _start_token_vectors(gem: GemModel) -> None:
     """Special tokens start as the average word, each a little different."""
-    vocabulary = gem.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    vocabulary = gem.base.model.get_input_embeddings().weight.shape[0]
     sample = torch.randint(vocabulary, (min(4096, int(vocabulary)),))
     words = gem.base.embed_tokens(sample.to(gem.base.device)).float()
     noise = torch.randn(gem.special_vectors.shape).to(words.device)
@@ -218,7 +218,8 @@ def load_base(
     finally:
         if not quiet:
             logging.enable_progress_bar()
-    return model.to(where), tokenizer
+    placed: Any = model
+    return placed.to(where), tokenizer
 
 
 def _device(device: str) -> torch.device:
@@ -302,7 +303,7 @@ def weights_hash(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(
-            f"{folder} has no .safetensors weights; convert the model (pickled weights are not read)"
+            f"{folder} has no .safetensors weights; convert it (pickled weights are not read)"
         )
     stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = _digest(json.dumps(stats).encode())

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gem_rag.attention import Role, Tokens
+from gem_rag.attention import Role, Tokens, together
 from gem_rag.reading import Reading, collate, empty_cache
 
 if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
-    from gem_rag.model import GemModel
+    from gem_rag.reader import Reader
     from gem_rag.text import TextCodec
 
 LogitsHook = Callable[[list[int], Tensor], Tensor]
@@ -143,7 +143,7 @@ class DecodeLoop:
 
     def __init__(
         self,
-        model: GemModel,
+        model: Reader,
         prompts: Sequence[Sequence[int]],
         after: Sequence[Reading] | None,
         samplers: Sequence[Sampler],
@@ -187,7 +187,7 @@ class DecodeLoop:
             index = torch.tensor(keep, device=self._tokens.positions.device)
             with torch.inference_mode():
                 self._cache.batch_select_indices(index)
-            self._tokens = Tokens(self._tokens.positions[index], self._tokens.roles[index])
+            self._tokens = self._tokens.rows(index)
 
     def _prefill(self) -> Tensor:
         base = self._model.base
@@ -212,12 +212,9 @@ class DecodeLoop:
         return self._run(last, torch.zeros_like(last), torch.ones_like(last).bool())[:, -1]
 
     def _run(self, ids: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        starts = (self._tokens.roles != Role.PADDING).sum(1, keepdim=True)
+        starts = self._tokens.lengths[:, None]
         queries = Tokens(starts + index, torch.where(valid, Role.PREFIX, Role.PADDING))
-        seen = (self._tokens, queries)
-        self._tokens = Tokens(
-            torch.cat([t.positions for t in seen], 1), torch.cat([t.roles for t in seen], 1)
-        )
+        self._tokens = together(self._tokens, queries)
         plain = bool((self._tokens.roles != Role.PADDING).all())
         mask = None if plain else self._model.base.masks(queries, self._tokens)
         return self._model.base.run(ids, queries.positions, mask, self._cache)

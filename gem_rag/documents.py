@@ -108,11 +108,9 @@ def load_file(path: str | Path) -> Document:
 
 def _decode(path: Path) -> str:
     data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encodings = ["utf-16"]
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
-    if b"\0" not in data or encodings == ["utf-16"]:
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encodings = ["utf-16"] if wide else ["utf-8-sig", "cp1252"]
+    if wide or b"\0" not in data:
         for encoding in encodings:
             try:
                 return data.decode(encoding)

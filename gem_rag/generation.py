@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
 from gem_rag.errors import ContextLengthError
+from gem_rag.reader import Reader
 from gem_rag.reading import Reading
 from gem_rag.text import Message
-
-if TYPE_CHECKING:
-    from gem_rag.model import GemModel
 
 Request = str | Sequence[Message]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -99,7 +97,7 @@ class _Run:
 
     def __init__(
         self,
-        model: GemModel,
+        model: Generates,
         prompts: Sequence[list[int]],
         after: Sequence[Reading] | None,
         sampling: Sampling,
@@ -164,11 +162,11 @@ class _Run:
         )
 
 
-class GenerationMixin:
-    """Mixed into `GemModel`: generation by the base model alone (unless the scope is ``always``)."""
+class Generates(Reader):
+    """The generating job of `GemModel`: the base alone, unless the scope is ``always``."""
 
     def generate(
-        self: GemModel,  # type: ignore[misc]
+        self,
         messages_or_prompt: Request,
         *,
         after: Reading | None = None,
@@ -190,7 +188,7 @@ class GenerationMixin:
         return self.generate_batch([messages_or_prompt], after=readings, **options)[0]
 
     def generate_batch(
-        self: GemModel,  # type: ignore[misc]
+        self,
         requests: Sequence[Request],
         *,
         max_new_tokens: int = 256,
@@ -240,7 +238,7 @@ class GenerationMixin:
         return [run.result(row) for row in range(len(requests))]
 
     def stream(
-        self: GemModel,  # type: ignore[misc]
+        self,
         messages_or_prompt: Request,
         *,
         max_new_tokens: int = 256,
@@ -272,7 +270,7 @@ class GenerationMixin:
         return Stream((piece for _, piece in run.pieces()), lambda: run.result(0))
 
     def _start(
-        self: GemModel,  # type: ignore[misc]
+        self,
         requests: Sequence[Request],
         after: Sequence[Reading] | None,
         sampling: Sampling,
@@ -301,7 +299,7 @@ class GenerationMixin:
         return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated)
 
     def _prompt_ids(
-        self: GemModel,  # type: ignore[misc]
+        self,
         request: Request,
         past: int,
         *,
@@ -324,7 +322,7 @@ class GenerationMixin:
         return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room
 
     @property
-    def end_ids(self: GemModel) -> frozenset[int]:  # type: ignore[misc]
+    def end_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
         declared = self.base.model.generation_config.eos_token_id
         ends = [declared] if isinstance(declared, int) else list(declared or [])

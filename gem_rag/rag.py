@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 RELEVANCE_THRESHOLD = 0.35
 NOTHING_FOUND = "I found nothing about this in the documents."
 COMMIT_CHUNKS = 64
-ASK = "\n\nAnswer the question with the information above, in one or two sentences.\nQuestion: {question}"
+ASK = (
+    "\n\nAnswer the question with the information above, in one or two sentences.\n"
+    "Question: {question}"
+)
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,8 @@ class GemRAG:
         rank: Rank what the index found by query likelihood.
         threshold: Least `Citation.rank_score` of a relevant passage; None answers always.
         chunk_tokens: Longest chunk.
-        join_readings: Experimental: put several readings together instead of reading afresh. Faster,
-            and an approximation, because the passages have not seen each other.
+        join_readings: Experimental: put several readings together instead of reading afresh.
+            Faster, and an approximation, because the passages have not seen each other.
     """
 
     def __init__(
@@ -237,7 +240,8 @@ class GemRAG:
         pending: list[tuple[str, str, list[Chunk]]] = []
         files = find_files(paths)
         with progress("indexing", len(files) + len(documents), show_progress) as advance:
-            for source in [*documents, *files]:
+            sources: list[Path | Document] = [*documents, *files]
+            for source in sources:
                 if (work := self._prepare(source, report)) is not None:
                     pending.append(work)
                 if sum(len(chunks) for _, _, chunks in pending) >= COMMIT_CHUNKS:

@@ -6,7 +6,7 @@ tensors in a fresh cache (`collate`), and two uses at the same time do not meet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,8 @@ class Reading:
             ReadingError: A span holds no token that was read.
         """
         if spans is None:
-            return self.model.embed_readings([self])[0]
+            whole: np.ndarray = self.model.embed_readings([self])[0]
+            return whole
         return self.model.embed_spans(self, spans)
 
 
@@ -135,8 +136,7 @@ def collate(readings: Sequence[Reading], room: int = 0) -> tuple[Tokens, Cache]:
     else:
         layers = range(len(readings[0].key_values))
         seeds = [(_stack(readings, i, 0, width), _stack(readings, i, 1, width)) for i in layers]
-    cache = Cache(layers=[GrowingLayer(k, v, room) for k, v in seeds])
-    return Tokens(index, torch.where(valid, Role.PREFIX, Role.PADDING)), cache
+    return Tokens(index, torch.where(valid, Role.PREFIX, Role.PADDING)), seeded_cache(seeds, room)
 
 
 def _stack(readings: Sequence[Reading], layer: int, which: int, width: int) -> Tensor:
@@ -150,9 +150,18 @@ def _stack(readings: Sequence[Reading], layer: int, which: int, width: int) -> T
 def row_of(tokens: Tokens, cache: Cache, row: int) -> KeyValues:
     """One row's keys and values without padding, ``[H, n, D]``, in memory of their own."""
     keep = tokens.roles[row] != Role.PADDING
-    return tuple(
-        (la.keys[row][:, keep].clone(), la.values[row][:, keep].clone()) for la in cache.layers
-    )
+    return tuple((k[row][:, keep].clone(), v[row][:, keep].clone()) for k, v in layers_of(cache))
+
+
+def layers_of(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's keys and values, ``[B, H, N, D]``."""
+    out = []
+    for layer in cache.layers:
+        assert isinstance(layer, GrowingLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
+        out.append((layer.keys, layer.values))
+    return out
 
 
 class GrowingLayer(DynamicLayer):
@@ -164,7 +173,7 @@ class GrowingLayer(DynamicLayer):
     def __init__(
         self, keys: Tensor | None = None, values: Tensor | None = None, room: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._room = room
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
@@ -178,10 +187,12 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Append ``[B, H, T, D]`` keys and values and return all of them."""
         if torch.is_grad_enabled():  # autograd needs tensors that are not written to again
-            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        assert self.keys is not None
+        assert self.values is not None
         start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         self._key_buffer = self._with_room(self._key_buffer, self.keys, end)
         self._value_buffer = self._with_room(self._value_buffer, self.values, end)
@@ -203,6 +214,11 @@ class GrowingLayer(DynamicLayer):
         """Keep these rows only."""
         super().batch_select_indices(indices)
         self._key_buffer = self._value_buffer = None
+
+
+def seeded_cache(seeds: Iterable[tuple[Tensor, Tensor]], room: int = 0) -> Cache:
+    """A cache that goes on from these keys and values, which are never written to."""
+    return Cache(layers=[GrowingLayer(k, v, room) for k, v in seeds])
 
 
 def empty_cache(layers: int, room: int = 0) -> Cache:

@@ -185,7 +185,7 @@ def test_ranking_from_readings_equals_ranking_from_text(gem):
 def test_rank_is_the_bases_likelihood_of_the_query(gem):
     query, passage = "Who wrote it?", TEXTS[0]
     (found,) = gem.rank(query, [passage])
-    from gem_rag.model import RANK_INSTRUCTION
+    from gem_rag.ranking import RANK_INSTRUCTION
 
     words = gem.codec.encode_texts([" " + query], None)[0].ids
     text = gem.codec.encode_texts([passage], None)[0].ids

@@ -1,5 +1,7 @@
 """Ingest, retrieve, rank, answer, on a tiny model whose likelihoods mean little: mechanics only."""
 
+from pathlib import Path
+
 import pytest
 from tiny import TEXTS, make_base
 
@@ -29,7 +31,7 @@ def test_add_indexes_files_with_their_places(rag, docs):
     assert len(report.added) == 2
     assert report.chunks == rag.index.count() > 3
     for citation in rag.retrieve("kettle", k=20):
-        text = open(citation.source, encoding="utf-8").read()
+        text = Path(citation.source).read_text(encoding="utf-8")
         assert text[citation.start : citation.end] == citation.text
     kettle = next(c for c in rag.retrieve("kettle", k=20) if c.source.endswith("kettle.md"))
     assert kettle.heading == "Kettle"
@@ -144,9 +146,9 @@ def test_an_index_on_disk_keeps_readings_and_hashes(gem, docs, tmp_path):
 
 
 def test_another_models_index_is_refused(gem, docs, tmp_path):
-    with GemIndex(tmp_path / "index", fingerprint="somebody-else", dim=gem.dim) as index:
-        with pytest.raises(GemError, match="somebody-el"):
-            GemRAG(gem, index)
+    index = GemIndex(tmp_path / "index", fingerprint="somebody-else", dim=gem.dim)
+    with index, pytest.raises(GemError, match="somebody-el"):
+        GemRAG(gem, index)
 
 
 def test_scope_embedding_answers_by_reading_afresh(docs, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def with_output(config, path, **changes):
 def test_it_learns_and_writes_a_checkpoint_that_loads(config, base_folder):
     before = weights_hash(base_folder)
     folder = train(with_output(config, config.output, steps=30))
-    log = [json.loads(line) for line in open(f"{config.output}.run/log.jsonl")]
+    log = [json.loads(line) for line in Path(f"{config.output}.run/log.jsonl").open()]
     assert len(log) == 30
     assert np.mean([r["loss"] for r in log[-5:]]) < 0.8 * np.mean([r["loss"] for r in log[:5]])
     model = GemModel.from_pretrained(folder)
@@ -117,7 +118,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkey
     resumed = train(broken, resume=True)
     for name in ("adapter_model.safetensors", "special_tokens.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
-    steps = [json.loads(line)["step"] for line in open(tmp_path / "broken.run" / "log.jsonl")]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken.run" / "log.jsonl").open()]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 

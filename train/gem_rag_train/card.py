@@ -18,7 +18,7 @@ def model_card(model: GemModel, config: TrainConfig) -> str:
     )
     recipe = json.dumps(config.to_dict(), indent=2)
     return (
-        f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer fetches "
-        f"them.\n\n| source | package | licence | what |\n|---|---|---|---|\n{rows}\n"
+        f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
+        f"fetches them.\n\n| source | package | licence | what |\n|---|---|---|---|\n{rows}\n"
         f"## Recipe\n\n```json\n{recipe}\n```\n"
     )

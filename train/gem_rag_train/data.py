@@ -120,9 +120,8 @@ def bbc() -> tuple[Passage, ...]:
             headline, *paragraphs = re.split(
                 r"\n\s*\n", wheel.read(name).decode("utf-8", "replace")
             )
-            for body in paragraphs:
-                if len(body.split()) >= 25:
-                    out.append(Passage(headline.strip(), body.strip(), name))
+            bodies = [b.strip() for b in paragraphs if len(b.split()) >= 25]
+            out += [Passage(headline.strip(), body, name) for body in bodies]
     return tuple(out)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from gem_rag.checkpoint import create, seal
 from gem_rag.config import AdapterConfig, Task
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir
-from gem_rag.model import GemModel, by_budget
+from gem_rag.model import GemModel
+from gem_rag.reader import by_budget
 from gem_rag_train.card import model_card
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, TrainingMix
@@ -107,7 +109,7 @@ class Trainer:
                 f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or look "
                 f"for broken texts in this step's batch (resume starts from {self.folder})"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         parameters = [*self.model.parameters(), self.log_scale]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         self.optimizer.step()
@@ -123,7 +125,7 @@ class Trainer:
             "accuracy": right.float().mean().item(),
             "temperature": math.exp(-self.log_scale.item()),
             "grad_norm": float(norm),
-            "lr": self.schedule.get_last_lr()[0],
+            "lr": float(self.schedule.get_last_lr()[0]),
             "tokens_per_second": (n_first + n_second) / seconds,
         }
 
@@ -249,7 +251,7 @@ def rate(step: int, config: TrainConfig) -> float:
 def live(steps: int, start: int, show: bool) -> Iterator[Callable[[dict[str, float]], None]]:
     """A live line with the loss, the speed and the time left; the yielded function updates it."""
     if not show:
-        yield lambda facts: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -263,9 +265,15 @@ def live(steps: int, start: int, show: bool) -> Iterator[Callable[[dict[str, flo
         TimeRemainingColumn(),
     )
     names = ("loss", "accuracy", "temperature", "grad_norm", "tokens_per_second")
+    nothing: dict[str, Any] = dict.fromkeys(names, 0.0)
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=steps, completed=start, **dict.fromkeys(names, 0.0))
-        yield lambda facts: bar.update(task, advance=1, **{n: facts[n] for n in names})
+        task = bar.add_task("", total=steps, completed=start, **nothing)
+
+        def report(facts: dict[str, float]) -> None:
+            values: dict[str, Any] = {name: facts[name] for name in names}
+            bar.update(task, advance=1, **values)
+
+        yield report
 
 
 def keep_freed_memory() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gem_rag.ann import Kind
-from gem_rag.database import Vectors
 from gem_rag.errors import GemIndexError
+from gem_rag.index.ann import Kind
+from gem_rag.index.database import Vectors
 
 Metadata = dict[str, Any]
 

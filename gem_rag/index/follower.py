@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from gem_rag.ann import Kind, VectorIndex, resolve_kind, training_share
-from gem_rag.database import Database
-from gem_rag.snapshot import load_snapshot, save_snapshot
+from gem_rag.index.ann import Kind, VectorIndex, resolve_kind, training_share
+from gem_rag.index.database import Database
+from gem_rag.index.snapshot import load_snapshot, save_snapshot
 
 FAISS_FILE = "vectors.faiss"
 # With fewer new vectors than this share, catching up is cheaper than writing the file anew.

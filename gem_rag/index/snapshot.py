@@ -13,8 +13,8 @@ from typing import IO
 
 import numpy as np
 
-from gem_rag.ann import KINDS, VectorIndex, faiss
-from gem_rag.database import Version
+from gem_rag.index.ann import KINDS, VectorIndex, faiss
+from gem_rag.index.database import Version
 
 _MAGIC = b"GEMFAISS1\n"
 _HEADER = struct.Struct("<10sQI")  # magic, bytes that follow, their CRC-32

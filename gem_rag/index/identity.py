@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gem_rag.ann import Kind
-from gem_rag.database import Database
 from gem_rag.errors import GemIndexError
+from gem_rag.index.ann import Kind
+from gem_rag.index.database import Database
 
 _REMEDY = "use the model that made it, or ingest again into a new index"
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.filters import CompiledFilter
+from gem_rag.index.filters import CompiledFilter
 
 APPLICATION_ID = 0x47454D52  # "GEMR" in the file's header
 SCHEMA_VERSION = 1

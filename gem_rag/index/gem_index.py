@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gem_rag.ann import KINDS, Kind, diverse
-from gem_rag.database import Chunk, Database, Vectors
 from gem_rag.errors import GemIndexError
-from gem_rag.filters import FilterError, Where, compile_filter
-from gem_rag.follower import Follower
-from gem_rag.identity import Identity
-from gem_rag.records import (
+from gem_rag.index.ann import KINDS, Kind, diverse
+from gem_rag.index.database import Chunk, Database, Vectors
+from gem_rag.index.filters import Where, compile_filter
+from gem_rag.index.follower import Follower
+from gem_rag.index.identity import Identity
+from gem_rag.index.records import (
     Deletion,
     Hit,
     IndexInfo,
@@ -29,8 +29,6 @@ from gem_rag.records import (
     encode,
     encode_chunks,
 )
-
-__all__ = ["Deletion", "FilterError", "GemIndex", "Hit", "IndexInfo", "Kind", "Record", "Where"]
 
 DATABASE_FILE = "index.sqlite"
 
@@ -150,7 +148,7 @@ class GemIndex:
 
         Args:
             ids: Those that do not exist are reported in `missing`.
-            where: A filter (see `gem_rag.filters`); `{}` matches every chunk.
+            where: A filter (see `gem_rag.index.filters`); `{}` matches every chunk.
 
         Raises:
             GemIndexError: Neither or both are given.
@@ -182,7 +180,7 @@ class GemIndex:
             return self._records([chunks[rows[name]] for name in ids if name in rows], vectors)
 
     def count(self, where: Where | None = None) -> int:
-        """How many chunks match a filter (see `gem_rag.filters`), or there are."""
+        """How many chunks match a filter (see `gem_rag.index.filters`), or there are."""
         return self._database.count(compile_filter(where))
 
     def __len__(self) -> int:
@@ -235,7 +233,7 @@ class GemIndex:
         Args:
             vector: Of any length but zero.
             k: Fewer come only if fewer match.
-            where: A filter (see `gem_rag.filters`), applied in the search, not after it.
+            where: A filter (see `gem_rag.index.filters`), applied in the search, not after it.
             min_score: Leave out hits of a lower cosine.
             fingerprint: Of the model that made the vector; checked if given.
 

@@ -1,0 +1,189 @@
+"""Pass 2: special tokens read a reading, and their pooled outputs are the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from gem_rag.adapter import EVERYWHERE, Positions
+from gem_rag.attention import Role, Tokens, additive, span_mask, together
+from gem_rag.config import Task
+from gem_rag.errors import ReadingError
+from gem_rag.reader import Reader, by_budget
+from gem_rag.reading import Reading, collate
+
+
+class Embeds(Reader):
+    """The embedding job of `GemModel`."""
+
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        show_progress: bool | None = None,
+    ) -> np.ndarray:
+        """Embed passages.
+
+        Args:
+            texts: What to embed, unchanged.
+            max_length: As for `read`.
+            show_progress: As for `read`.
+
+        Returns:
+            float32 ``[n, d]``, rows L2-normalised.
+        """
+        return self._embed(texts, "document", max_length, show_progress)
+
+    def embed_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        show_progress: bool | None = None,
+    ) -> np.ndarray:
+        """Embed questions to find passages with; arguments and result as `embed_documents`."""
+        return self._embed(texts, "query", max_length, show_progress)
+
+    def embed_query(self, text: str, *, max_length: int | None = None) -> np.ndarray:
+        """Embed one question: float32 ``[d]``, L2-normalised."""
+        out: np.ndarray = self.embed_queries([text], max_length=max_length, show_progress=False)[0]
+        return out
+
+    def embed_readings(self, readings: Sequence[Reading], task: Task = "document") -> np.ndarray:
+        """Embed texts already read: float32 ``[n, d]``; only the special tokens are run."""
+        self._own(readings)
+        out = np.empty((len(readings), self.dim), dtype=np.float32)
+        room = len(self._instruction(task)) + self.config.num_special_tokens
+        order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
+        for rows in by_budget(order, [len(r) for r in readings]):
+            with torch.inference_mode():
+                tokens, cache = collate([readings[i] for i in rows], room)
+                out[rows] = self.forward_specials(tokens, cache, task).float().cpu().numpy()
+        return out
+
+    def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Embed parts of one reading in one pass: see `Reading.embed`."""
+        self._own([reading])
+        if not spans:
+            return np.empty((0, self.dim), dtype=np.float32)
+        head = len(self.config.preamble_ids)
+        roles = torch.full((len(spans), len(reading)), Role.PADDING.value)
+        ends = []
+        for row, (start, end) in enumerate(spans):
+            inside = [i for i, (s, e) in enumerate(reading.offsets) if s < end and e > start]
+            if not inside:
+                raise ReadingError(
+                    f"span {start}:{end} holds no token that was read; the text has "
+                    f"{len(reading.text)} characters, {reading.cut_tokens} tokens were cut"
+                )
+            roles[row, :head] = Role.PREFIX
+            roles[row, head + inside[0] : head + inside[-1] + 1] = Role.PREFIX
+            ends.append(head + inside[-1] + 1)
+        with torch.inference_mode():
+            vectors = self._span_pass(reading, roles.to(self.base.device), ends)
+        return vectors.float().cpu().numpy()
+
+    def _span_pass(self, reading: Reading, roles: Tensor, ends: Sequence[int]) -> Tensor:
+        """All spans' specials as one row of queries, so that the reading is not copied per span."""
+        spans, width = roles.shape
+        index = torch.arange(width, device=roles.device).expand(spans, width)
+        queries, inputs = self._special_queries(torch.tensor(ends, device=roles.device), "document")
+        keys = together(Tokens(index, roles), queries)
+        masks = {
+            kind: additive(span_mask(mask, width), self.base.dtype)
+            for kind, mask in self.base.bool_masks(queries, keys).items()
+        }
+        _, cache = collate([reading], room=queries.positions.numel())
+        instruction = queries.positions.shape[1] - self.config.num_special_tokens
+        special = (queries.roles == Role.SPECIAL).flatten().nonzero().squeeze(1)
+        with self.adapter.at(self._special_scope(special if instruction else EVERYWHERE)):
+            hidden = self.base.run(
+                inputs.flatten(0, 1)[None],
+                queries.positions.flatten()[None],
+                self.base.mask_argument(masks),
+                cache,
+            )
+        return self._pool(hidden.view(spans, -1, self.base.hidden_size)[:, instruction:])
+
+    def forward_specials(self, tokens: Tokens, cache: Cache, task: Task) -> Tensor:
+        """Pass 2: the special tokens read a cache; differentiable in adapter and token vectors.
+
+        Embedding and training both end here; embedding only wraps it in inference mode.
+
+        Args:
+            tokens: ``[B, N]`` what was read.
+            cache: Its keys and values; appended to.
+            task: Which instruction the specials follow.
+
+        Returns:
+            ``[B, d]`` float32, L2-normalised.
+        """
+        lengths = tokens.lengths
+        queries, inputs = self._special_queries(lengths, task)
+        instruction = queries.positions.shape[1] - self.config.num_special_tokens
+        mask = self.base.masks(queries, together(tokens, queries))
+        with self.adapter.at(self._special_scope(slice(instruction, None))):
+            hidden = self.base.run(inputs, queries.positions, mask, cache)
+        return self._pool(hidden[:, instruction:])
+
+    def _special_scope(self, special: Positions) -> Positions:
+        return special if self.config.adapter_scope == "tokens" else EVERYWHERE
+
+    def _special_queries(self, starts: Tensor, task: Task) -> tuple[Tokens, Tensor]:
+        """Instruction and specials as queries: ``[B, I + K]`` tokens, ``[B, I + K, hidden]``."""
+        batch, k = starts.shape[0], self.config.num_special_tokens
+        instruction = self._instruction(task)
+        roles = torch.tensor([Role.PREFIX] * len(instruction) + [Role.SPECIAL] * k)
+        roles = roles.to(starts.device).expand(batch, -1)
+        positions = starts[:, None] + torch.arange(roles.shape[1], device=starts.device)
+        vectors = self.special_vectors.to(self.base.dtype)
+        if len(instruction):
+            words = self.base.embed_tokens(instruction.to(self.base.device))
+            vectors = torch.cat([words, vectors])
+        return Tokens(positions, roles), vectors.expand(batch, -1, -1)
+
+    def _instruction(self, task: Task) -> Tensor:
+        return self._instructions[task]
+
+    @cached_property
+    def _instructions(self) -> dict[Task, Tensor]:
+        tasks: tuple[Task, Task] = ("query", "document")
+        return {
+            t: torch.tensor(self.codec.encode(self.config.instruction(t)), dtype=torch.long)
+            for t in tasks
+        }
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        """``[B, K, hidden] -> [B, d]``, unit length, float32 (paper: mean or concatenation)."""
+        hidden = hidden.float()
+        pooled = hidden.mean(1) if self.config.pooling == "mean" else hidden.flatten(1)
+        return nn.functional.normalize(pooled, dim=-1)
+
+    def _embed(
+        self, texts: Sequence[str], task: Task, max_length: int | None, show: bool | None
+    ) -> np.ndarray:
+        room = len(self._instruction(task)) + self.config.num_special_tokens
+        tokenized = self._tokenize(texts, max_length, reserve=room)
+        out = np.empty((len(texts), self.dim), dtype=np.float32)
+        for rows in self._batches(tokenized, show, "embedding"):
+            with torch.inference_mode():
+                vectors = self.forward_texts([tokenized[i].ids for i in rows], task)
+                out[rows] = vectors.float().cpu().numpy()
+        return out
+
+    def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
+        """Both passes over token ids of texts: ``[B, d]``, differentiable as `forward_specials`.
+
+        With scope ``tokens`` pass 1 runs without gradients and stores no activations.
+        """
+        adapted = self.config.adapter_scope != "tokens"
+        room = len(self._instruction(task)) + self.config.num_special_tokens
+        with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
+            tokens, cache = self._read(ids, adapted, room=room)
+        return self.forward_specials(tokens, cache, task)
