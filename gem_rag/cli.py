@@ -373,14 +373,14 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; what was committed is kept")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         if state["debug"]:
             raise
         _fail(error)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code itself
+        err.print("interrupted; what was committed is kept")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: Exception) -> None:

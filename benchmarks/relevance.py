@@ -1,0 +1,73 @@
+"""Where the relevance threshold lies: the calibrated ranking score of passages that answer and not.
+
+Chosen on BoolQ's dev part (each question with its own passage and with the best-ranked of ten
+others found by embedding), then reported on SQuAD dev as it is.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from common import arguments, show
+
+from gem_rag.model import GemModel
+from gem_rag.rag import RELEVANCE_THRESHOLD
+from gem_rag_train.data import boolq
+from gem_rag_train.evaluation import squad_sample
+
+
+def scores(model, questions, passages, gold) -> tuple[np.ndarray, np.ndarray]:
+    """Of each question: its own passage's score, and the best of the ten nearest others'."""
+    documents = model.embed_documents(passages, max_length=256)
+    queries = model.embed_queries(questions)
+    similarity = queries @ documents.T
+    similarity[np.arange(len(gold)), gold] = -np.inf
+    own, others = [], []
+    for question, row, right in zip(
+        questions, np.argsort(-similarity, 1)[:, :10], gold, strict=True
+    ):
+        ranked = model.rank(
+            question, [passages[right], *(passages[i] for i in row)], max_length=256
+        )
+        by_index = {r.index: r.score for r in ranked}
+        own.append(by_index.pop(0))
+        others.append(max(by_index.values()))
+    return np.array(own), np.array(others)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--questions", type=int, default=60)
+    options = parser.parse_args()
+    model = GemModel.from_pretrained()
+    rows = [p for p in boolq("dev") if p.question]
+    rows = random.Random(0).sample(list({p.body: p for p in rows}.values()), 300)
+    some = range(options.questions)
+    own, others = scores(
+        model, [rows[i].question for i in some], [p.body for p in rows], list(some)
+    )
+    grid = np.arange(-0.2, 2.0, 0.05)
+    accuracy = [((own >= t).mean() + (others < t).mean()) / 2 for t in grid]
+    paragraphs, questions = squad_sample(300)
+    asked = questions[: options.questions]
+    squad_own, squad_others = scores(
+        model, [q.text for q in asked], paragraphs, [q.paragraph for q in asked]
+    )
+    t = RELEVANCE_THRESHOLD
+    show(
+        {
+            "BoolQ dev: best threshold": float(grid[int(np.argmax(accuracy))]),
+            "BoolQ dev: balanced accuracy there": float(max(accuracy)),
+            "threshold in use": t,
+            "BoolQ dev: answering passages kept": float((own >= t).mean()),
+            "BoolQ dev: others turned away": float((others < t).mean()),
+            "SQuAD dev: answering passages kept": float((squad_own >= t).mean()),
+            "SQuAD dev: others turned away": float((squad_others < t).mean()),
+        },
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The command line, as scripts and people use it, on a tiny checkpoint."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gem_rag import cli
+from gem_rag.index import GemIndex
+
+
+@pytest.fixture(scope="module")
+def checkpoint(gem, tmp_path_factory):
+    return str(gem.save_pretrained(tmp_path_factory.mktemp("cli") / "checkpoint"))
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "kettle.md").write_text("# Kettle\n\nThe kettle has a warranty of seven years.\n")
+    (folder / "rivers.txt").write_text("Rivers run to the sea.\n")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, checkpoint):
+    """Call the entry point in this process: (exit code, stdout, stderr)."""
+
+    def call(*args, model=True):
+        extra = ["--model", checkpoint] if model else []
+        monkeypatch.setattr(sys, "argv", ["gem-rag", *map(str, args), *extra])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def _answer_always(monkeypatch):
+    """A random model's likelihoods mean nothing, so no threshold on them either."""
+    import gem_rag.rag as rag
+
+    monkeypatch.setattr(
+        rag.GemRAG.__init__,
+        "__kwdefaults__",
+        {
+            **rag.GemRAG.__init__.__kwdefaults__,
+            "threshold": None,
+        },
+    )
+
+
+def test_ask_as_json_has_the_promised_fields(run, docs):
+    code, out, err = run("ask", "kettle?", "--docs", docs, "--json", "--max-tokens", 4)
+    assert code == 0
+    assert err == ""
+    answer = json.loads(out)
+    assert {"answer", "citations", "timings", "usage"} <= answer.keys()
+    (citation,) = answer["citations"]
+    assert {"source", "start", "end", "score", "rank_score", "text"} <= citation.keys()
+    source = Path(citation["source"]).read_text()
+    assert source[citation["start"] : citation["end"]] == citation["text"]
+    assert all(isinstance(v, float) for v in answer["timings"].values())
+
+
+def test_ask_prints_the_answer_and_its_sources(run, docs):
+    code, out, _ = run("ask", "kettle?", "--docs", docs, "--max-tokens", 4)
+    assert code == 0
+    assert "[1]" in out
+
+
+def test_index_then_search_then_ask(run, docs, tmp_path):
+    folder = tmp_path / "index"
+    code, out, _ = run("index", docs, "--index", folder, "--json")
+    assert code == 0
+    assert json.loads(out)["total_chunks"] == 2
+    assert len(json.loads(run("index", docs, "--index", folder, "--json")[1])["unchanged"]) == 2
+    code, out, _ = run("search", "kettle", "--index", folder, "--json", "-k", 1)
+    assert code == 0
+    assert set(json.loads(out)[0]) >= {"source", "start", "end", "score", "rank_score", "text"}
+    assert run("ask", "kettle?", "--index", folder, "--max-tokens", 2)[0] == 0
+    code, out, _ = run("info", "--index", folder, "--json")
+    assert json.loads(out)["index"]["count"] == 2
+    assert json.loads(out)["model"]["special_tokens"] == 3
+
+
+def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\n\nand rivers?\n/quit\n"))
+    code, out, _ = run("chat", "--docs", docs, "--max-tokens", 3)
+    assert code == 0
+    assert "docs/" in out
+
+
+def test_bad_files_are_reported_and_the_rest_indexed(run, docs, tmp_path):
+    (docs / "bad.txt").write_bytes(bytes(range(256)))
+    code, out, err = run("index", docs, "--index", tmp_path / "index")
+    assert code == 0
+    assert "2 added" in out
+    assert "bad.txt" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["ask", "q", "--docs", "/no/such/place"], 1, "no file or folder"),
+        (["search", "q", "--index", "/no/such/index"], 1, "no index"),
+        (["ask", "q"], 2, "--docs PATH or --index DIR"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(run, args, code, says):
+    found, out, err = run(*args)
+    assert found == code
+    assert out == ""
+    assert says in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_usage_errors_exit_with_two(run):
+    assert run("ask", model=False)[0] == 2
+    assert run("nothing", model=False)[0] == 2
+    assert run("train", "default", "--set", "steps", model=False)[0] == 2
+
+
+def test_unknown_recipes_and_models_are_named(run):
+    code, _, err = run("train", "nosuch", model=False)
+    assert code == 1
+    assert "nosuch" in err
+    code, _, err = run("info", "--model", "nobody/nothing", model=False)
+    assert code == 1
+    assert "nobody/nothing" in err
+
+
+def test_another_models_index_is_refused(run, tmp_path):
+    GemIndex(tmp_path / "index", fingerprint="somebody-else", dim=8).close()
+    code, _, err = run("search", "q", "--index", tmp_path / "index")
+    assert code == 1
+    assert "somebody-else" in err
+
+
+def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for i in range(400):
+        (docs / f"{i}.txt").write_text(f"Rivers run to the sea {i}. " * 60)
+    folder = tmp_path / "index"
+    command = [sys.executable, "-m", "gem_rag.cli", "index", str(docs), "--index", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--model", checkpoint], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "index.sqlite").exists():
+            with GemIndex(folder) as index:
+                if index.count():
+                    break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    with GemIndex(folder) as index:
+        sources = {r.metadata["source"] for r in index}
+        assert len(sources) == len(index.meta_keys("source:")) > 0
+
+
+def test_import_and_help_load_no_torch():
+    code = (
+        "import sys, gem_rag, gem_rag.cli;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'faiss', 'peft', "
+        "'langchain_core', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_commands_page_names_every_command_and_option():
+    import typer
+
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        section = re.search(rf"^## `{name}`$(.*?)(?=^## |\Z)", page, re.M | re.S)
+        assert section, f"docs/cli.md lacks {name}"
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("-") and option != "--help":
+                    assert f"`{option}" in section[1], f"docs/cli.md lacks {name} {option}"
