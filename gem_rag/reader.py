@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +49,6 @@ class Reader:
         self.reading_fingerprint = ""
         self.path: Path | None = None
         self._preambles: dict[bool, tuple[Tokens, Cache]] = {}
-        self._lock = threading.Lock()
 
     @property
     def dim(self) -> int:
