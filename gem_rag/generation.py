@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
+from gem_rag.constrained import Grammars, Schema
 from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
-from gem_rag.errors import ContextLengthError
+from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.reader import Reader
 from gem_rag.reading import Reading
 from gem_rag.text import Message
+from gem_rag.tools import Tool, ToolCall, parse_calls
 
 Request = str | Sequence[Message]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -46,6 +49,7 @@ class Generation:
         text: The answer, stop strings and control tokens left out.
         finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
         usage: Token counts.
+        tool_calls: Calls of the tools that were given; their text is in `text` as well.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included.
     """
@@ -53,6 +57,7 @@ class Generation:
     text: str
     finish_reason: FinishReason
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
     ids: tuple[int, ...] = field(repr=False, default=())
     prompt_ids: tuple[int, ...] = field(repr=False, default=())
 
@@ -104,8 +109,10 @@ class _Run:
         stop: Sequence[str],
         max_new_tokens: int,
         truncated: Sequence[int],
+        calls_tools: bool,
     ) -> None:
         self._ends = model.end_ids
+        self._calls_tools = calls_tools
         self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
@@ -157,6 +164,7 @@ class _Run:
             text=self._texts[row].text,
             finish_reason=self._reasons[row],
             usage=usage,
+            tool_calls=parse_calls(self._texts[row].text) if self._calls_tools else (),
             ids=tuple(self._ids[row]),
             prompt_ids=(*past, *self._prompts[row]),
         )
@@ -200,6 +208,9 @@ class Generates(Reader):
         after: Sequence[Reading] | None = None,
         raw: bool = False,
         truncate: bool = False,
+        schema: Schema | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
         logits_hook: LogitsHook | None = None,
     ) -> list[Generation]:
         """Generate several answers together; each is what it would be alone.
@@ -216,10 +227,15 @@ class Generates(Reader):
             raw: Take strings as they stand, without the chat template.
             truncate: Cut the start of a prompt that does not fit, and report it in
                 `Usage.truncated_tokens`; without it such a prompt is an error.
+            schema: A JSON schema; the answer is JSON that fits it.
+            tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
+            tool_choice: "auto" leaves the choice to the model, "any" makes it call one, a tool's
+                name that one, "none" none. Arguments fit the tool's parameters.
             logits_hook: See `Sampling`.
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
+            GemError: A schema that cannot be enforced, or an unknown tool.
             ReadingError: A reading is another model's or cannot be continued.
         """
         if not requests:
@@ -232,6 +248,9 @@ class Generates(Reader):
             max_new_tokens=max_new_tokens,
             raw=raw,
             truncate=truncate,
+            schema=schema,
+            tools=tools,
+            tool_choice=tool_choice,
         )
         for _ in run.pieces():
             pass
@@ -250,6 +269,9 @@ class Generates(Reader):
         after: Reading | None = None,
         raw: bool = False,
         truncate: bool = False,
+        schema: Schema | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
         logits_hook: LogitsHook | None = None,
     ) -> Stream:
         """Generate one answer piece by piece; arguments as for `generate_batch`.
@@ -266,6 +288,9 @@ class Generates(Reader):
             max_new_tokens=max_new_tokens,
             raw=raw,
             truncate=truncate,
+            schema=schema,
+            tools=tools,
+            tool_choice=tool_choice,
         )
         return Stream((piece for _, piece in run.pieces()), lambda: run.result(0))
 
@@ -279,6 +304,9 @@ class Generates(Reader):
         max_new_tokens: int,
         raw: bool,
         truncate: bool,
+        schema: Schema | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        tool_choice: str,
     ) -> _Run:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected >= 1")
@@ -289,24 +317,44 @@ class Generates(Reader):
                 )
             self._own(after)
             self._shareable(after)
-        prompts, truncated = [], []
+        known = [Tool.of(tool) for tool in tools or []] if tool_choice != "none" else []
+        prompts, truncated, room = [], [], max_new_tokens
         for row, request in enumerate(requests):
             past = len(after[row]) if after is not None else 0
-            ids, cut = self._prompt_ids(request, past, raw=raw, truncate=truncate)
+            ids, cut = self._prompt_ids(request, past, known, raw=raw, truncate=truncate)
             prompts.append(ids)
             truncated.append(cut)
+            room = min(room, self.max_context - past - len(ids))
+        hook = self._constraint(schema, known, tool_choice, room)
+        if hook is not None:
+            sampling = replace(sampling, logits_hook=hook)
         stops = [stop] if isinstance(stop, str) else list(stop or [])
-        return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated)
+        return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated, bool(known))
+
+    def _constraint(
+        self, schema: Schema | None, tools: Sequence[Tool], choice: str, max_new_tokens: int
+    ) -> LogitsHook | None:
+        if schema is not None and tools:
+            raise GemError("got both schema and tools; an answer can follow one of them")
+        if schema is not None:
+            return self._grammars.schema(schema, max_new_tokens)
+        return self._grammars.tools(tools, choice, max_new_tokens) if tools else None
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        vocabulary = self.base.model.config.get_text_config().vocab_size
+        return Grammars(self.codec, vocabulary, sorted(self.end_ids))
 
     def _prompt_ids(
         self,
         request: Request,
         past: int,
+        tools: Sequence[Tool],
         *,
         raw: bool,
         truncate: bool,
     ) -> tuple[list[int], int]:
-        ids = self.codec.prompt_ids(request, raw=raw, continued=past > 0)
+        ids = self.codec.prompt_ids(request, raw=raw, continued=past > 0, tools=tools)
         room = self.max_context - past - 1
         if not ids:
             raise ValueError("the prompt is empty; expected text or messages")

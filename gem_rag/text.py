@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from gem_rag.errors import GemError, UnsupportedModelError
+from gem_rag.tools import CALL_START, Tool, with_tools
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -102,29 +105,39 @@ class TextCodec:
         return [] if eos is None else [int(eos)]
 
     def prompt_ids(
-        self, request: str | Sequence[Message], *, raw: bool = False, continued: bool = False
+        self,
+        request: str | Sequence[Message],
+        *,
+        raw: bool = False,
+        continued: bool = False,
+        tools: Sequence[Tool] = (),
     ) -> list[int]:
         """A request as ids: whole, or as what follows a reading (`continued`)."""
         if continued:
+            if tools:
+                raise GemError("tools cannot be used after a reading: they stand before its text")
             return self.encode(self.continuation(request, raw=raw))
-        text = self.prompt(request, raw=raw)
+        text = self.prompt(request, raw=raw, tools=tools)
         # A template writes its own control tokens; plain text gets the tokenizer's (BOS).
         plain = isinstance(request, str) and (raw or not self.has_template)
         ids: list[int] = self._template.encode(text, add_special_tokens=plain).ids
         return ids
 
-    def prompt(self, request: str | Sequence[Message], *, raw: bool = False) -> str:
+    def prompt(
+        self, request: str | Sequence[Message], *, raw: bool = False, tools: Sequence[Tool] = ()
+    ) -> str:
         """A request as the text the model continues.
 
         Args:
             request: Chat messages, or a string, which is one user message.
             raw: Take a string as it stands, without the chat template.
+            tools: Functions to tell the model of.
         """
         if isinstance(request, str):
             if raw or not self.has_template:
                 return request
             request = [{"role": "user", "content": request}]
-        return self._render(request)
+        return self._render(request, tools)
 
     def continuation(self, request: str | Sequence[Message], *, raw: bool = False) -> str:
         """A request as what follows a reading: its first user message goes on after the text.
@@ -145,14 +158,31 @@ class TextCodec:
         first = {**request[0], "content": _MARK + _as_text(request[0].get("content"))}
         return self._render([first, *request[1:]]).split(_MARK, 1)[1]
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
+        texts = [{**m, "content": _as_text(m.get("content"))} for m in messages]
         if not self.has_template:
-            return "\n".join(
-                [f"{m['role']}: {_as_text(m.get('content'))}" for m in messages] + ["assistant:"]
-            )
-        plain = [{**m, "content": _as_text(m.get("content"))} for m in messages]
+            lines = [f"{m['role']}: {m['content']}" for m in with_tools(texts, tools)]
+            return "\n".join([*lines, "assistant:"])
+        if self._renders_tools:
+            return self._apply(texts, [tool.to_dict() for tool in tools] or None)
+        plain = with_tools(texts, tools)
+        try:
+            return self._apply(plain)
+        except TemplateError:  # some templates refuse a system message
+            if plain[0]["role"] != "system" or len(plain) < 2:
+                raise
+            words = f"{plain[0]['content']}\n\n{plain[1]['content']}"
+            return self._apply([{**plain[1], "content": words}, *plain[2:]])
+
+    @property
+    def _renders_tools(self) -> bool:
+        """Whether the template itself writes tools and calls in the format of `gem_rag.tools`."""
+        template = self.tokenizer.chat_template
+        return isinstance(template, str) and CALL_START in template and "tools" in template
+
+    def _apply(self, messages: list[Message], tools: list[Any] | None = None) -> str:
         rendered = self.tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=True
+            messages, tools=tools, tokenize=False, add_generation_prompt=True
         )
         assert isinstance(rendered, str)
         return rendered

@@ -1,0 +1,151 @@
+"""Constrained decoding: a JSON schema or tool signatures decide which tokens may come next.
+
+The grammar work is llguidance's. What is added here: an answer that comes near its token limit is
+closed (strings, lists and objects end as soon as the schema allows), so that what a small model
+writes parses even when it would never have stopped by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gem_rag.errors import GemError
+from gem_rag.tools import CALL_END, CALL_START, Tool
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from gem_rag.decoding import LogitsHook
+    from gem_rag.text import TextCodec
+
+Schema = Mapping[str, Any]
+CLOSERS = ("}", "]", '"', ",")  # best first
+IN_STRING = "Q"  # allowed beside a bracket only inside a string
+CLOSING_TOKENS = 128  # at most this much of the end of an answer is kept for closing it
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Grammars:
+    """Makes the hooks for one tokenizer.
+
+    Args:
+        codec: The model's tokenizer.
+        vocabulary: Number of logits.
+        end_ids: Ids that end an answer.
+    """
+
+    def __init__(self, codec: TextCodec, vocabulary: int, end_ids: Sequence[int]) -> None:
+        self._codec = codec
+        self._vocabulary = vocabulary
+        self._end_ids = sorted(end_ids)
+
+    def schema(self, schema: Schema, max_new_tokens: int) -> LogitsHook:
+        """Answers that fit a JSON schema.
+
+        Raises:
+            GemError: The schema is malformed or uses keywords that cannot be enforced.
+        """
+        options = json.dumps({"x-guidance": _JSON})
+        grammar = json.dumps({**schema, **json.loads(options)})
+        return self._hook(f"start: %json {grammar}", max_new_tokens)
+
+    def tools(self, tools: Sequence[Tool], choice: str, max_new_tokens: int) -> LogitsHook:
+        """Answers that call one of the tools with arguments that fit its parameters.
+
+        Args:
+            tools: What can be called.
+            choice: "any", a tool's name, or "auto", which leaves the choice between a call and
+                text to the model.
+            max_new_tokens: The answer's limit.
+
+        Raises:
+            GemError: An unknown tool, or parameters that cannot be enforced.
+        """
+        names = [tool.name for tool in tools]
+        if choice not in ("auto", "any", *names):
+            raise GemError(f"tool_choice is {choice!r}; expected 'auto', 'any' or one of {names}")
+        usable = [tool for tool in tools if choice in ("auto", "any", tool.name)]
+        rules = [f"start: {json.dumps(CALL_START)} call {json.dumps(CALL_END)}"]
+        rules += [f"call: {' | '.join(f'call{i}' for i in range(len(usable)))}"]
+        for i, tool in enumerate(usable):
+            call = {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+                "x-guidance": _JSON,
+            }
+            rules.append(f"call{i}: %json {json.dumps(call)}")
+        hook = self._hook("\n".join(rules), max_new_tokens)
+        return hook if choice != "auto" else self._if_called(hook)
+
+    def _if_called(self, hook: LogitsHook) -> LogitsHook:
+        """The grammar from the moment the answer begins as a call does; free text otherwise."""
+
+        def choose(generated: list[int], logits: Tensor) -> Tensor:
+            begun = self._codec.decode(generated[: len(CALL_START)])
+            opening = len(begun) > 1 and CALL_START.startswith(begun)
+            return hook(generated, logits) if opening or begun.startswith(CALL_START) else logits
+
+        return choose
+
+    def _hook(self, grammar: str, max_new_tokens: int) -> LogitsHook:
+        from llguidance import LLMatcher
+
+        start = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
+        if start.is_error():
+            reason = start.get_error().partition("\n")[0]
+            raise GemError(f"this JSON schema cannot be enforced: {reason}")
+        closing = max_new_tokens - min(max_new_tokens // 2, CLOSING_TOKENS)
+
+        def allow(generated: list[int], logits: Tensor) -> Tensor:
+            matcher = start.deep_copy()
+            if not matcher.consume_tokens(generated):
+                return logits  # text that only began as a call does
+            allowed = self._allowed(matcher)
+            if len(generated) >= closing:
+                allowed = self._closed(allowed)
+            mask = torch.from_numpy(allowed).to(logits.device)
+            return logits.masked_fill(~mask, -torch.inf)
+
+        return allow
+
+    def _allowed(self, matcher: LLMatcher) -> np.ndarray:
+        """bool ``[vocab]``: which tokens the grammar allows next."""
+        if matcher.is_stopped():
+            ends = np.zeros(self._vocabulary, dtype=bool)
+            ends[self._end_ids] = True
+            return ends
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: self._vocabulary].astype(bool)
+
+    def _closed(self, allowed: np.ndarray) -> np.ndarray:
+        """The allowed tokens that end something, if there are any."""
+        closers = [self._end_ids, *map(self._id_of, CLOSERS)]
+        if allowed[self._id_of(IN_STRING)].any():
+            closers = [self._id_of('"')]
+        for ids in closers:
+            if allowed[ids].any():
+                only = np.zeros_like(allowed)
+                only[ids] = allowed[ids]
+                return only
+        return allowed
+
+    def _id_of(self, character: str) -> list[int]:
+        found = self._codec.backend.token_to_id(character)
+        return [] if found is None else [found]
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(
+            self._codec.serialized(), n_vocab=self._vocabulary, eos_token=self._end_ids
+        )

@@ -1,0 +1,104 @@
+"""Tools: how they are told to a model, and how its calls are read.
+
+Templates that know tools in this format (Qwen, SmolLM3, Hermes) render them themselves; for all
+others they are written into ordinary messages before the template sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gem_rag.errors import GemError
+
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
+_INSTRUCTION = (
+    "You can call functions. To call one, answer with its name and arguments as JSON between "
+    f"{CALL_START} and {CALL_END}:\n"
+    f'{CALL_START}{{"name": ..., "arguments": {{...}}}}{CALL_END}\n'
+    "The functions, one per line:\n"
+)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function a model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+
+    @classmethod
+    def of(cls, tool: Mapping[str, Any]) -> Tool:
+        """From an OpenAI-style dict, with or without its ``{"type": "function"}`` wrapping.
+
+        Raises:
+            GemError: It has no name.
+        """
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not function.get("name"):
+            raise GemError(
+                f"a tool is {tool!r}; expected "
+                "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
+            )
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The OpenAI-style dict."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call a model made."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def parse_calls(text: str) -> tuple[ToolCall, ...]:
+    """The calls in an answer; none where it is text, or a call was cut off before its end."""
+    calls = []
+    for part in text.split(CALL_START)[1:]:
+        body, end, _ = part.partition(CALL_END)
+        try:
+            call = json.loads(body) if end else None
+        except json.JSONDecodeError:
+            continue
+        if isinstance(call, dict) and isinstance(call.get("arguments"), dict) and call.get("name"):
+            calls.append(ToolCall(str(call["name"]), call["arguments"]))
+    return tuple(calls)
+
+
+def with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
+) -> list[dict[str, Any]]:
+    """Messages in which tools, calls and results are plain text, for templates without them."""
+    out = [_plain(message) for message in messages]
+    if not tools:
+        return out
+    words = _INSTRUCTION + "\n".join(json.dumps(t.to_dict()["function"]) for t in tools)
+    if out and out[0]["role"] == "system":
+        return [{**out[0], "content": f"{out[0]['content']}\n\n{words}"}, *out[1:]]
+    return [{"role": "system", "content": words}, *out]
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message.get("content") or ""
+    if message.get("role") == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
+    calls = [_written(call) for call in message.get("tool_calls") or []]
+    return {"role": message.get("role"), "content": "\n".join(filter(None, [content, *calls]))}
+
+
+def _written(call: Mapping[str, Any]) -> str:
+    body = {"name": call["name"], "arguments": call["arguments"]}
+    return f"{CALL_START}{json.dumps(body)}{CALL_END}"

@@ -1,0 +1,182 @@
+"""What comes out fits the schema, even from a random model that knows nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gem_rag.errors import GemError
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "kind": {"enum": ["a", "b"]},
+    },
+    "required": ["name", "age", "kind"],
+    "additionalProperties": False,
+}
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "number"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+OTHER = {"name": "other", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_json_fits_the_schema_whatever_a_random_model_would_say(gem, seed):
+    result = gem.generate("Who?", schema=PERSON, max_new_tokens=200, temperature=1.5, seed=seed)
+    found = json.loads(result.text)
+    assert set(found) >= {"name", "age", "kind"}
+    assert set(found) <= set(PERSON["properties"])
+    assert isinstance(found["name"], str)
+    assert isinstance(found["age"], int)
+    assert found["kind"] in ("a", "b")
+    assert result.finish_reason == "stop"
+
+
+def test_streamed_json_is_the_same(gem):
+    whole = gem.generate("Who?", schema=PERSON, max_new_tokens=150)
+    assert "".join(gem.stream("Who?", schema=PERSON, max_new_tokens=150)) == whole.text
+
+
+def test_batched_json_is_the_same(gem):
+    prompts = ["Who?", "Which of the rivers runs to the sea?"]
+    batch = gem.generate_batch(prompts, schema=PERSON, max_new_tokens=150)
+    assert [g.text for g in batch] == [
+        gem.generate(p, schema=PERSON, max_new_tokens=150).text for p in prompts
+    ]
+
+
+def test_a_schema_with_references(gem):
+    tree = {
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {"children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+                "required": ["children"],
+            }
+        },
+        "$ref": "#/$defs/node",
+    }
+    result = gem.generate("Tree", schema=tree, max_new_tokens=200, temperature=2.0, seed=3)
+    assert "children" in json.loads(result.text)
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(gem):
+    with pytest.raises(GemError, match="cannot be enforced"):
+        gem.generate("x", schema={"type": "nonsense"}, max_new_tokens=5)
+
+
+@pytest.mark.parametrize("choice", ["any", "add"])
+def test_a_forced_call_has_a_known_name_and_fitting_arguments(gem, choice):
+    for seed in range(6):
+        result = gem.generate(
+            "Add 2 and 3",
+            tools=[ADD, OTHER],
+            tool_choice=choice,
+            max_new_tokens=150,
+            temperature=1.0,
+            seed=seed,
+        )
+        (call,) = result.tool_calls
+        assert call.name in ("add", "other") if choice == "any" else call.name == "add"
+        if call.name == "add":
+            assert isinstance(call.arguments["a"], int)
+            assert len(call.arguments) == 2
+
+
+def test_the_model_may_answer_in_text_when_the_choice_is_its_own(gem):
+    free = gem.generate("Hello", tools=[ADD], max_new_tokens=20)
+    assert free.tool_calls == ()
+    assert free.text
+
+
+def test_a_call_once_begun_is_held_to_the_grammar(gem):
+    """The start of a call is put into the model's mouth; what follows must fit."""
+    ids = gem.codec.encode("<tool_call>")
+    hook = gem._grammars.tools([__import__("gem_rag.tools").tools.Tool.of(ADD)], "auto", 100)
+
+    def forced(generated, logits):
+        if len(generated) < len(ids):
+            logits = logits.clone()
+            logits[ids[len(generated)]] = 1e9
+            return logits
+        return hook(generated, logits)
+
+    from gem_rag.tools import parse_calls
+
+    result = gem.generate("Add", logits_hook=forced, max_new_tokens=100)
+    (call,) = parse_calls(result.text)
+    assert call.name == "add"
+
+
+def test_none_hides_the_tools(gem):
+    without = gem.generate("Hello", max_new_tokens=10)
+    hidden = gem.generate("Hello", tools=[ADD], tool_choice="none", max_new_tokens=10)
+    assert hidden.prompt_ids == without.prompt_ids
+
+
+def test_an_unknown_tool_is_named(gem):
+    with pytest.raises(GemError, match=r"'nope'.*add"):
+        gem.generate("x", tools=[ADD], tool_choice="nope", max_new_tokens=5)
+
+
+def test_tools_calls_and_results_reach_a_template_that_knows_none_of_them(gem):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}],
+        },
+        {"role": "tool", "name": "add", "content": "5"},
+    ]
+    from gem_rag.tools import Tool
+
+    text = gem.codec.prompt(messages, tools=[Tool.of(ADD)])
+    assert "Be brief." in text
+    assert "Add two numbers." in text
+    assert "2 + 3?" in text
+    assert '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>' in text
+    assert "<tool_response>\n5\n</tool_response>" in text
+
+
+def test_a_template_that_knows_tools_renders_them_itself(gem):
+    import copy
+
+    from gem_rag.text import TextCodec
+    from gem_rag.tools import Tool
+
+    tokenizer = copy.deepcopy(gem.codec.tokenizer)
+    tokenizer.chat_template = (
+        "{% for t in tools %}TOOL {{ t.function.name }}{% endfor %}<tool_call>"
+    )
+    assert "TOOL add" in TextCodec(tokenizer).prompt("x", tools=[Tool.of(ADD)])
+
+
+def test_a_template_without_a_system_role_gets_its_words_in_the_users_message(gem):
+    import copy
+
+    from gem_rag.text import TextCodec
+
+    tokenizer = copy.deepcopy(gem.codec.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}{% endfor %}"
+    )
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert TextCodec(tokenizer).prompt(messages) == "[user] Be brief.\n\nHi"
