@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from gem_rag.batching import Batcher
 from gem_rag.constrained import Grammars, Schema
 from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
 from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.reader import Reader
 from gem_rag.reading import Reading
 from gem_rag.text import Message
-from gem_rag.tools import Tool, ToolCall, parse_calls
+from gem_rag.tools import Tool, ToolCall, parse_calls, without_calls
 
 Request = str | Sequence[Message]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -49,7 +51,7 @@ class Generation:
         text: The answer, stop strings and control tokens left out.
         finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
         usage: Token counts.
-        tool_calls: Calls of the tools that were given; their text is in `text` as well.
+        tool_calls: Calls of the tools that were given; where there are any, `text` is empty.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included.
     """
@@ -112,7 +114,7 @@ class _Run:
         calls_tools: bool,
     ) -> None:
         self._ends = model.end_ids
-        self._calls_tools = calls_tools
+        self.calls_tools = calls_tools
         self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
@@ -127,9 +129,9 @@ class _Run:
         samplers = [Sampler(sampling) for _ in prompts]
         self._loop = DecodeLoop(model, prompts, after, samplers, room=max(self._limits))
 
-    def pieces(self) -> Iterator[tuple[int, str]]:
+    def pieces(self, cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, str]]:
         """Run to the end, handing out ``(request, text piece)`` as they come."""
-        while self._loop.rows:
+        while self._loop.rows and not (cancelled is not None and cancelled()):
             for row, token in self._loop.step().items():
                 piece = self._take(row, token)
                 if self._reasons[row] != "cancelled":
@@ -160,11 +162,13 @@ class _Run:
             completion_tokens=len(self._ids[row]),
             truncated_tokens=self._truncated[row],
         )
+        text = self._texts[row].text
+        calls = parse_calls(text) if self.calls_tools else ()
         return Generation(
-            text=self._texts[row].text,
+            text="" if calls else text,
             finish_reason=self._reasons[row],
             usage=usage,
-            tool_calls=parse_calls(self._texts[row].text) if self._calls_tools else (),
+            tool_calls=calls,
             ids=tuple(self._ids[row]),
             prompt_ids=(*past, *self._prompts[row]),
         )
@@ -212,6 +216,7 @@ class Generates(Reader):
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str = "auto",
         logits_hook: LogitsHook | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
         """Generate several answers together; each is what it would be alone.
 
@@ -232,6 +237,7 @@ class Generates(Reader):
             tool_choice: "auto" leaves the choice to the model, "any" makes it call one, a tool's
                 name that one, "none" none. Arguments fit the tool's parameters.
             logits_hook: See `Sampling`.
+            cancelled: Asked after each token; True stops the computation.
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
@@ -252,7 +258,7 @@ class Generates(Reader):
             tools=tools,
             tool_choice=tool_choice,
         )
-        for _ in run.pieces():
+        for _ in run.pieces(cancelled):
             pass
         return [run.result(row) for row in range(len(requests))]
 
@@ -292,7 +298,9 @@ class Generates(Reader):
             tools=tools,
             tool_choice=tool_choice,
         )
-        return Stream((piece for _, piece in run.pieces()), lambda: run.result(0))
+        pieces = (piece for _, piece in run.pieces())
+        shown = without_calls(pieces) if run.calls_tools else pieces
+        return Stream(shown, lambda: run.result(0))
 
     def _start(
         self,
@@ -368,6 +376,22 @@ class Generates(Reader):
         head = self.config.preamble_ids if not past else ()
         kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
         return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room
+
+    def submit(self, messages_or_prompt: Request, **options: Any) -> Future[Generation]:
+        """Queue a request; requests that wait at the same time are generated as one batch.
+
+        Args:
+            messages_or_prompt: As for `generate`.
+            **options: As for `generate`; requests with equal ones share a batch.
+
+        Returns:
+            A future; cancelling it stops the computation after the next token.
+        """
+        return self._batcher.submit(messages_or_prompt, options)
+
+    @cached_property
+    def _batcher(self) -> Batcher:
+        return Batcher(self)
 
     @property
     def end_ids(self) -> frozenset[int]:

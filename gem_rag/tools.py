@@ -7,7 +7,7 @@ others they are written into ordinary messages before the template sees them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,19 @@ def parse_calls(text: str) -> tuple[ToolCall, ...]:
         if isinstance(call, dict) and isinstance(call.get("arguments"), dict) and call.get("name"):
             calls.append(ToolCall(str(call["name"]), call["arguments"]))
     return tuple(calls)
+
+
+def without_calls(pieces: Iterator[str]) -> Iterator[str]:
+    """An answer's text piece by piece; what may be a call is held back, and a call left out."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if not CALL_START.startswith(held[: len(CALL_START)]):
+            yield held
+            yield from pieces
+            return
+    if held and not parse_calls(held):
+        yield held
 
 
 def with_tools(
