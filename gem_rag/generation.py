@@ -12,12 +12,15 @@ from gem_rag.batching import Batcher
 from gem_rag.constrained import Grammars, Schema
 from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
 from gem_rag.errors import ContextLengthError, GemError
-from gem_rag.reader import Reader
+from gem_rag.ranking import Ranks
 from gem_rag.reading import Reading
-from gem_rag.text import Message
+from gem_rag.text import Message, as_text
 from gem_rag.tools import Tool, ToolCall, parse_calls, without_calls
 
 Request = str | Sequence[Message]
+# Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
+# hand-written questions to three tools (docs/benchmarks.md).
+TOOL_THRESHOLD = 0.3
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -107,7 +110,7 @@ class _Run:
         model: Generates,
         prompts: Sequence[list[int]],
         after: Sequence[Reading] | None,
-        sampling: Sampling,
+        samplings: Sequence[Sampling],
         stop: Sequence[str],
         max_new_tokens: int,
         truncated: Sequence[int],
@@ -126,7 +129,7 @@ class _Run:
         self._texts = [TextAssembler(model.codec, stop) for _ in prompts]
         self._ids: list[list[int]] = [[] for _ in prompts]
         self._reasons: list[FinishReason] = ["cancelled" for _ in prompts]
-        samplers = [Sampler(sampling) for _ in prompts]
+        samplers = [Sampler(sampling) for sampling in samplings]
         self._loop = DecodeLoop(model, prompts, after, samplers, room=max(self._limits))
 
     def pieces(self, cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, str]]:
@@ -174,7 +177,7 @@ class _Run:
         )
 
 
-class Generates(Reader):
+class Generates(Ranks):
     """The generating job of `GemModel`: the base alone, unless the scope is ``always``."""
 
     def generate(
@@ -234,8 +237,9 @@ class Generates(Reader):
                 `Usage.truncated_tokens`; without it such a prompt is an error.
             schema: A JSON schema; the answer is JSON that fits it.
             tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
-            tool_choice: "auto" leaves the choice to the model, "any" makes it call one, a tool's
-                name that one, "none" none. Arguments fit the tool's parameters.
+            tool_choice: "any" makes the model call one, a tool's name that one, "none" none.
+                "auto" leaves it to the model, where its template knows tools; where not, ranking
+                decides (`TOOL_THRESHOLD`). Arguments fit the tool's parameters.
             logits_hook: See `Sampling`.
             cancelled: Asked after each token; True stops the computation.
 
@@ -326,6 +330,7 @@ class Generates(Reader):
             self._own(after)
             self._shareable(after)
         known = [Tool.of(tool) for tool in tools or []] if tool_choice != "none" else []
+        choices = [self._tool_choice(request, known, tool_choice) for request in requests]
         prompts, truncated, room = [], [], max_new_tokens
         for row, request in enumerate(requests):
             past = len(after[row]) if after is not None else 0
@@ -333,11 +338,10 @@ class Generates(Reader):
             prompts.append(ids)
             truncated.append(cut)
             room = min(room, self.max_context - past - len(ids))
-        hook = self._constraint(schema, known, tool_choice, room)
-        if hook is not None:
-            sampling = replace(sampling, logits_hook=hook)
+        hooks = [self._constraint(schema, known, choice, room) for choice in choices]
+        samplings = [replace(sampling, logits_hook=hook or sampling.logits_hook) for hook in hooks]
         stops = [stop] if isinstance(stop, str) else list(stop or [])
-        return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated, bool(known))
+        return _Run(self, prompts, after, samplings, stops, max_new_tokens, truncated, bool(known))
 
     def _constraint(
         self, schema: Schema | None, tools: Sequence[Tool], choice: str, max_new_tokens: int
@@ -346,7 +350,24 @@ class Generates(Reader):
             raise GemError("got both schema and tools; an answer can follow one of them")
         if schema is not None:
             return self._grammars.schema(schema, max_new_tokens)
-        return self._grammars.tools(tools, choice, max_new_tokens) if tools else None
+        if not tools or choice == "none":
+            return None
+        return self._grammars.tools(tools, choice, max_new_tokens)
+
+    def _tool_choice(self, request: Request, tools: Sequence[Tool], choice: str) -> str:
+        """ "auto" for a model that was not trained on tools, made up by ranking.
+
+        A tool is called if its description makes the user's last words likelier, as a passage is
+        relevant if it makes the question likelier: a skill small models have, unlike deciding.
+        """
+        if choice != "auto" or not tools or self.codec.renders_tools:
+            return choice
+        last = {"role": "user", "content": request} if isinstance(request, str) else request[-1]
+        words = as_text(last.get("content")).strip()
+        if last.get("role") != "user" or not words:
+            return "none"
+        best = self.rank(words, [tool.signature for tool in tools])[0]
+        return tools[best.index].name if best.score >= TOOL_THRESHOLD else "none"
 
     @cached_property
     def _grammars(self) -> Grammars:

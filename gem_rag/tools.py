@@ -43,8 +43,15 @@ class Tool:
                 f"a tool is {tool!r}; expected "
                 "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
             )
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        parameters = {"properties": {}, **(function.get("parameters") or {"type": "object"})}
+        parameters.setdefault("additionalProperties", False)  # functions take no unknown arguments
         return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+
+    @property
+    def signature(self) -> str:
+        """Name, description and argument names as one line."""
+        arguments = ", ".join(self.parameters.get("properties", {}))
+        return f"{self.name}: {self.description} Arguments: {arguments}"
 
     def to_dict(self) -> dict[str, Any]:
         """The OpenAI-style dict."""
