@@ -171,7 +171,7 @@ class GemVectorStore(BasePydanticVectorStore):
 
         Args:
             query: Its mode is ``default`` or ``mmr``; ``mmr_threshold`` 1 is relevance alone, 0
-                diversity alone, None 0.5.
+                diversity alone, None 0.5. No or empty ``node_ids`` restrict nothing.
             **kwargs: ``mmr_threshold``, where the query has none (LlamaIndex passes it on from
                 ``vector_store_kwargs``); ``mmr_prefetch_factor``, how many times as many nodes MMR
                 chooses from (4) or ``mmr_prefetch_k``, how many; ``fingerprint`` of the model that
@@ -194,7 +194,9 @@ class GemVectorStore(BasePydanticVectorStore):
         )
 
     def _hits(self, query: VectorStoreQuery, options: dict[str, Any]) -> list[Hit]:
-        where = to_where(query.filters, node_ids=query.node_ids, doc_ids=query.doc_ids)
+        # `VectorStoreIndex` asks with an empty list where it keeps no list of the nodes.
+        node_ids = query.node_ids or None
+        where = to_where(query.filters, node_ids=node_ids, doc_ids=query.doc_ids)
         fingerprint: str | None = options.get("fingerprint")
         k = query.similarity_top_k
         vector = query.query_embedding or []
