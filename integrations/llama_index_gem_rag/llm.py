@@ -31,6 +31,7 @@ from llama_index_gem_rag.messages import (
     to_response,
     tool_choice_of,
 )
+from llama_index_gem_rag.schemas import closed
 from llama_index_gem_rag.structured import StructuredGenerator
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class GemLLM(StructuredGenerator):
             return {"messages": messages, **kwargs}
         return {
             "messages": messages,
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tools": [closed(t.metadata.to_openai_tool(skip_length_check=True)) for t in tools],
             "tool_choice": tool_choice_of(tool_choice, required=tool_required),
             **kwargs,
         }
