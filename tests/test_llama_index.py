@@ -164,7 +164,7 @@ def test_embedding_with_kept_readings_is_the_same(gem, embed):
     np.testing.assert_allclose(
         keeping.get_text_embedding_batch(TEXTS), embed.get_text_embedding_batch(TEXTS), atol=1e-5
     )
-    assert readings.info().memory_readings == len(TEXTS)
+    assert readings.info().in_memory == len(TEXTS)
 
 
 def test_embedding_is_serialised_and_restored(gem, tmp_path):
@@ -493,7 +493,7 @@ def test_calls_and_results_reach_the_model(gem, llm):
 async def test_in_an_agent(gem):
     from llama_index.core.agent.workflow import FunctionAgent
 
-    llm = GemLLM(gem, max_tokens=60, temperature=0.8, seed=1)
+    llm = GemLLM(gem, max_tokens=200, temperature=0.8, seed=1)
     heard = []
 
     def note(text: str) -> str:
@@ -611,7 +611,7 @@ async def test_the_reranker(gem):
     assert reranker.postprocess_nodes([], query_str=QUESTION) == []
     with pytest.raises(ValueError, match="needs the question"):
         reranker.postprocess_nodes(nodes)
-    assert reranker.readings.info().memory_readings == 4
+    assert reranker.readings.info().in_memory == 4
 
 
 # Together
