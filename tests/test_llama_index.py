@@ -1,10 +1,12 @@
 """LlamaIndex on one tiny GEM model: embedding, LLM, retriever, reranker, and all of it together."""
 
 import asyncio
+import runpy
 import subprocess
 import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from pydantic import BaseModel, ConfigDict, Field
@@ -141,6 +144,19 @@ async def test_async_embedding_gives_the_same_without_blocking(embed):
     )
     np.testing.assert_allclose(query, embed.get_query_embedding(QUESTION), atol=1e-6)
     np.testing.assert_allclose(one, embed.get_text_embedding(TEXTS[0]), atol=1e-6)
+
+
+async def test_a_cache_of_vectors_does_not_take_texts_for_queries(gem, embed):
+    calls = CallbackManager([counter := TokenCountingHandler()])
+    cached = GemEmbedding(gem, embeddings_cache=SimpleKVStore(), callback_manager=calls)
+    text = TEXTS[0]
+    as_text = cached.get_text_embedding(text)
+    assert cached.get_text_embedding(text) == as_text
+    query = pytest.approx(embed.get_query_embedding(text), abs=1e-6)
+    assert cached.get_query_embedding(text) == query
+    assert await cached.aget_query_embedding(text) == query
+    assert cached.get_text_embedding(text) == as_text != query
+    assert len(counter.embedding_token_counts) == 5
 
 
 def test_embedding_from_several_threads(embed):
@@ -635,6 +651,8 @@ DOCUMENTS = [Document(id_=f"d{i}", text=text) for i, text in enumerate(TEXTS)]
 
 def test_use_gem_sets_everything_from_one_model(gem, settings):
     assert settings.llm.model is settings.embed_model.model is gem
+    assert use_gem(gem, max_tokens=9, temperature=0.1) is gem
+    assert (settings.llm.max_tokens, settings.llm.temperature) == (9, 0.1)
     assert settings.tokenizer("Rivers run") == gem.codec.backend.encode("Rivers run").ids
 
 
@@ -721,3 +739,28 @@ async def test_in_an_ingestion_pipeline(gem, settings):
     changed = [Document(id_="d0", text="The kettle is grey now."), *DOCUMENTS[2:]]
     assert len(await pipeline.arun(documents=changed)) == 1
     assert {n.text for n in store.get_nodes()} == {d.text for d in changed}
+
+
+def test_the_chatbot_example_runs(gem, settings, tmp_path, capsys):
+    example = Path(__file__).parent.parent / "examples" / "llama_index_chatbot.py"
+    assert len(example.read_text().splitlines()) < 40
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.md").write_text(text)
+    questions = iter([QUESTION, ""])
+    main = runpy.run_path(str(example))["main"]
+    main(tmp_path, model=gem, ask=lambda _: next(questions))
+    said = capsys.readouterr().out
+    assert said.count(".md]") == 1
+
+
+@pytest.mark.model
+def test_the_chatbot_example_finds_the_answer(default_model, settings, tmp_path, capsys):
+    example = Path(__file__).parent.parent / "examples" / "llama_index_chatbot.py"
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.md").write_text(text)
+    questions = iter(["How long is the warranty of the kettle?", ""])
+    main = runpy.run_path(str(example))["main"]
+    main(tmp_path, model=default_model, ask=lambda _: next(questions))
+    said = capsys.readouterr().out
+    assert "seven" in said
+    assert "[0.md]" in said

@@ -64,6 +64,18 @@ class GemEmbedding(BaseEmbedding):
         """The model that embeds."""
         return self._model
 
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Embed a question, as a question: a unit vector."""
+        return BaseEmbedding.get_query_embedding(self._for_queries(), query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """`get_query_embedding` without blocking the event loop."""
+        return await BaseEmbedding.aget_query_embedding(self._for_queries(), query)
+
+    def _for_queries(self) -> GemEmbedding:
+        # LlamaIndex's cache knows a vector by its text alone: a text's would pass for a query's.
+        return self.model_copy(update={"embeddings_cache": None})
+
     def _get_query_embedding(self, query: str) -> list[float]:
         out: list[float] = self._model.embed_query(query).tolist()
         return out
