@@ -1,7 +1,4 @@
-"""A chatbot over your files in LlamaIndex: one model embeds, ranks and answers.
-
-Run it with files or folders: python examples/llama_index_chatbot.py docs README.md
-"""
+"""A chatbot over the files and folders named: one model embeds, ranks and answers."""
 
 import sys
 from collections.abc import Callable

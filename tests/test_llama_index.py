@@ -1,6 +1,7 @@
 """LlamaIndex on one tiny GEM model: embedding, LLM, retriever, reranker, and all of it together."""
 
 import asyncio
+import re
 import runpy
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from pydantic import BaseModel, ConfigDict, Field
 
 from gem_rag.errors import GemError, GemIndexError
+from gem_rag.model import GemModel
 from gem_rag.store import ReadingStore
 from llama_index_gem_rag import (
     GemEmbedding,
@@ -764,3 +766,25 @@ def test_the_chatbot_example_finds_the_answer(default_model, settings, tmp_path,
     said = capsys.readouterr().out
     assert "seven" in said
     assert "[0.md]" in said
+
+
+def test_the_page_names_tests_that_exist():
+    root = Path(__file__).parent
+    page = (root.parent / "docs" / "llama-index.md").read_text()
+    tests = "".join(f.read_text() for f in root.glob("test_*.py"))
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for _, what, ours, *_ in rows:
+        named = re.findall(r"`(test_\w+)`", ours)
+        assert named, f"{what}: no test stands behind this cell"
+        for name in named:
+            assert f"def {name}(" in tests, name
+
+
+def test_the_page_on_the_tiny_model(gem, settings, tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "llama-index.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.setattr(GemModel, "from_pretrained", lambda *_, **__: gem)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("use_gem()", "use_gem(max_tokens=16)"), "page", "exec"), {})
