@@ -1,6 +1,7 @@
 """LlamaIndex on one tiny GEM model: embedding, LLM, retriever, reranker, and all of it together."""
 
 import asyncio
+import pickle
 import re
 import runpy
 import subprocess
@@ -194,6 +195,15 @@ def test_embedding_is_serialised_and_restored(gem, tmp_path):
     assert again.model is embed.model
 
 
+def test_embedding_is_pickled_by_its_models_name(gem, tmp_path):
+    """As an ingestion pipeline does for its worker processes."""
+    embed = GemEmbedding(GemModel.from_pretrained(gem.save_pretrained(tmp_path / "model")))
+    assert embed.model_name == str(tmp_path / "model")
+    again = pickle.loads(pickle.dumps(embed))
+    assert again.model is embed.model
+    assert again.get_query_embedding("a") == pytest.approx(embed.get_query_embedding("a"))
+
+
 # Completing and chatting
 
 
@@ -347,6 +357,26 @@ async def test_leaving_an_async_stream_stops_the_computation(gem, llm):
     after = steps
     await asyncio.sleep(0.1)
     assert steps == after < 200
+
+
+async def test_cancelling_stops_the_computation(llm):
+    steps = 0
+
+    def count(_, logits):
+        nonlocal steps
+        steps += 1
+        return logits
+
+    task = asyncio.create_task(llm.achat(HELLO, max_tokens=400, logits_hook=count))
+    while steps < 3:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.1)
+    after = steps
+    await asyncio.sleep(0.1)
+    assert steps == after < 400
 
 
 def test_system_prompt_and_predict(gem):
@@ -605,6 +635,10 @@ def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folde
     assert other.fingerprint != gem.fingerprint
     with pytest.raises(GemIndexError, match=r"model|fingerprint"):
         GemRetriever(store, other).retrieve(QUESTION)
+    unknown = GemVectorStore()
+    unknown.add([TextNode(text="x", embedding=[1.0] * gem.dim)])
+    with pytest.raises(GemIndexError, match="does not say which model"):
+        GemRetriever(unknown, gem).retrieve(QUESTION)
     foreign = ReadingStore(gem)
     other.reading_fingerprint = "another"
     with pytest.raises(GemError, match="another model"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gem_rag.checkpoint import BUNDLED
 from gem_rag.model import GemModel
 
 Model = str | Path | GemModel | None
@@ -18,7 +19,12 @@ def load(model: Model, **options: Any) -> GemModel:
 
 
 def name_of(model: Model, loaded: GemModel) -> str:
-    """The name or path given, or the base model's name where an object or nothing was."""
+    """The name or path given, or that of a loaded model, by which it can be loaded again.
+
+    A model that was made here and never saved goes by its base's name.
+    """
     if isinstance(model, str | Path):
         return str(model)
-    return loaded.config.base.name
+    if loaded.path is None:
+        return loaded.config.base.name
+    return loaded.path.name if loaded.path.parent == BUNDLED else str(loaded.path)
