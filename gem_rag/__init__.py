@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from gem_rag.model import GemModel
     from gem_rag.rag import Answer, Citation, GemRAG
     from gem_rag.reading import Reading
-    from langchain_gem_rag import GemEmbeddings
+    from langchain_gem_rag import (
+        ChatGem,
+        GemEmbeddings,
+        GemLLM,
+        GemReranker,
+        GemRetriever,
+        GemVectorStore,
+    )
 
 try:
     __version__ = version("gem-rag")
@@ -25,25 +32,35 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 _HOMES = {
     "Answer": "gem_rag.rag",
+    "ChatGem": "langchain_gem_rag",
     "Citation": "gem_rag.rag",
     "Document": "gem_rag.documents",
     "GemEmbeddings": "langchain_gem_rag",
     "GemError": "gem_rag.errors",
     "GemIndex": "gem_rag.index",
+    "GemLLM": "langchain_gem_rag",
     "GemModel": "gem_rag.model",
     "GemRAG": "gem_rag.rag",
+    "GemReranker": "langchain_gem_rag",
+    "GemRetriever": "langchain_gem_rag",
+    "GemVectorStore": "langchain_gem_rag",
     "Reading": "gem_rag.reading",
 }
 
 __all__ = [
     "Answer",
+    "ChatGem",
     "Citation",
     "Document",
     "GemEmbeddings",
     "GemError",
     "GemIndex",
+    "GemLLM",
     "GemModel",
     "GemRAG",
+    "GemReranker",
+    "GemRetriever",
+    "GemVectorStore",
     "Reading",
 ]
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy as np
 
     from gem_rag.generation import Generation, Stream
@@ -25,10 +27,18 @@ class AsyncStream:
 
     async def _pieces(self) -> AsyncIterator[str]:
         try:
-            while (piece := await asyncio.to_thread(next, self._stream, None)) is not None:
+            while (piece := await self._next()) is not None:
                 yield piece
         finally:
             self._stream.close()
+
+    async def _next(self) -> str | None:
+        step = asyncio.ensure_future(asyncio.to_thread(next, self._stream, None))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.wait([step])  # a token under way ends first: only then can it be closed
+            raise
 
     @property
     def generation(self) -> Generation:
@@ -71,11 +81,12 @@ class AsyncTwins:
         return out
 
     async def agenerate(self, messages_or_prompt: Any, **options: Any) -> Generation:
-        """`generate` without blocking the event loop; cancelling stops after the next token."""
-        stream = self.astream(messages_or_prompt, **options)
-        async for _ in stream:
-            pass
-        return stream.generation
+        """`generate` without blocking the event loop; cancelling stops after the next token.
+
+        Requests that wait at the same time are generated as one batch (see `submit`).
+        """
+        future: Future[Generation] = getattr(self, "submit")(messages_or_prompt, **options)  # noqa: B009
+        return await asyncio.wrap_future(future)
 
     async def agenerate_batch(self, requests: Sequence[Any], **options: Any) -> list[Generation]:
         """`generate_batch` without blocking the event loop."""

@@ -52,8 +52,7 @@ class Grammars:
         Raises:
             GemError: The schema is malformed or uses keywords that cannot be enforced.
         """
-        options = json.dumps({"x-guidance": _JSON})
-        grammar = json.dumps({**schema, **json.loads(options)})
+        grammar = json.dumps({**schema, "x-guidance": _JSON})
         return self._hook(f"start: %json {grammar}", max_new_tokens)
 
     def tools(self, tools: Sequence[Tool], choice: str, max_new_tokens: int) -> LogitsHook:
@@ -80,6 +79,8 @@ class Grammars:
                 "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
+                # references in the parameters start at the root
+                **{k: tool.parameters[k] for k in ("$defs", "definitions") if k in tool.parameters},
                 "x-guidance": _JSON,
             }
             rules.append(f"call{i}: %json {json.dumps(call)}")

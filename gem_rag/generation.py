@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from gem_rag.batching import Batcher
 from gem_rag.constrained import Grammars, Schema
 from gem_rag.decoding import DecodeLoop, LogitsHook, Sampler, Sampling, TextAssembler
 from gem_rag.errors import ContextLengthError, GemError
-from gem_rag.reader import Reader
+from gem_rag.ranking import Ranks
 from gem_rag.reading import Reading
-from gem_rag.text import Message
-from gem_rag.tools import Tool, ToolCall, parse_calls
+from gem_rag.text import Message, as_text
+from gem_rag.tools import Tool, ToolCall, parse_calls, without_calls
 
 Request = str | Sequence[Message]
+# Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
+# hand-written questions to three tools (docs/benchmarks.md).
+TOOL_THRESHOLD = 0.3
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -49,7 +54,7 @@ class Generation:
         text: The answer, stop strings and control tokens left out.
         finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
         usage: Token counts.
-        tool_calls: Calls of the tools that were given; their text is in `text` as well.
+        tool_calls: Calls of the tools that were given; where there are any, `text` is empty.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included.
     """
@@ -105,14 +110,14 @@ class _Run:
         model: Generates,
         prompts: Sequence[list[int]],
         after: Sequence[Reading] | None,
-        sampling: Sampling,
+        samplings: Sequence[Sampling],
         stop: Sequence[str],
         max_new_tokens: int,
         truncated: Sequence[int],
         calls_tools: bool,
     ) -> None:
         self._ends = model.end_ids
-        self._calls_tools = calls_tools
+        self.calls_tools = calls_tools
         self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
@@ -124,12 +129,12 @@ class _Run:
         self._texts = [TextAssembler(model.codec, stop) for _ in prompts]
         self._ids: list[list[int]] = [[] for _ in prompts]
         self._reasons: list[FinishReason] = ["cancelled" for _ in prompts]
-        samplers = [Sampler(sampling) for _ in prompts]
+        samplers = [Sampler(sampling) for sampling in samplings]
         self._loop = DecodeLoop(model, prompts, after, samplers, room=max(self._limits))
 
-    def pieces(self) -> Iterator[tuple[int, str]]:
+    def pieces(self, cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, str]]:
         """Run to the end, handing out ``(request, text piece)`` as they come."""
-        while self._loop.rows:
+        while self._loop.rows and not (cancelled is not None and cancelled()):
             for row, token in self._loop.step().items():
                 piece = self._take(row, token)
                 if self._reasons[row] != "cancelled":
@@ -160,17 +165,19 @@ class _Run:
             completion_tokens=len(self._ids[row]),
             truncated_tokens=self._truncated[row],
         )
+        text = self._texts[row].text
+        calls = parse_calls(text) if self.calls_tools else ()
         return Generation(
-            text=self._texts[row].text,
+            text="" if calls else text,
             finish_reason=self._reasons[row],
             usage=usage,
-            tool_calls=parse_calls(self._texts[row].text) if self._calls_tools else (),
+            tool_calls=calls,
             ids=tuple(self._ids[row]),
             prompt_ids=(*past, *self._prompts[row]),
         )
 
 
-class Generates(Reader):
+class Generates(Ranks):
     """The generating job of `GemModel`: the base alone, unless the scope is ``always``."""
 
     def generate(
@@ -212,6 +219,7 @@ class Generates(Reader):
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str = "auto",
         logits_hook: LogitsHook | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
         """Generate several answers together; each is what it would be alone.
 
@@ -229,9 +237,11 @@ class Generates(Reader):
                 `Usage.truncated_tokens`; without it such a prompt is an error.
             schema: A JSON schema; the answer is JSON that fits it.
             tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
-            tool_choice: "auto" leaves the choice to the model, "any" makes it call one, a tool's
-                name that one, "none" none. Arguments fit the tool's parameters.
+            tool_choice: "any" makes the model call one, a tool's name that one, "none" none.
+                "auto" leaves it to the model, where its template knows tools; where not, ranking
+                decides (`TOOL_THRESHOLD`). Arguments fit the tool's parameters.
             logits_hook: See `Sampling`.
+            cancelled: Asked after each token; True stops the computation.
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
@@ -252,7 +262,7 @@ class Generates(Reader):
             tools=tools,
             tool_choice=tool_choice,
         )
-        for _ in run.pieces():
+        for _ in run.pieces(cancelled):
             pass
         return [run.result(row) for row in range(len(requests))]
 
@@ -292,7 +302,9 @@ class Generates(Reader):
             tools=tools,
             tool_choice=tool_choice,
         )
-        return Stream((piece for _, piece in run.pieces()), lambda: run.result(0))
+        pieces = (piece for _, piece in run.pieces())
+        shown = without_calls(pieces) if run.calls_tools else pieces
+        return Stream(shown, lambda: run.result(0))
 
     def _start(
         self,
@@ -318,6 +330,7 @@ class Generates(Reader):
             self._own(after)
             self._shareable(after)
         known = [Tool.of(tool) for tool in tools or []] if tool_choice != "none" else []
+        choices = [self._tool_choice(request, known, tool_choice) for request in requests]
         prompts, truncated, room = [], [], max_new_tokens
         for row, request in enumerate(requests):
             past = len(after[row]) if after is not None else 0
@@ -325,11 +338,10 @@ class Generates(Reader):
             prompts.append(ids)
             truncated.append(cut)
             room = min(room, self.max_context - past - len(ids))
-        hook = self._constraint(schema, known, tool_choice, room)
-        if hook is not None:
-            sampling = replace(sampling, logits_hook=hook)
+        hooks = [self._constraint(schema, known, choice, room) for choice in choices]
+        samplings = [replace(sampling, logits_hook=hook or sampling.logits_hook) for hook in hooks]
         stops = [stop] if isinstance(stop, str) else list(stop or [])
-        return _Run(self, prompts, after, sampling, stops, max_new_tokens, truncated, bool(known))
+        return _Run(self, prompts, after, samplings, stops, max_new_tokens, truncated, bool(known))
 
     def _constraint(
         self, schema: Schema | None, tools: Sequence[Tool], choice: str, max_new_tokens: int
@@ -338,7 +350,24 @@ class Generates(Reader):
             raise GemError("got both schema and tools; an answer can follow one of them")
         if schema is not None:
             return self._grammars.schema(schema, max_new_tokens)
-        return self._grammars.tools(tools, choice, max_new_tokens) if tools else None
+        if not tools or choice == "none":
+            return None
+        return self._grammars.tools(tools, choice, max_new_tokens)
+
+    def _tool_choice(self, request: Request, tools: Sequence[Tool], choice: str) -> str:
+        """ "auto" for a model that was not trained on tools, made up by ranking.
+
+        A tool is called if its description makes the user's last words likelier, as a passage is
+        relevant if it makes the question likelier: a skill small models have, unlike deciding.
+        """
+        if choice != "auto" or not tools or self.codec.renders_tools:
+            return choice
+        last = {"role": "user", "content": request} if isinstance(request, str) else request[-1]
+        words = as_text(last.get("content")).strip()
+        if last.get("role") != "user" or not words:
+            return "none"
+        best = self.rank(words, [tool.signature for tool in tools])[0]
+        return tools[best.index].name if best.score >= TOOL_THRESHOLD else "none"
 
     @cached_property
     def _grammars(self) -> Grammars:
@@ -368,6 +397,22 @@ class Generates(Reader):
         head = self.config.preamble_ids if not past else ()
         kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
         return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room
+
+    def submit(self, messages_or_prompt: Request, **options: Any) -> Future[Generation]:
+        """Queue a request; requests that wait at the same time are generated as one batch.
+
+        Args:
+            messages_or_prompt: As for `generate`.
+            **options: As for `generate`; requests with equal ones share a batch.
+
+        Returns:
+            A future; cancelling it stops the computation after the next token.
+        """
+        return self._batcher.submit(messages_or_prompt, options)
+
+    @cached_property
+    def _batcher(self) -> Batcher:
+        return Batcher(self)
 
     @property
     def end_ids(self) -> frozenset[int]:

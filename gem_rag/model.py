@@ -7,13 +7,13 @@ from pathlib import Path
 from gem_rag.asynchronous import AsyncTwins
 from gem_rag.embedding import Embeds
 from gem_rag.generation import Generates
-from gem_rag.ranking import Ranked, Ranks
+from gem_rag.ranking import Ranked
 from gem_rag.reading import Reading
 
 __all__ = ["GemModel", "Ranked", "Reading"]
 
 
-class GemModel(Embeds, Ranks, Generates, AsyncTwins):
+class GemModel(Embeds, Generates, AsyncTwins):
     """A decoder with special tokens: read a text once, then embed it, rank it, answer from it.
 
     Use `from_pretrained`. Safe to use from several threads at once.

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gem_rag.documents import Chunk, Document, content_hash, find_files, load_file, split
 from gem_rag.errors import GemError
 from gem_rag.generation import Generation, Stream, Usage
 from gem_rag.index import GemIndex
 from gem_rag.progress import progress
 from gem_rag.reading import Reading, join
-from gem_rag.store import READ_AT_ONCE, ReadingStore
+from gem_rag.store import ReadingStore
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
@@ -275,7 +273,7 @@ class GemRAG:
     def _commit(self, pending: Sequence[tuple[str, str, list[Chunk]]], report: _Report) -> None:
         """Embed and write whole sources in one transaction."""
         chunks = [chunk for _, _, group in pending for chunk in group]
-        vectors = self._embed([chunk.text for chunk in chunks])
+        vectors = self.store.embed([chunk.text for chunk in chunks])
         with self.index.transaction():
             for name, digest, _ in pending:
                 self.index.delete(where={"source": name})
@@ -285,19 +283,6 @@ class GemRAG:
                     [chunk.text for chunk in chunks], vectors, [_metadata(c) for c in chunks]
                 )
         report.chunks += len(chunks)
-
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Document vectors ``[n, d]``; the readings made for them are kept while there is room."""
-        out = np.empty((len(texts), self.model.dim), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        for start in range(0, len(order), READ_AT_ONCE):
-            rows = order[start : start + READ_AT_ONCE]
-            batch = [texts[i] for i in rows]
-            if self.store.has_room:
-                out[rows] = self.model.embed_readings(self.store.read(batch, evict=False))
-            else:
-                out[rows] = self.model.embed_documents(batch, show_progress=False)
-        return out
 
     def _remove_missing(self, paths: Sequence[Path], found: set[str], report: _Report) -> None:
         roots = [p.resolve() for p in paths]

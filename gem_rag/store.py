@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from gem_rag.reading import KeyValues, Reading
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
+    from gem_rag.ranking import Ranked
     from gem_rag.text import Tokenized
 
 SUFFIX = ".safetensors"
@@ -87,6 +89,26 @@ class ReadingStore:
                 found[i] = reading
                 self._put(keys[i], reading, evict)
         return [reading for reading in found.values() if reading is not None]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Document vectors, float32 ``[n, d]``; the readings made for them are kept while there is
+        room, so that ranking need not read again.
+        """
+        out = np.empty((len(texts), self.model.dim), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        for start in range(0, len(order), READ_AT_ONCE):
+            rows = order[start : start + READ_AT_ONCE]
+            batch = [texts[i] for i in rows]
+            if self.has_room:
+                out[rows] = self.model.embed_readings(self.read(batch, evict=False))
+            else:
+                out[rows] = self.model.embed_documents(batch, show_progress=False)
+        return out
+
+    def rank(self, query: str, texts: Sequence[str]) -> list[Ranked]:
+        """`GemModel.rank` from kept readings where the model's scope allows their reuse."""
+        shared = self.model.config.adapter_scope != "embedding"
+        return self.model.rank(query, self.read(texts) if shared else texts)
 
     @property
     def has_room(self) -> bool:

@@ -155,15 +155,15 @@ class TextCodec:
                 f"after=reading needs messages that begin with the user's, found {found!r}: the "
                 "text was read after the model's own preamble"
             )
-        first = {**request[0], "content": _MARK + _as_text(request[0].get("content"))}
+        first = {**request[0], "content": _MARK + as_text(request[0].get("content"))}
         return self._render([first, *request[1:]]).split(_MARK, 1)[1]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        texts = [{**m, "content": _as_text(m.get("content"))} for m in messages]
+        texts = [{**m, "content": as_text(m.get("content"))} for m in messages]
         if not self.has_template:
             lines = [f"{m['role']}: {m['content']}" for m in with_tools(texts, tools)]
             return "\n".join([*lines, "assistant:"])
-        if self._renders_tools:
+        if self.renders_tools:
             return self._apply(texts, [tool.to_dict() for tool in tools] or None)
         plain = with_tools(texts, tools)
         try:
@@ -175,7 +175,7 @@ class TextCodec:
             return self._apply([{**plain[1], "content": words}, *plain[2:]])
 
     @property
-    def _renders_tools(self) -> bool:
+    def renders_tools(self) -> bool:
         """Whether the template itself writes tools and calls in the format of `gem_rag.tools`."""
         template = self.tokenizer.chat_template
         return isinstance(template, str) and CALL_START in template and "tools" in template
@@ -188,7 +188,7 @@ class TextCodec:
         return rendered
 
 
-def _as_text(content: Any) -> str:
+def as_text(content: Any) -> str:
     """Message content as text: templates of small models take neither lists nor None."""
     if content is None:
         return ""

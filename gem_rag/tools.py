@@ -7,7 +7,7 @@ others they are written into ordinary messages before the template sees them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,15 @@ class Tool:
                 f"a tool is {tool!r}; expected "
                 "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
             )
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        parameters = {"properties": {}, **(function.get("parameters") or {"type": "object"})}
+        parameters.setdefault("additionalProperties", False)  # functions take no unknown arguments
         return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+
+    @property
+    def signature(self) -> str:
+        """Name, description and argument names as one line."""
+        arguments = ", ".join(self.parameters.get("properties", {}))
+        return f"{self.name}: {self.description} Arguments: {arguments}"
 
     def to_dict(self) -> dict[str, Any]:
         """The OpenAI-style dict."""
@@ -76,6 +83,19 @@ def parse_calls(text: str) -> tuple[ToolCall, ...]:
         if isinstance(call, dict) and isinstance(call.get("arguments"), dict) and call.get("name"):
             calls.append(ToolCall(str(call["name"]), call["arguments"]))
     return tuple(calls)
+
+
+def without_calls(pieces: Iterator[str]) -> Iterator[str]:
+    """An answer's text piece by piece; what may be a call is held back, and a call left out."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if not CALL_START.startswith(held[: len(CALL_START)]):
+            yield held
+            yield from pieces
+            return
+    if held and not parse_calls(held):
+        yield held
 
 
 def with_tools(

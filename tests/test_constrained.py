@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gem_rag.errors import GemError
+from gem_rag.ranking import Ranked
 
 PERSON = {
     "type": "object",
@@ -98,10 +99,43 @@ def test_a_forced_call_has_a_known_name_and_fitting_arguments(gem, choice):
             assert len(call.arguments) == 2
 
 
-def test_the_model_may_answer_in_text_when_the_choice_is_its_own(gem):
-    free = gem.generate("Hello", tools=[ADD], max_new_tokens=20)
-    assert free.tool_calls == ()
-    assert free.text
+@pytest.mark.parametrize(("score", "calls"), [(0.29, 0), (0.31, 1)])
+def test_ranking_decides_for_a_model_that_knows_no_tools(gem, monkeypatch, score, calls):
+    monkeypatch.setattr(type(gem), "rank", lambda *_: [Ranked(1, score, 0.0)])
+    result = gem.generate("Hello", tools=[ADD, OTHER], max_new_tokens=200)
+    assert len(result.tool_calls) == calls
+    assert bool(result.text) == (not calls)
+    if calls:
+        assert result.tool_calls[0].name == "other"
+
+
+def test_a_tools_result_is_answered_in_text(gem, monkeypatch):
+    monkeypatch.setattr(type(gem), "rank", lambda *_: [Ranked(0, 9.0, 0.0)])
+    messages = [{"role": "user", "content": "Add"}, {"role": "tool", "content": "5"}]
+    assert gem.generate(messages, tools=[ADD], max_new_tokens=20).tool_calls == ()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("question", "tool"),
+    [
+        ("What is the weather in San Francisco, CA?", "get_weather"),
+        ("Is it raining in Paris?", "get_weather"),
+        ("Add 3 and 4", "add"),
+        ("Hello, who are you?", None),
+        ("Tell me a joke about cats.", None),
+        ("Who wrote Faust?", None),
+    ],
+)
+def test_the_default_model_calls_the_tool_that_is_asked_for(default_model, question, tool):
+    place = {"type": "object", "properties": {"location": {"type": "string"}}}
+    weather = {
+        "name": "get_weather",
+        "description": "Get weather at a location.",
+        "parameters": {**place, "required": ["location"]},
+    }
+    result = default_model.generate(question, tools=[weather, ADD], max_new_tokens=60)
+    assert [c.name for c in result.tool_calls] == ([] if tool is None else [tool])
 
 
 def test_a_call_once_begun_is_held_to_the_grammar(gem):

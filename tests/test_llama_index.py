@@ -359,7 +359,8 @@ async def test_leaving_an_async_stream_stops_the_computation(gem, llm):
     assert steps == after < 200
 
 
-async def test_cancelling_stops_the_computation(llm):
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_cancelling_stops_the_computation(llm, streamed):
     steps = 0
 
     def count(_, logits):
@@ -367,16 +368,34 @@ async def test_cancelling_stops_the_computation(llm):
         steps += 1
         return logits
 
-    task = asyncio.create_task(llm.achat(HELLO, max_tokens=400, logits_hook=count))
+    async def ask():
+        if streamed:
+            return [r async for r in await llm.astream_chat(HELLO, **options)]
+        return await llm.achat(HELLO, **options)
+
+    options = {"max_tokens": 400, "logits_hook": count}
+    task = asyncio.create_task(ask())
     while steps < 3:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     after = steps
     await asyncio.sleep(0.1)
     assert steps == after < 400
+
+
+async def test_async_calls_at_one_time_are_generated_together_and_the_same(gem, llm, monkeypatch):
+    batches = []
+    original = gem.generate_batch
+    monkeypatch.setattr(
+        gem, "generate_batch", lambda r, **o: batches.append(len(r)) or original(r, **o)
+    )
+    questions = ["Who?", "Who wrote the letter?", "Is it a river?"]
+    answers = await asyncio.gather(*[llm.acomplete(question) for question in questions])
+    assert batches == [3]
+    assert [a.text for a in answers] == [llm.complete(question).text for question in questions]
 
 
 def test_system_prompt_and_predict(gem):

@@ -15,8 +15,9 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, train
 from gem_rag_train import trainer as module
-from gem_rag_train.data import Pair, TrainingMix, crop, drop_words, sentences
-from gem_rag_train.losses import LOG_SCALE_START, info_nce
+from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
+from gem_rag_train.kept import KeptReadings
+from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
 from gem_rag_train.trainer import Trainer, rate, same_source
 
 
@@ -138,10 +139,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
 
 def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
-    texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
+    texts = [(f"Rivers run {i} " * (i + 1), "document", 0) for i in range(5)]
     with torch.no_grad():
         vectors, _ = trainer._embed(texts)
-    expected = trainer.model.embed_documents([t for t, _ in texts])
+    expected = trainer.model.embed_documents([t for t, _, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 
 
@@ -156,6 +157,86 @@ def test_info_nce_is_the_mean_of_two_cross_entropies():
 
     expected = (nll(scores) + nll(scores.T)) / 2
     assert info_nce(a, b, scale).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
+    texts = ["Rivers run to the sea.", "Who?", "The kettle has a warranty of seven years. " * 3]
+    ids = [t.ids for t in gem.codec.encode_texts(texts, 20)]
+    kept = KeptReadings(gem, ids, tmp_path, most_bytes=10**9)
+    for task in ("query", "document"):
+        fresh = gem.forward_texts([ids[2], ids[0]], task)
+        torch.testing.assert_close(kept.forward([2, 0], task), fresh, atol=2e-3, rtol=0)
+    made = (tmp_path / "readings.f16").stat().st_mtime_ns
+    KeptReadings(gem, ids, tmp_path, most_bytes=10**9)
+    assert (tmp_path / "readings.f16").stat().st_mtime_ns == made
+    KeptReadings(gem, ids[:2], tmp_path, most_bytes=10**9)
+    assert (tmp_path / "readings.f16").stat().st_mtime_ns != made
+    with pytest.raises(GemError, match="lower examples"):
+        KeptReadings(gem, ids, tmp_path, most_bytes=10)
+
+
+def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
+    pooled = with_output(config, tmp_path / "whole", examples=16, steps=5)
+    whole = GemModel.from_pretrained(train(pooled))
+    cut = with_output(pooled, tmp_path / "cut")
+    step = Trainer.train_step
+
+    def stops(self):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut)
+    monkeypatch.setattr(Trainer, "train_step", step)
+    again = GemModel.from_pretrained(train(cut, resume=True))
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_pool_is_gone_through_in_epochs():
+    pool = Pool(TinyMix({}, seed=0, batch_size=4), 12, seed=0, batch_size=4)
+    seen = [p.at for step in range(3) for p in pool.batch(step)]
+    assert sorted(seen) == list(range(12))
+    assert [p.at for step in range(3, 6) for p in pool.batch(step)] != seen
+    assert pool.batch(5) == pool.batch(5)
+
+
+def test_a_student_equal_to_its_teacher_loses_nothing():
+    vectors = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    assert float(distillation(vectors, vectors, 0.05)) == pytest.approx(0, abs=1e-6)
+    other = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    assert float(distillation(vectors, other, 0.05)) > 0.1
+
+
+def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
+    class Fixed:
+        def __init__(self, name):
+            pass
+
+        def embed(self, texts):
+            rows = [torch.tensor([len(t), t.count("e"), 1.0]) for t in texts]
+            return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+    monkeypatch.setattr(module, "Teacher", Fixed)
+    taught = with_output(config, tmp_path / "t", teacher="x", distillation=2.0, steps=2)
+    train(taught)
+    line = json.loads(Path(f"{taught.output}.run/log.jsonl").open().readline())
+    expected = line["contrastive"] + 2 * line["distillation"]
+    assert line["loss"] == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(GemError, match="teacher"):
+        with_output(config, tmp_path / "u", distillation=1.0)
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path):
+    first = train(with_output(config, tmp_path / "a"))
+    second = Trainer(with_output(config, tmp_path / "b", start_from=str(first)), resume=False)
+    earlier = GemModel.from_pretrained(first)
+    assert second.model.fingerprint == earlier.fingerprint
+    trained = GemModel.from_pretrained(second.run(show_progress=False))
+    assert trained.fingerprint != earlier.fingerprint
+    assert earlier.fingerprint == GemModel.from_pretrained(first).fingerprint
 
 
 def test_rows_of_one_source_are_no_negatives():

@@ -358,6 +358,10 @@ class Database:
             )
         return np.frombuffer(b"".join(cast("Sequence[bytes]", blobs)), dtype="<f4").reshape(-1, dim)
 
+    def copy_to(self, path: Path) -> None:
+        """Write one moment's state to a new file."""
+        self.run("VACUUM INTO ?", (str(path),))
+
     def close(self) -> None:
         """Close the connection; what is not committed is lost."""
         with self.lock:

@@ -4,6 +4,7 @@ SQLite is the only truth. What FAISS holds is a copy in memory, brought up to da
 search, so that every committed change is seen, by whichever process it was made.
 """
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -368,6 +369,24 @@ class GemIndex:
                 bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
                 generation=self._database.version().generation,
             )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a copy of one moment's state to a new folder, which `GemIndex` then opens.
+
+        Raises:
+            GemIndexError: The folder holds an index already.
+        """
+        folder = Path(path).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / DATABASE_FILE).exists():
+            raise GemIndexError(f"{folder} holds an index already; choose another folder")
+        part = folder / f"{DATABASE_FILE}.{uuid.uuid4().hex}.part"
+        try:
+            self._database.copy_to(part)
+            part.replace(folder / DATABASE_FILE)
+        finally:
+            part.unlink(missing_ok=True)
+        return folder
 
     def checkpoint(self) -> None:
         """Write `vectors.faiss`, from which a large index opens faster; flat ones need none."""

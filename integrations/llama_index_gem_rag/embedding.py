@@ -91,8 +91,8 @@ class GemEmbedding(BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        if self._readings is not None and self._readings.has_room:
-            vectors = self._model.embed_readings(self._readings.read(texts, evict=False))
+        if self._readings is not None:
+            vectors = self._readings.embed(texts)
         else:
             vectors = self._model.embed_documents(texts, show_progress=False)
         out: list[list[float]] = vectors.tolist()

@@ -49,6 +49,7 @@ class GemLLM(StructuredGenerator):
     (``stop``, ``truncate``, ``schema``, ``logits_hook``, ...; ``max_new_tokens`` is the same as
     ``max_tokens``); what it is not given is as set here. Responses hold model name, finish reason
     and token counts in ``raw``; when streaming, all do, and the last one's are the whole's.
+    Async calls that wait at the same time are generated together.
 
     Args:
         model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default.
@@ -120,7 +121,7 @@ class GemLLM(StructuredGenerator):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop; cancelling stops after the next token."""
-        generation = await self._agenerate(to_messages(messages), kwargs)
+        generation = await self._model.agenerate(to_messages(messages), **self._options(kwargs))
         return to_response(generation, self.model_name)
 
     @llm_chat_callback()
@@ -168,7 +169,8 @@ class GemLLM(StructuredGenerator):
     ) -> CompletionResponse:
         """`complete` without blocking the event loop; cancelling stops after the next token."""
         text, raw = self._prompt(prompt, formatted)
-        return self._completion(await self._agenerate(text, {"raw": raw, **kwargs}))
+        options = self._options({"raw": raw, **kwargs})
+        return self._completion(await self._model.agenerate(text, **options))
 
     @llm_completion_callback()
     async def astream_complete(
@@ -277,9 +279,3 @@ class GemLLM(StructuredGenerator):
         # Tokenising a long prompt and compiling a grammar take time as well.
         options = self._options(kwargs)
         return AsyncStream(await asyncio.to_thread(self._model.stream, request, **options))
-
-    async def _agenerate(self, request: Request, kwargs: dict[str, Any]) -> Generation:
-        stream = await self._astream(request, kwargs)
-        async for _ in stream:
-            pass
-        return stream.generation

@@ -33,9 +33,5 @@ def rank(
     """
     if not nodes:
         return []
-    model = readings.model
-    texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
-    # With this scope readings are the embedder's own and cannot be ranked from.
-    shared = model.config.adapter_scope != "embedding"
-    ranked = model.rank(question, readings.read(texts) if shared else texts)
-    return [NodeWithScore(node=nodes[r.index].node, score=r.score) for r in ranked]
+    places = readings.rank(question, [n.node.get_content(MetadataMode.EMBED) for n in nodes])
+    return [NodeWithScore(node=nodes[p.index].node, score=p.score) for p in places]

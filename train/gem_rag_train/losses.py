@@ -33,3 +33,23 @@ def info_nce(
     target = torch.arange(len(first), device=scores.device)
     ce = nn.functional.cross_entropy
     return (ce(scores, target) + ce(scores.T, target)) / 2
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How far the student's similarities within the batch are from the teacher's.
+
+    Each text's similarities to all others, as a distribution; KL divergence, averaged over texts.
+
+    Args:
+        student: ``[N, d]`` unit vectors, with gradients.
+        teacher: ``[N, d']`` unit vectors of the same texts.
+        temperature: Similarities are divided by it, on both sides.
+
+    Returns:
+        Scalar loss.
+    """
+    itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    mine, theirs = (
+        (v @ v.T / temperature).masked_fill(itself, -1e4).log_softmax(1) for v in (student, teacher)
+    )
+    return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")

@@ -23,8 +23,10 @@ from gem_rag.model import GemModel
 from gem_rag.reader import by_budget
 from gem_rag_train.card import model_card
 from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair, TrainingMix
-from gem_rag_train.losses import LOG_SCALE_START, info_nce
+from gem_rag_train.data import Pair, Pool, TrainingMix
+from gem_rag_train.kept import KeptReadings
+from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
+from gem_rag_train.teacher import Teacher
 
 STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
 
@@ -61,7 +63,9 @@ class Trainer:
                 "choose another output"
             )
         self.model = new_model(config)
-        self.mix = TrainingMix(config.shares, seed=config.seed, batch_size=config.batch_size)
+        self.data = self._data()
+        self.kept: KeptReadings | None = None
+        self.teacher = Teacher(config.teacher) if config.distillation else None
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
         self.optimizer = torch.optim.AdamW(
             [
@@ -82,9 +86,22 @@ class Trainer:
         if resume:
             self._load()
 
+    def _data(self) -> TrainingMix | Pool:
+        c = self.config
+        mix = TrainingMix(c.shares, seed=c.seed, batch_size=c.batch_size)
+        return Pool(mix, c.examples, seed=c.seed, batch_size=c.batch_size) if c.examples else mix
+
     def run(self, show_progress: bool | None = None) -> Path:
         """Train to the last step, saving the state on the way, and write the checkpoint."""
         show = sys.stderr.isatty() if show_progress is None else show_progress
+        if isinstance(self.data, Pool):
+            self.kept = KeptReadings(
+                self.model,
+                self._tokenize([t for p in self.data.pairs for t in (p.first, p.second)]),
+                self.output.with_name(self.output.name + ".readings"),
+                most_bytes=int(self.config.kept_gigabytes * 1e9),
+                show_progress=show,
+            )
         with live(self.config.steps, self.step, show) as report:
             while self.step < self.config.steps:
                 facts = self.train_step()
@@ -99,11 +116,13 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns what to report."""
         started = time.perf_counter()
-        pairs = self.mix.batch(self.step)
+        pairs = self.data.batch(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        first, n_first = self._embed([(p.first, task_of(p)) for p in pairs])
-        second, n_second = self._embed([(p.second, "document") for p in pairs])
-        loss = info_nce(first, second, self.log_scale, same=same_source(pairs))
+        first, n_first = self._embed([(p.first, task_of(p), 2 * p.at) for p in pairs])
+        second, n_second = self._embed([(p.second, "document", 2 * p.at + 1) for p in pairs])
+        contrastive = info_nce(first, second, self.log_scale, same=same_source(pairs))
+        distilled = self._distillation(pairs, torch.cat([first, second]))
+        loss = contrastive + self.config.distillation * distilled
         if not torch.isfinite(loss):
             raise GemError(
                 f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or look "
@@ -122,6 +141,8 @@ class Trainer:
         return {
             "step": self.step,
             "loss": loss.item(),
+            "contrastive": contrastive.item(),
+            "distillation": distilled.item(),
             "accuracy": right.float().mean().item(),
             "temperature": math.exp(-self.log_scale.item()),
             "grad_norm": float(norm),
@@ -129,22 +150,37 @@ class Trainer:
             "tokens_per_second": (n_first + n_second) / seconds,
         }
 
-    def _embed(self, texts: Sequence[tuple[str, Task]]) -> tuple[Tensor, int]:
-        """``[B, d]`` with gradients, in batches of one task and similar length; token count."""
-        ids = [
-            t.ids
-            for t in self.model.codec.encode_texts([t for t, _ in texts], self.config.max_length)
-        ]
+    def _distillation(self, pairs: Sequence[Pair], vectors: Tensor) -> Tensor:
+        """The distillation loss over all of the batch's texts; zero without a teacher."""
+        if self.teacher is None:
+            return torch.zeros(())
+        texts = [p.first for p in pairs] + [p.second for p in pairs]
+        teacher = self.teacher.embed(texts).to(vectors.device)
+        return distillation(vectors, teacher, self.config.distillation_temperature)
+
+    def _embed(self, texts: Sequence[tuple[str, Task, int]]) -> tuple[Tensor, int]:
+        """``[B, d]`` with gradients, in batches of one task and similar length; token count.
+
+        Args:
+            texts: Each text, how to embed it, and its place among the kept readings.
+        """
+        ids = self._tokenize([t for t, _, _ in texts])
         lengths = [max(1, len(i)) for i in ids]
         order: list[int] = []
         rows: list[Tensor] = []
         for task in ("query", "document"):
-            mine = [i for i, (_, t) in enumerate(texts) if t == task]
+            mine = [i for i, (_, t, _) in enumerate(texts) if t == task]
             for batch in by_budget(sorted(mine, key=lambda i: -lengths[i]), lengths):
-                rows.append(self.model.forward_texts([ids[i] for i in batch], task))
+                if self.kept is not None:
+                    rows.append(self.kept.forward([texts[i][2] for i in batch], task))
+                else:
+                    rows.append(self.model.forward_texts([ids[i] for i in batch], task))
                 order += batch
         back = torch.tensor(order).argsort()
         return torch.cat(rows)[back], sum(lengths)
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [t.ids for t in self.model.codec.encode_texts(texts, self.config.max_length)]
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -209,7 +245,21 @@ class Trainer:
 
 
 def new_model(config: TrainConfig) -> GemModel:
-    """The untrained model a recipe starts from."""
+    """The model a recipe starts from: untrained, or with the weights of an earlier checkpoint."""
+    model = untrained(config)
+    if config.start_from:
+        earlier = GemModel.from_pretrained(config.start_from)
+        if earlier.reading_fingerprint != model.reading_fingerprint:
+            raise GemError(f"start_from {config.start_from} is for another base or preamble")
+        with torch.no_grad():
+            for mine, theirs in zip(model.parameters(), earlier.parameters(), strict=True):
+                mine.copy_(theirs)
+        seal(model)
+    return model
+
+
+def untrained(config: TrainConfig) -> GemModel:
+    """A model whose adapter changes nothing yet."""
     return create(
         config.base,
         seed=config.seed,

@@ -1,0 +1,36 @@
+"""An agent with the retriever as a tool; the loop is LangChain's messages and nothing else."""
+
+from __future__ import annotations
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.tools import create_retriever_tool
+
+from gem_rag import ChatGem, GemEmbeddings, GemRetriever, GemVectorStore
+
+TEXTS = [
+    "The warranty of the Zephyr kettle is seven years.",
+    "The Zephyr toaster comes in red and in grey.",
+]
+store = GemVectorStore.from_texts(TEXTS, GemEmbeddings())
+search = create_retriever_tool(
+    GemRetriever(vectorstore=store, k=1),
+    "search_manuals",
+    "Search the manuals of our products: warranty, colours, use.",
+)
+agent = ChatGem().bind_tools([search])
+
+
+def ask(question: str) -> str:
+    messages: list[BaseMessage] = [HumanMessage(question)]
+    for _ in range(3):
+        answer = agent.invoke(messages)
+        assert isinstance(answer, AIMessage)
+        messages.append(answer)
+        if not answer.tool_calls:
+            return answer.text
+        messages += [search.invoke(call) for call in answer.tool_calls]
+        print("searched for:", answer.tool_calls[0]["args"]["query"])
+    return "no answer in three steps"
+
+
+print(ask("How long is the warranty of the Zephyr kettle?"))

@@ -1,0 +1,65 @@
+"""GemReranker: ranks what any retriever found, with the model that is loaded anyway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from pydantic import ConfigDict
+
+from gem_rag.model import GemModel
+from gem_rag.store import ReadingStore
+from langchain_gem_rag.ranking import ranked
+
+
+class GemReranker(BaseDocumentCompressor):
+    """Ranks documents by query likelihood (zero-shot) and keeps the best.
+
+    Args:
+        model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default.
+        top_n: How many to keep; None keeps all.
+        min_score: Least ``rank_score`` to keep (nats per token above an empty passage).
+        readings: Where readings are kept; None keeps them in memory.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    top_n: int | None = 4
+    min_score: float | None = None
+    readings: ReadingStore
+
+    def __init__(
+        self,
+        model: str | Path | GemModel | None = None,
+        *,
+        readings: ReadingStore | None = None,
+        **fields: Any,
+    ) -> None:
+        if readings is None:
+            loaded = model if isinstance(model, GemModel) else GemModel.from_pretrained(model)
+            readings = ReadingStore(loaded)
+        super().__init__(**{**fields, "readings": readings})
+
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,  # noqa: ARG002
+    ) -> list[Document]:
+        """The best documents, best first, each with ``rank_score`` in its metadata."""
+        best = ranked(self.readings, query, documents)[: self.top_n]
+        least = self.min_score
+        return [d for d in best if least is None or d.metadata["rank_score"] >= least]
+
+    async def acompress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> list[Document]:
+        """`compress_documents` without blocking the event loop."""
+        return await asyncio.to_thread(self.compress_documents, documents, query, callbacks)

@@ -1,0 +1,102 @@
+"""GemRetriever: finds with the index, ranks with the model that made the vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+
+from langchain_gem_rag.ranking import ranked, with_metadata
+from langchain_gem_rag.vectorstore import GemVectorStore
+
+
+class GemRetriever(BaseRetriever):
+    """The k best documents of a `GemVectorStore` for a query.
+
+    Each document's metadata carries ``score`` (cosine), ``rank_score`` where it was ranked, and
+    ``start`` and ``end``, its place in the source, where that is known (``start_index`` of
+    LangChain's splitters is understood).
+
+    Attributes:
+        vectorstore: Where to search; with `GemEmbeddings` its kept readings serve the ranking.
+        k: How many documents to return; also an argument of ``invoke``.
+        candidates: How many the index finds for the model to rank.
+        filter: Metadata filter; also an argument of ``invoke``.
+        score_threshold: Least cosine.
+        rank_threshold: Least ``rank_score`` (nats per token above an empty passage).
+        search_type: "similarity" or "mmr".
+        lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
+        rank: Rank by query likelihood, where the embeddings are `GemEmbeddings`.
+    """
+
+    vectorstore: GemVectorStore
+    k: int = 4
+    candidates: int = 10
+    filter: dict[str, Any] | None = None
+    score_threshold: float | None = None
+    rank_threshold: float | None = None
+    search_type: Literal["similarity", "mmr"] = "similarity"
+    lambda_mult: float = 0.5
+    rank: bool = True
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> list[Document]:
+        vector = self.vectorstore.embedding.embed_query(query)
+        return self._find(query, vector, **kwargs)
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> list[Document]:
+        vector = await self.vectorstore.embedding.aembed_query(query)
+        return await asyncio.to_thread(self._find, query, vector, **kwargs)
+
+    def _find(
+        self,
+        query: str,
+        vector: list[float],
+        *,
+        k: int | None = None,
+        filter: dict[str, Any] | None = None,
+    ) -> list[Document]:
+        k = self.k if k is None else k
+        readings = self.vectorstore.readings if self.rank else None
+        wanted = k if readings is None else max(k, self.candidates)
+        where = self.filter if filter is None else filter
+        index = self.vectorstore.index
+        if self.search_type == "mmr":
+            hits = index.mmr(vector, wanted, lambda_mult=self.lambda_mult, where=where)
+        else:
+            hits = index.search(vector, wanted, where=where)
+        least = self.score_threshold
+        documents = [
+            _with_place(Document(id=h.id, page_content=h.text, metadata=h.metadata), h.score)
+            for h in hits
+            if least is None or h.score >= least
+        ]
+        if readings is not None:
+            documents = ranked(readings, query, documents)
+            if (bar := self.rank_threshold) is not None:
+                documents = [d for d in documents if d.metadata["rank_score"] >= bar]
+        return documents[:k]
+
+
+def _with_place(document: Document, score: float) -> Document:
+    start = document.metadata.get("start_index")
+    if start is None or "start" in document.metadata:
+        return with_metadata(document, score=score)
+    return with_metadata(document, score=score, start=start, end=start + len(document.page_content))

@@ -1,0 +1,103 @@
+"""What the chat class and the completion class share: the loaded model and its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.load.serializable import Serializable
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from pydantic import PrivateAttr
+
+from gem_rag.checkpoint import DEFAULT
+from gem_rag.generation import Generation
+from gem_rag.model import GemModel
+
+
+class GeneratesWithGem(Serializable):
+    """Fields of a generating class; the weights are shared with every user of the checkpoint."""
+
+    model: str | None = None
+    """Bundled name, folder or hub id; None is the embedded default."""
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: list[str] | None = None
+    _gem: GemModel = PrivateAttr()
+
+    def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
+        loaded = model if isinstance(model, GemModel) else None
+        if loaded is not None:
+            name: str | None = str(loaded.path or loaded.config.base.name)
+        else:
+            name = None if model is None else str(model)
+        super().__init__(model=name, **fields)
+        self._gem = loaded or GemModel.from_pretrained(
+            name, device=self.device, dtype=self.dtype, revision=self.revision
+        )
+
+    @property
+    def gem(self) -> GemModel:
+        """The loaded model."""
+        return self._gem
+
+    def gem_for(self, calls: dict[str, Any]) -> GemModel:
+        """The model of one call: another checkpoint where the call names one (``model=...``)."""
+        name = calls.get("model")
+        return self._gem if name is None else GemModel.from_pretrained(name, device=self.device)
+
+    @property
+    def model_name(self) -> str:
+        """The checkpoint's name, as in `response_metadata`."""
+        return name_of(self.model)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Its settings can be written and read back; there are no secrets."""
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where `langchain_core.load` finds the class."""
+        return ["langchain_gem_rag"]
+
+    def options(self, stop: list[str] | None, calls: dict[str, Any]) -> dict[str, Any]:
+        """This object's settings with those of one call over them, as `GemModel` takes them."""
+        names = {"temperature", "top_p", "top_k", "seed", "tools", "tool_choice", "schema"}
+        own: dict[str, Any] = {
+            "max_new_tokens": calls.get("max_tokens", self.max_tokens),
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+            "stop": stop if stop is not None else self.stop,
+        }
+        return own | {k: v for k, v in calls.items() if k in names and v is not None}
+
+    def langsmith(self, params: LangSmithParams, calls: dict[str, Any]) -> LangSmithParams:
+        """Tracing parameters with the model's name in them."""
+        params["ls_provider"] = "gem-rag"
+        params["ls_model_name"] = name_of(calls.get("model", self.model))
+        return params
+
+
+def name_of(model: str | None) -> str:
+    """A checkpoint's short name."""
+    return DEFAULT if model is None else Path(model).name
+
+
+def usage(generation: Generation) -> UsageMetadata:
+    """Token counts as LangChain has them."""
+    u = generation.usage
+    return UsageMetadata(
+        input_tokens=u.prompt_tokens,
+        output_tokens=u.completion_tokens,
+        total_tokens=u.total_tokens,
+        input_token_details=InputTokenDetails(cache_read=u.cached_tokens),
+    )

@@ -1,0 +1,298 @@
+"""GemVectorStore: LangChain's vector store over `GemIndex`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from gem_rag.index import GemIndex, Hit
+from gem_rag.store import ReadingStore
+from langchain_gem_rag.embeddings import GemEmbeddings
+
+Filter = dict[str, Any]
+
+
+class GemVectorStore(VectorStore):
+    """Documents and their vectors in SQLite, searched with FAISS; in memory or in a folder.
+
+    Scores are cosines everywhere, -1 to 1. Filters are dicts (see `gem_rag.index.filters`) and are
+    applied in the search: k documents come whenever k match. Documents whose id exists are
+    replaced. With a ``path`` every change is on disk when the call returns; nothing is pickled.
+
+    Args:
+        embedding: Any LangChain embeddings; None is `GemEmbeddings()`.
+        path: The index's folder; None keeps everything in memory.
+        index: An open index instead of a path.
+        keep_readings: With `GemEmbeddings`, keep what was read to embed for `GemRetriever` to rank
+            from (bounded, see `gem_rag.store.ReadingStore`).
+        **options: As for `GemIndex` (``kind``, ``create``, ``timeout``, ``fingerprint``).
+
+    Raises:
+        GemIndexError: The index was made by another model, or is damaged.
+    """
+
+    def __init__(
+        self,
+        embedding: Embeddings | None = None,
+        *,
+        path: str | Path | None = None,
+        index: GemIndex | None = None,
+        keep_readings: bool = True,
+        **options: Any,
+    ) -> None:
+        self.embedding: Embeddings = GemEmbeddings() if embedding is None else embedding
+        self.readings: ReadingStore | None = None
+        if isinstance(self.embedding, GemEmbeddings):
+            options.setdefault("fingerprint", self.embedding.model.fingerprint)
+        self.index = GemIndex(path, **options) if index is None else index
+        if isinstance(self.embedding, GemEmbeddings) and keep_readings:
+            folder = None if self.index.path is None else self.index.path / "readings"
+            self.readings = ReadingStore(self.embedding.model, folder)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embeddings."""
+        return self.embedding
+
+    # Writing
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[str]:
+        """Embed and add texts in one commit; those whose id exists are replaced.
+
+        Returns:
+            Their ids, made up where none was given.
+        """
+        texts = list(texts)
+        if self.readings is not None:
+            vectors: Any = self.readings.embed(texts)
+        else:
+            vectors = self.embedding.embed_documents(texts)
+        return self._write(texts, vectors, metadatas, ids)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """`add_texts` without blocking the event loop."""
+        if self.readings is not None:
+            return await asyncio.to_thread(self.add_texts, texts, metadatas, ids=ids, **kwargs)
+        texts = list(texts)
+        vectors = await self.embedding.aembed_documents(texts)
+        return await asyncio.to_thread(self._write, texts, vectors, metadatas, ids)
+
+    def _write(
+        self,
+        texts: list[str],
+        vectors: Any,
+        metadatas: list[dict[str, Any]] | None,
+        ids: Sequence[str | None] | None,
+    ) -> list[str]:
+        if ids is None:
+            return self.index.add(texts, vectors, metadatas)
+        known = [i for i, name in enumerate(ids) if name is not None]
+        fresh = [i for i, name in enumerate(ids) if name is None]
+        out = {i: str(ids[i]) for i in known}
+        with self.index.transaction():
+            self.index.upsert(*_rows(known, texts, vectors, metadatas), ids=[out[i] for i in known])
+            out |= zip(fresh, self.index.add(*_rows(fresh, texts, vectors, metadatas)), strict=True)
+        return [out[i] for i in range(len(texts))]
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:  # noqa: ARG002
+        """Delete documents by id; None deletes all. An id that does not exist is no error."""
+        if ids is None:
+            self.index.delete(where={})
+        else:
+            self.index.delete(ids)
+        return True
+
+    # Reading
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Documents by id, in this order; ids that do not exist are left out."""
+        records = self.index.get(list(ids))
+        return [Document(id=r.id, page_content=r.text, metadata=r.metadata) for r in records]
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """The k documents nearest to a query; ``filter`` as for the class."""
+        return _documents(self.similarity_search_with_score(query, k, **kwargs))
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """`similarity_search` without blocking the event loop."""
+        return _documents(await self.asimilarity_search_with_score(query, k, **kwargs))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The k nearest documents, each with its cosine (-1 to 1, higher is nearer)."""
+        vector = self.embedding.embed_query(query)
+        return self.similarity_search_with_score_by_vector(vector, k, filter, **kwargs)
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """`similarity_search_with_score` without blocking the event loop."""
+        vector = await self.embedding.aembed_query(query)
+        return await asyncio.to_thread(
+            self.similarity_search_with_score_by_vector, vector, k, filter, **kwargs
+        )
+
+    def similarity_search_with_score_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Filter | None = None,
+        *,
+        score_threshold: float | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[tuple[Document, float]]:
+        """The k documents nearest to a vector ``[d]``, each with its cosine."""
+        hits = self.index.search(embedding, k, where=filter, min_score=score_threshold)
+        return [(_document(hit), hit.score) for hit in hits]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """The k documents nearest to a vector ``[d]``."""
+        return _documents(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """`similarity_search_by_vector` without blocking the event loop."""
+        return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, **kwargs)
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        found = self.similarity_search_with_score(query, k, **kwargs)
+        return [(document, max(0.0, score)) for document, score in found]
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        found = await self.asimilarity_search_with_score(query, k, **kwargs)
+        return [(document, max(0.0, score)) for document, score in found]
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Near the query, but not all saying the same: see `GemIndex.mmr`."""
+        vector = self.embedding.embed_query(query)
+        return self.max_marginal_relevance_search_by_vector(
+            vector, k, fetch_k, lambda_mult, **kwargs
+        )
+
+    async def amax_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """`max_marginal_relevance_search` without blocking the event loop."""
+        vector = await self.embedding.aembed_query(query)
+        return await self.amax_marginal_relevance_search_by_vector(
+            vector, k, fetch_k, lambda_mult, **kwargs
+        )
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[Document]:
+        """`max_marginal_relevance_search` for a vector ``[d]``."""
+        hits = self.index.mmr(embedding, k, fetch_k=fetch_k, lambda_mult=lambda_mult, where=filter)
+        return [_document(hit) for hit in hits]
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """`max_marginal_relevance_search_by_vector` without blocking the event loop."""
+        return await asyncio.to_thread(
+            self.max_marginal_relevance_search_by_vector,
+            embedding,
+            k,
+            fetch_k,
+            lambda_mult,
+            **kwargs,
+        )
+
+    # Making and keeping
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | None = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> GemVectorStore:
+        """A store of these texts; ``**kwargs`` as for the class."""
+        store = cls(embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | None = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> GemVectorStore:
+        """`from_texts` without blocking the event loop."""
+        store = await asyncio.to_thread(cls, embedding, **kwargs)
+        await store.aadd_texts(texts, metadatas, ids=ids)
+        return store
+
+    def save_local(self, folder_path: str | Path) -> None:
+        """Write a copy to a new folder (a store with a ``path`` is on disk already)."""
+        self.index.save(folder_path)
+
+    @classmethod
+    def load_local(
+        cls, folder_path: str | Path, embedding: Embeddings | None = None, **kwargs: Any
+    ) -> GemVectorStore:
+        """Open a store's folder; later changes are written to it."""
+        return cls(embedding, path=folder_path, create=False, **kwargs)
+
+
+def _rows(
+    rows: list[int], texts: list[str], vectors: Any, metadatas: list[dict[str, Any]] | None
+) -> tuple[list[str], Any, list[dict[str, Any]] | None]:
+    picked = None if metadatas is None else [metadatas[i] for i in rows]
+    return [texts[i] for i in rows], [vectors[i] for i in rows], picked
+
+
+def _document(hit: Hit) -> Document:
+    return Document(id=hit.id, page_content=hit.text, metadata=hit.metadata)
+
+
+def _documents(found: list[tuple[Document, float]]) -> list[Document]:
+    return [document for document, _ in found]

