@@ -27,10 +27,18 @@ class AsyncStream:
 
     async def _pieces(self) -> AsyncIterator[str]:
         try:
-            while (piece := await asyncio.to_thread(next, self._stream, None)) is not None:
+            while (piece := await self._next()) is not None:
                 yield piece
         finally:
             self._stream.close()
+
+    async def _next(self) -> str | None:
+        step = asyncio.ensure_future(asyncio.to_thread(next, self._stream, None))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.wait([step])  # a token under way ends first: only then can it be closed
+            raise
 
     @property
     def generation(self) -> Generation:

@@ -65,6 +65,19 @@ def matching(index, where):
         ({"x": {"$contains": True}}, {"list"}),
         ({"x": {"$contains": None}}, {"list"}),
         ({"x": {"$contains": "1"}}, {"text"}),
+        ({"x": {"$icontains": "ETT"}}, {"word"}),
+        ({"x": {"$icontains": "A"}}, {"list"}),
+        ({"x": {"$icontains": ""}}, {"text", "word"}),
+        ({"x": {"$not": {"$icontains": "KETTLE"}}}, set(METADATA) - {"word"}),
+        ({"x": {"$size": 0}}, {"empty"}),
+        ({"x": {"$size": 4}}, {"list"}),
+        ({"x": {"$size": 2}}, set()),
+        ({"x": {"$not": {"$size": 0}}}, set(METADATA) - {"empty"}),
+        ({"$id": "int"}, {"int"}),
+        ({"$id": ["int", "list", "no such"]}, {"int", "list"}),
+        ({"$id": []}, set()),
+        ({"$id": ["int", "float"], "x": 1.0}, {"int", "float"}),
+        ({"$not": {"$id": ["int"]}}, set(METADATA) - {"int"}),
         ({"x": {"$exists": True}}, set(METADATA) - {"absent"}),
         ({"x": {"$exists": False}}, {"absent"}),
         ({"x.y": 2}, {"dict"}),
@@ -98,6 +111,13 @@ def test_each_operator_matches_exactly_its_chunks(index, where, expected):
         {"x": {"$gt": None}},
         {"x": {"$gt": float("nan")}},
         {"x": {"$exists": 1}},
+        {"x": {"$icontains": 1}},
+        {"x": {"$size": -1}},
+        {"x": {"$size": True}},
+        {"x": {"$size": 1.5}},
+        {"$id": 1},
+        {"$id": [1]},
+        {"x": {"$id": "int"}},
         {"$and": []},
         {"$or": {"x": 1}},
         {"$not": [{"x": 1}]},
@@ -134,6 +154,16 @@ def test_nesting_up_to_the_limit_and_wide_filters_are_run(index):
     assert matching(index, {"x": {"$in": [f"no {n}" for n in range(50_000)] + ["1"]}}) == {"text"}
 
 
+def test_ignoring_case_is_for_every_script():
+    index = GemIndex()
+    texts = ["Große Straße", "ÉCOLE", "Ωμέγα", "plain"]
+    index.add(texts, [[1, n] for n in range(4)], [{"x": text} for text in texts], texts)
+    assert matching(index, {"x": {"$icontains": "STRASSE"}}) == {"Große Straße"}
+    assert matching(index, {"x": {"$icontains": "école"}}) == {"ÉCOLE"}
+    assert matching(index, {"x": {"$icontains": "ωΜΈ"}}) == {"Ωμέγα"}
+    assert matching(index, {"x": {"$contains": "école"}}) == set()
+
+
 KEYS = ["plain", "two words", "a.b", "a..b", ".", "", "%", "?", ":w0", "[0]", "x$[1]", "\x7f"]
 KEYS += ['quo"te', "'single'", "a'||'b", "back\\slash", "new\nline", "ünïcödé", "日本"]
 KEYS += ['"); DROP TABLE chunks; --']
@@ -147,6 +177,8 @@ def test_any_key_and_value_reaches_its_own_chunk_only(key):
     assert matching(index, {key: {"$exists": False}}) == {"no"}
     assert matching(index, {key: {"$in": [key]}}) == {"yes"}
     assert matching(index, {key: {"$contains": key}}) == {"yes"}
+    assert matching(index, {key: {"$icontains": key.upper()}}) == {"yes"}
+    assert matching(index, {key: {"$size": 1}}) == set()
     assert len(index) == 2
 
 
@@ -222,6 +254,14 @@ def test(op, x, present, found):
             (type(found) is type(x) is str and x in found)
             or (isinstance(found, list) and any(same(y, x) for y in found))
         ),
+        "$icontains": lambda: (
+            (isinstance(found, str) and x.casefold() in found.casefold())
+            or (
+                isinstance(found, list)
+                and any(isinstance(y, str) and y.casefold() == x.casefold() for y in found)
+            )
+        ),
+        "$size": lambda: isinstance(found, list) and len(found) == x,
     }[op]()
 
 
@@ -234,13 +274,16 @@ def random_filter(rng, depth=0):
         op = rng.choice(["$and", "$or", "$not"])
         parts = [random_filter(rng, depth + 1) for _ in range(rng.randint(1, 3))]
         return {op: parts[0] if op == "$not" else parts}
-    op = rng.choice(
-        ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$exists"]
-    )
+    operators = "$eq $ne $gt $gte $lt $lte $in $nin $contains $icontains $size $exists"
+    op = rng.choice(operators.split())
     if op in ("$in", "$nin"):
         operand = rng.sample(scalars, rng.randint(0, 3))
     elif op == "$exists":
         operand = rng.random() < 0.5
+    elif op == "$icontains":
+        operand = rng.choice(["A", "aB", ""])
+    elif op == "$size":
+        operand = rng.randint(0, 2)
     elif op in ("$gt", "$gte", "$lt", "$lte"):
         operand = rng.choice([0, 1, -2, "a", "ab", ""])
     else:

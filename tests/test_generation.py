@@ -115,7 +115,7 @@ async def test_leaving_an_async_stream_stops_it(gem):
 
 
 def test_a_prompt_too_long_is_an_error_or_a_reported_cut(gem):
-    long = "sea " * 800
+    long = "sea " * 2000
     with pytest.raises(ContextLengthError, match="truncate=True"):
         gem.generate(long)
     result = gem.generate(long, truncate=True, max_new_tokens=4)

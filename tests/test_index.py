@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from gem_rag import ann
+from gem_rag.index import ann
 from gem_rag.errors import GemIndexError
 from gem_rag.index import Deletion, GemIndex
 

@@ -206,7 +206,7 @@ def test_an_empty_passage_has_score_zero(gem):
 
 def test_what_does_not_fit_the_context_is_an_error(gem):
     with pytest.warns(TruncationWarning):
-        reading = gem.read(["sea " * 600], max_length=480)[0]
+        reading = gem.read(["sea " * 1200], max_length=990)[0]
     with pytest.raises(ContextLengthError):
         gem.rank("Who wrote the long letter about steam engines? " * 3, [reading])
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.index.filters import CompiledFilter
+from gem_rag.index.filters import CASEFOLD, CompiledFilter
 
 APPLICATION_ID = 0x47454D52  # "GEMR" in the file's header
 SCHEMA_VERSION = 1
@@ -91,6 +91,7 @@ class Database:
             self._connection = sqlite3.connect(
                 path or ":memory:", timeout=timeout, isolation_level=None, check_same_thread=False
             )
+            self._connection.create_function(CASEFOLD, 1, str.casefold, deterministic=True)
         try:
             self._prepare()
         except BaseException:

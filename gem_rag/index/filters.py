@@ -6,7 +6,10 @@ A filter is a dict. Each key names a metadata field, each value says what it mus
     {"year": {"$gte": 2000, "$lt": 2010}}           $eq $ne $gt $gte $lt $lte
     {"lang": {"$in": ["en", "de"]}}                 $in $nin
     {"title": {"$contains": "kettle"}}              part of a string, or member of a list
+    {"title": {"$icontains": "KETTLE"}}             the same for strings, ignoring case
+    {"tags": {"$size": 0}}                          a list of so many members
     {"author": {"$exists": False}}
+    {"$id": ["chunk-1", "chunk-2"]}                 chunks with these ids (or this one)
     {"$or": [{"year": 2020}, {"$not": {"lang": "en"}}]}
 
 Several keys in one dict must all hold; `{}` matches everything.
@@ -32,6 +35,8 @@ Scalar = str | int | float | bool | None
 
 # SQLite's parser stack is 100 deep in older builds; every level of nesting takes some of it.
 _MAX_DEPTH = 16
+# What the connection calls Python's `str.casefold`: SQLite's own lower() knows ASCII only.
+CASEFOLD = "gem_casefold"
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 # Escapes inside quoted JSON path labels mean different things in different SQLite versions.
 _PLAIN_KEY = re.compile(r'[^"\\\x00-\x1f]+')
@@ -91,11 +96,20 @@ class _Compiler:
             return _join(key[1:].upper(), [self.condition(w, depth + 1) for w in _list(key, value)])
         if key == "$not":
             return f"NOT {self.condition(value, depth + 1)}"
+        if key == "$id":
+            return self._ids(value)
         if key.startswith("$"):
             raise FilterError(
-                f"unknown operator {key!r} where a field's name, '$and', '$or' or '$not' belongs"
+                f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' "
+                "belongs"
             )
         return self._tests(self._field(key), value, depth)
+
+    def _ids(self, value: Any) -> str:
+        ids = [value] if isinstance(value, str) else _list("$id", value, empty=True)
+        if not all(isinstance(name, str) for name in ids):
+            raise FilterError(f"$id takes an id or a list of ids, which are strings; got {value!r}")
+        return f"(chunks.id IN {self._set(ids)})"
 
     def _tests(self, field: _Field, tests: Any, depth: int) -> str:
         _check_depth(depth)
@@ -116,6 +130,8 @@ class _Compiler:
             "$in": self._among,
             "$nin": lambda f, x: f"NOT {self._among(f, x)}",
             "$contains": self._contains,
+            "$icontains": self._contains_in_any_case,
+            "$size": self._size,
             "$exists": _exists,
         }
         if operator not in operators:
@@ -167,6 +183,23 @@ class _Compiler:
             return in_list
         part = f"{field.type} = 'text' AND instr({field.value}, {self._bind(operand)}) > 0"
         return _join("OR", [_known(part), in_list])
+
+    def _contains_in_any_case(self, field: _Field, operand: Any) -> str:
+        if not isinstance(operand, str):
+            raise FilterError(f"$icontains takes a string; got {operand!r}")
+        folded = self._bind(operand.casefold())
+        items = f"json_each(CASE WHEN {field.type} = 'array' THEN {field.value} END)"
+        member = f"item.type = 'text' AND {CASEFOLD}(item.value) = {folded}"
+        in_list = f"EXISTS (SELECT 1 FROM {items} AS item WHERE {member})"
+        # CASE, because the function must not be given what is no string.
+        text = f"CASE WHEN {field.type} = 'text' THEN {CASEFOLD}({field.value}) END"
+        return _join("OR", [_known(f"instr({text}, {folded}) > 0"), in_list])
+
+    def _size(self, field: _Field, operand: Any) -> str:
+        if isinstance(operand, bool) or not isinstance(operand, int) or operand < 0:
+            raise FilterError(f"$size takes a whole number, 0 or more; got {operand!r}")
+        length = f"json_array_length(CASE WHEN {field.type} = 'array' THEN {field.value} END)"
+        return _known(f"{length} = {self._bind(operand)}")
 
     def _field(self, name: str) -> _Field:
         literal = self._path([name])

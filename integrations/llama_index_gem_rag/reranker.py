@@ -1,0 +1,70 @@
+"""GemReranker: query likelihood as a node postprocessor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from gem_rag.store import ReadingStore
+from llama_index_gem_rag.loading import Model, load, name_of
+from llama_index_gem_rag.ranking import rank, store_for
+
+
+class GemReranker(BaseNodePostprocessor):
+    """Ranks nodes by how likely each makes the question; works after any retriever.
+
+    The async twin runs in a worker thread.
+
+    Args:
+        model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default.
+        top_n: How many nodes to keep; None keeps all.
+        cutoff: Least score of a node to keep, in nats per token of the question; None keeps all.
+        readings: Keeps what was read of the nodes; None makes a store in memory.
+        **options: ``callback_manager``, and options of `GemModel.from_pretrained`.
+    """
+
+    model_name: str = Field(default="", description="What the model is called.")
+    top_n: int | None = Field(default=None, description="Nodes to keep.", gt=0)
+    cutoff: float | None = Field(default=None, description="Least score to keep.")
+    _readings: ReadingStore = PrivateAttr()
+
+    def __init__(
+        self,
+        model: Model = None,
+        *,
+        top_n: int | None = None,
+        cutoff: float | None = None,
+        readings: ReadingStore | None = None,
+        **options: Any,
+    ) -> None:
+        options.pop("class_name", None)
+        own: dict[str, Any] = {"top_n": top_n, "cutoff": cutoff}
+        own |= {n: options.pop(n) for n in ("callback_manager", "model_name") if n in options}
+        model = own.get("model_name") if model is None else model
+        loaded = load(model, **options)
+        own.setdefault("model_name", name_of(model, loaded))
+        super().__init__(**own)
+        self._readings = store_for(loaded, readings)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialised form."""
+        return "GemReranker"
+
+    @property
+    def readings(self) -> ReadingStore:
+        """What was read of the nodes so far."""
+        return self._readings
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("GemReranker needs the question: pass query_bundle or query_str")
+        ranked = rank(self._readings, query_bundle.query_str, nodes)
+        return [n for n in ranked if self.cutoff is None or n.get_score() >= self.cutoff][
+            : self.top_n
+        ]

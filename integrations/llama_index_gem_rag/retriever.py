@@ -1,0 +1,120 @@
+"""GemRetriever: found by embedding, ranked by query likelihood, with one model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import (
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+
+from gem_rag.errors import GemError
+from gem_rag.store import ReadingStore
+from llama_index_gem_rag.loading import Model, load
+from llama_index_gem_rag.ranking import rank, store_for
+from llama_index_gem_rag.vector_store import GemVectorStore
+
+
+class GemRetriever(BaseRetriever):
+    """Searches a `GemVectorStore` and ranks what it finds with the model that embedded it.
+
+    Args:
+        vector_store: Where the nodes are.
+        model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default.
+        similarity_top_k: How many nodes to return.
+        candidates: How many the search finds for the model to rank.
+        filters: Which nodes may be found.
+        rank: Rank by query likelihood; False keeps the search's order and cosines.
+        cutoff: Least score of a node to return: nats per token of the question where nodes are
+            ranked, else a cosine. None returns all.
+        mmr_threshold: Search by maximal marginal relevance, 1 relevance alone to 0 diversity alone,
+            so that the candidates do not all say the same. None searches for the nearest.
+        readings: Keeps what was read of the nodes, so that it is read once; None makes a store in
+            memory.
+        callback_manager: As for `BaseRetriever`.
+        **options: As for `BaseRetriever` (``object_map``, ``objects``, ``verbose``).
+
+    Raises:
+        GemError: `similarity_top_k` or `candidates` is below 1.
+        GemIndexError: When retrieving: the store's vectors are another model's.
+    """
+
+    def __init__(
+        self,
+        vector_store: GemVectorStore,
+        model: Model = None,
+        *,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        candidates: int = 10,
+        filters: MetadataFilters | None = None,
+        rank: bool = True,
+        cutoff: float | None = None,
+        mmr_threshold: float | None = None,
+        readings: ReadingStore | None = None,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ) -> None:
+        if similarity_top_k < 1 or candidates < 1:
+            raise GemError(
+                f"similarity_top_k {similarity_top_k}, candidates {candidates}; expected both >= 1"
+            )
+        self._vector_store = vector_store
+        self._model = load(model)
+        self._readings = store_for(self._model, readings)
+        self._top_k = similarity_top_k
+        self._candidates = candidates
+        self._filters = filters
+        self._rank = rank
+        self._cutoff = cutoff
+        self._mmr_threshold = mmr_threshold
+        super().__init__(callback_manager=callback_manager, **options)
+
+    @property
+    def readings(self) -> ReadingStore:
+        """What was read of the nodes so far."""
+        return self._readings
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        vector = query_bundle.embedding
+        if vector is None:
+            vector = self._model.embed_query(query_bundle.query_str).tolist()
+        query, fingerprint = self._query(vector), self._model.fingerprint
+        found = self._vector_store.query(query, fingerprint=fingerprint)
+        return self._ordered(query_bundle.query_str, found)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        vector = query_bundle.embedding
+        if vector is None:
+            vector = (await self._model.aembed_query(query_bundle.query_str)).tolist()
+        query, fingerprint = self._query(vector), self._model.fingerprint
+        found = await self._vector_store.aquery(query, fingerprint=fingerprint)
+        return await asyncio.to_thread(self._ordered, query_bundle.query_str, found)
+
+    def _query(self, vector: list[float]) -> VectorStoreQuery:
+        mmr = self._mmr_threshold is not None
+        return VectorStoreQuery(
+            query_embedding=vector,
+            similarity_top_k=max(self._candidates, self._top_k) if self._rank else self._top_k,
+            filters=self._filters,
+            mode=VectorStoreQueryMode.MMR if mmr else VectorStoreQueryMode.DEFAULT,
+            mmr_threshold=self._mmr_threshold,
+        )
+
+    def _ordered(self, question: str, found: VectorStoreQueryResult) -> list[NodeWithScore]:
+        scores = found.similarities or []
+        nodes = [
+            NodeWithScore(node=node, score=score)
+            for node, score in zip(found.nodes or [], scores, strict=True)
+        ]
+        if self._rank:
+            nodes = rank(self._readings, question, nodes)
+        kept = [n for n in nodes if self._cutoff is None or n.get_score() >= self._cutoff]
+        return kept[: self._top_k]

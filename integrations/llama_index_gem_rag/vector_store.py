@@ -1,0 +1,313 @@
+"""GemVectorStore: a `GemIndex` as LlamaIndex's vector store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.vector_stores.types import (
+    DEFAULT_PERSIST_DIR,
+    DEFAULT_PERSIST_FNAME,
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+
+from gem_rag.errors import GemIndexError
+from gem_rag.index import GemIndex
+from gem_rag.index.records import Hit, Record
+from llama_index_gem_rag.embedding import GemEmbedding
+from llama_index_gem_rag.filters import to_where
+
+# Where LlamaIndex's `StorageContext.persist` puts the store named "default".
+DEFAULT_NAMESPACE = "default"
+DEFAULT_PERSIST_PATH = f"{DEFAULT_PERSIST_DIR}/{DEFAULT_NAMESPACE}__{DEFAULT_PERSIST_FNAME}"
+MMR_THRESHOLD = 0.5
+MMR_PREFETCH_FACTOR = 4
+COPIED_AT_ONCE = 1000
+
+
+class GemVectorStore(BasePydanticVectorStore):
+    """Nodes with their text, metadata, relationships and vectors, in memory or in a folder.
+
+    Every change is committed when the call returns; what another process commits is seen by the
+    next call. Works with vectors of any embedding model.
+
+    Args:
+        path: The folder; None keeps everything in memory.
+        embed_model: What makes the vectors. If it is a `GemEmbedding`, its model is recorded in a
+            new store, and a store made with another model is an error.
+        index: A `GemIndex` opened elsewhere, instead of `path`.
+        **options: As for `GemIndex` (``kind``, ``create``, ``timeout``, ``fingerprint``).
+
+    Raises:
+        GemIndexError: The store was made with another model, or the folder is no index.
+    """
+
+    stores_text: bool = True
+    flat_metadata: bool = False
+    path: str | None = None
+    _index: GemIndex = PrivateAttr()
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        embed_model: BaseEmbedding | None = None,
+        *,
+        index: GemIndex | None = None,
+        **options: Any,
+    ) -> None:
+        for name in ("class_name", "stores_text", "is_embedding_query", "flat_metadata"):
+            options.pop(name, None)  # in the serialised form, and not to be chosen
+        if isinstance(embed_model, GemEmbedding):
+            options.setdefault("fingerprint", embed_model.fingerprint)
+        opened = GemIndex(path, **options) if index is None else index
+        fields: dict[str, Any] = {"path": None if opened.path is None else str(opened.path)}
+        super().__init__(stores_text=True, **fields)
+        self._index = opened
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialised form."""
+        return "GemVectorStore"
+
+    @property
+    def client(self) -> GemIndex:
+        """The index itself."""
+        return self._index
+
+    # Changing
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Add nodes with their embeddings, in one commit; those of known ids are replaced.
+
+        Raises:
+            ValueError: A node has no embedding.
+            GemIndexError: An embedding is zero or of another length, or metadata is not JSON.
+        """
+        last = {node.node_id: node for node in nodes}
+        self._index.upsert(
+            [node.get_content(MetadataMode.NONE) for node in last.values()],
+            [node.get_embedding() for node in last.values()],
+            [node_to_metadata_dict(node, remove_text=True) for node in last.values()],
+            list(last),
+        )
+        return [node.node_id for node in nodes]
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """`add` without blocking the event loop."""
+        return await asyncio.to_thread(self.add, nodes, **kwargs)
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Delete all nodes of a source document."""
+        self._index.delete(where=to_where(doc_ids=[ref_doc_id]))
+
+    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """`delete` without blocking the event loop."""
+        await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Delete nodes of these ids that match these filters; unknown ids are passed over.
+
+        Raises:
+            ValueError: Neither is given; `clear` deletes everything.
+        """
+        if node_ids is None and filters is None:
+            raise ValueError("delete_nodes takes node_ids, filters or both; clear() deletes all")
+        self._index.delete(where=to_where(filters, node_ids=node_ids))
+
+    async def adelete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """`delete_nodes` without blocking the event loop."""
+        await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        self._index.delete(where={})
+
+    async def aclear(self) -> None:
+        """`clear` without blocking the event loop."""
+        await asyncio.to_thread(self.clear)
+
+    # Finding
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Nodes of these ids (in this order) that match these filters; None restricts nothing."""
+        where = to_where(filters, node_ids=node_ids)
+        found = {record.id: _to_node(record) for record in self._index.iterate(where)}
+        order = found if node_ids is None else dict.fromkeys(node_ids)
+        return [found[name] for name in order if name in found]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """`get_nodes` without blocking the event loop."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """The nodes nearest to a vector, best first; filters hold within the search.
+
+        Args:
+            query: Its mode is ``default`` or ``mmr``; ``mmr_threshold`` 1 is relevance alone, 0
+                diversity alone, None 0.5. No or empty ``node_ids`` restrict nothing.
+            **kwargs: ``mmr_threshold``, where the query has none (LlamaIndex passes it on from
+                ``vector_store_kwargs``); ``mmr_prefetch_factor``, how many times as many nodes MMR
+                chooses from (4) or ``mmr_prefetch_k``, how many; ``fingerprint`` of the model that
+                made the vector, which is checked.
+
+        Returns:
+            Nodes, ids and similarities, which are cosines, -1 to 1, also for MMR.
+
+        Raises:
+            ValueError: The query has no vector, or another mode.
+            GemIndexError: The vector is malformed or another model's, or a filter is.
+        """
+        if query.query_embedding is None:
+            raise ValueError("the query has no query_embedding; a vector store searches with one")
+        hits = self._hits(query, kwargs)
+        return VectorStoreQueryResult(
+            nodes=[_to_node(hit) for hit in hits],
+            similarities=[hit.score for hit in hits],
+            ids=[hit.id for hit in hits],
+        )
+
+    def _hits(self, query: VectorStoreQuery, options: dict[str, Any]) -> list[Hit]:
+        # `VectorStoreIndex` asks with an empty list where it keeps no list of the nodes.
+        node_ids = query.node_ids or None
+        where = to_where(query.filters, node_ids=node_ids, doc_ids=query.doc_ids)
+        fingerprint: str | None = options.get("fingerprint")
+        k = query.similarity_top_k
+        vector = query.query_embedding or []
+        match query.mode:
+            case VectorStoreQueryMode.DEFAULT:
+                return self._index.search(vector, k, where=where, fingerprint=fingerprint)
+            case VectorStoreQueryMode.MMR:
+                threshold, fetch_k = _mmr_options(query, options)
+                return self._index.mmr(
+                    vector,
+                    k,
+                    fetch_k=fetch_k,
+                    lambda_mult=threshold,
+                    where=where,
+                    fingerprint=fingerprint,
+                )
+        raise ValueError(f"query mode is {query.mode.value!r}; GemVectorStore has default and mmr")
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """`query` without blocking the event loop."""
+        return await asyncio.to_thread(self.query, query, **kwargs)
+
+    # Keeping
+
+    def persist(
+        self, persist_path: str = DEFAULT_PERSIST_PATH, fs: fsspec.AbstractFileSystem | None = None
+    ) -> None:
+        """Copy everything into a folder, replacing what an earlier `persist` put there.
+
+        A store opened with a `path` is on disk already: this is for those in memory, for copies,
+        and for `StorageContext.persist`.
+
+        Raises:
+            GemIndexError: Something else is there, or another model's index.
+            ValueError: The file system is not this machine's.
+        """
+        _require_local(fs)
+        target = Path(persist_path)
+        if self._index.path is not None and target.resolve() == self._index.path.resolve():
+            self._index.checkpoint()
+            return
+        own = self._index.info().fingerprint
+        with GemIndex(target, fingerprint=own) as copy, copy.transaction():
+            copy.delete(where={})
+            for records in _batches(self._index.iterate(vectors=True)):
+                copy.upsert(
+                    [record.text for record in records],
+                    [record.vector for record in records if record.vector is not None],
+                    [record.metadata for record in records],
+                    [record.id for record in records],
+                )
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str,
+        fs: fsspec.AbstractFileSystem | None = None,
+        embed_model: BaseEmbedding | None = None,
+    ) -> GemVectorStore:
+        """Open what `persist` wrote; from then on changes are made there.
+
+        Raises:
+            GemIndexError: There is nothing, or it was made with another model.
+        """
+        _require_local(fs)
+        return cls(persist_path, embed_model, create=False)
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str = DEFAULT_PERSIST_DIR,
+        namespace: str = DEFAULT_NAMESPACE,
+        fs: fsspec.AbstractFileSystem | None = None,
+        embed_model: BaseEmbedding | None = None,
+    ) -> GemVectorStore:
+        """Open what `StorageContext.persist` wrote into a folder; as `from_persist_path`."""
+        path = Path(persist_dir) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
+        return cls.from_persist_path(str(path), fs, embed_model)
+
+    def close(self) -> None:
+        """Close the index; what was added stays."""
+        self._index.close()
+
+
+def _to_node(found: Hit | Record) -> BaseNode:
+    if "_node_content" not in found.metadata:
+        raise GemIndexError(
+            f"chunk {found.id!r} is no LlamaIndex node: the index was filled by something else; "
+            "read it with that, or index the documents again into a new folder"
+        )
+    return metadata_dict_to_node(found.metadata, text=found.text)
+
+
+def _mmr_options(query: VectorStoreQuery, options: dict[str, Any]) -> tuple[float, int]:
+    """Threshold, and how many nodes to choose from."""
+    threshold = query.mmr_threshold
+    if threshold is None:
+        threshold = options.get("mmr_threshold")
+    factor = options.get("mmr_prefetch_factor", MMR_PREFETCH_FACTOR)
+    fetch_k = options.get("mmr_prefetch_k", int(query.similarity_top_k * factor))
+    return MMR_THRESHOLD if threshold is None else threshold, fetch_k
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while batch := list(itertools.islice(records, COPIED_AT_ONCE)):
+        yield batch
+
+
+def _require_local(fs: fsspec.AbstractFileSystem | None) -> None:
+    if fs is not None and not isinstance(fs, LocalFileSystem):
+        raise ValueError(
+            f"the file system is {type(fs).__name__}; an SQLite index lives on this machine's: "
+            "persist to a local folder and copy that"
+        )
