@@ -40,8 +40,8 @@ def test_add_indexes_files_with_their_places(rag, docs):
 def test_unchanged_files_are_not_read_again_changed_ones_replaced(rag, docs, monkeypatch):
     rag.add(docs)
     embedded = []
-    embed = rag._embed
-    monkeypatch.setattr(rag, "_embed", lambda texts: embedded.extend(texts) or embed(texts))
+    embed = rag.store.embed
+    monkeypatch.setattr(rag.store, "embed", lambda texts: embedded.extend(texts) or embed(texts))
     assert len(rag.add(docs).unchanged) == 2
     assert embedded == []
     (docs / "kettle.md").write_text("The kettle has no warranty.")

@@ -18,7 +18,8 @@ def model_card(model: GemModel, config: TrainConfig) -> str:
         f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |\n"
         for s in [*sources_of(config.shares), *teachers]
     )
-    recipe = json.dumps(config.to_dict(), indent=2)
+    settings = {k: v for k, v in config.to_dict().items() if k != "output"}
+    recipe = json.dumps(settings, indent=2)
     return (
         f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
         f"fetches them.\n\n| source | package | licence | what |\n|---|---|---|---|\n{rows}\n"
