@@ -29,13 +29,27 @@ def test_code_in_the_documentation_runs(code, capsys):
     ("name", "says"),
     [
         ("single_model_rag.py", "seven years"),
-        ("langchain_embeddings.py", "Paris"),
+        ("langchain_plugin_retriever.py", "red"),
+        ("langchain_migrate.py", "one copy of the weights: True"),
+        ("langchain_agent.py", "seven years"),
+        ("milvus_and_qdrant.py", "Milvus The warranty"),
         ("draw_mask.py", "<svg"),
     ],
 )
 def test_examples_run(name, says, capsys):
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
     assert says in capsys.readouterr().out
+
+
+@pytest.mark.model
+def test_the_chatbot_answers_from_files_and_remembers(tmp_path, capsys):
+    (tmp_path / "kettle.md").write_text("The warranty of the Zephyr kettle is seven years.")
+    (tmp_path / "toaster.md").write_text("The Zephyr toaster comes in red and in grey.")
+    main = runpy.run_path(str(ROOT / "examples" / "langchain_chatbot.py"))["main"]
+    main([str(f) for f in tmp_path.iterdir()], ["How long is the warranty of the kettle?"])
+    said = capsys.readouterr().out
+    assert "seven years" in said
+    assert "kettle.md]" in said
 
 
 def test_the_picture_is_drawn_from_the_rule():
