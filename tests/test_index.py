@@ -9,9 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from gem_rag.index import ann
 from gem_rag.errors import GemIndexError
-from gem_rag.index import Deletion, GemIndex
+from gem_rag.index import Deletion, GemIndex, ann
 
 DIM = 16
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 from langchain_tests.integration_tests import (
     ChatModelIntegrationTests,
-    EmbeddingsIntegrationTests,
     VectorStoreIntegrationTests,
 )
-from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
+from langchain_tests.unit_tests import ChatModelUnitTests
 
 from gem_rag import ChatGem, GemEmbeddings, GemVectorStore
 
 pytestmark = pytest.mark.model
-NO_SENSE = "asserts an argument's value that a model of 135 million parameters has no sense for"
 
 
 class TestChatUnit(ChatModelUnitTests):
@@ -38,26 +36,6 @@ class TestChat(ChatModelIntegrationTests):
     @property
     def supports_json_mode(self):
         return True
-
-
-class TestEmbeddingsUnit(EmbeddingsUnitTests):
-    @property
-    def embeddings_class(self):
-        return GemEmbeddings
-
-    @property
-    def embedding_model_params(self):
-        return {}
-
-
-class TestEmbeddings(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self):
-        return GemEmbeddings
-
-    @property
-    def embedding_model_params(self):
-        return {}
 
 
 class TestVectorStore(VectorStoreIntegrationTests):

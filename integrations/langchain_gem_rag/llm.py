@@ -22,14 +22,6 @@ class GemLLM(GeneratesWithGem, BaseLLM):
     Arguments are those of `ChatGem`.
     """
 
-    @property
-    def _llm_type(self) -> str:
-        return "gem-rag"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "fingerprint": self.gem.fingerprint}
-
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.langsmith(super()._get_ls_params(stop=stop, **kwargs), kwargs)
 

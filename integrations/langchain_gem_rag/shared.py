@@ -57,6 +57,14 @@ class GeneratesWithGem(Serializable):
         """The checkpoint's name, as in `response_metadata`."""
         return name_of(self.model)
 
+    @property
+    def _llm_type(self) -> str:
+        return "gem-rag"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self.model_name, "fingerprint": self.gem.fingerprint}
+
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Its settings can be written and read back; there are no secrets."""
