@@ -13,13 +13,16 @@ from common import arguments, show
 
 from gem_rag.model import GemModel
 from gem_rag.rag import RELEVANCE_THRESHOLD
+from gem_rag.store import ReadingStore
 from gem_rag_train.data import boolq
-from gem_rag_train.evaluation import squad_sample
+from gem_rag_train.evaluation import KEPT_BYTES, first_tokens, squad_sample
 
 
 def scores(model, questions, passages, gold) -> tuple[np.ndarray, np.ndarray]:
     """Of each question: its own passage's score, and the best of the ten nearest others'."""
-    documents = model.embed_documents(passages, max_length=256)
+    store = ReadingStore(model, memory_bytes=KEPT_BYTES)
+    passages = [first_tokens(model, passage, 256) for passage in passages]
+    documents = store.embed(passages)
     queries = model.embed_queries(questions)
     similarity = queries @ documents.T
     similarity[np.arange(len(gold)), gold] = -np.inf
@@ -27,9 +30,7 @@ def scores(model, questions, passages, gold) -> tuple[np.ndarray, np.ndarray]:
     for question, row, right in zip(
         questions, np.argsort(-similarity, 1)[:, :10], gold, strict=True
     ):
-        ranked = model.rank(
-            question, [passages[right], *(passages[i] for i in row)], max_length=256
-        )
+        ranked = store.rank(question, [passages[right], *(passages[i] for i in row)])
         by_index = {r.index: r.score for r in ranked}
         own.append(by_index.pop(0))
         others.append(max(by_index.values()))
