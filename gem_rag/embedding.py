@@ -61,7 +61,7 @@ class Embeds(Reader):
         out = np.empty((len(readings), self.dim), dtype=np.float32)
         room = len(self._instruction(task)) + self.config.num_special_tokens
         order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
-        for rows in by_budget(order, [len(r) for r in readings]):
+        for rows in by_budget(order, [len(r) for r in readings], self.tokens_per_batch):
             with torch.inference_mode():
                 tokens, cache = collate([readings[i] for i in rows], room)
                 out[rows] = self.forward_specials(tokens, cache, task).float().cpu().numpy()

@@ -94,7 +94,8 @@ class Ranks(Reader):
         order = sorted(range(len(passages)), key=lambda i: (kinds[i], -lengths[i]))
         for kind in (True, False):
             rows_of_kind = [i for i in order if kinds[i] is kind]
-            for rows in by_budget(rows_of_kind, [n + len(prompt) for n in lengths]):
+            padded = [n + len(prompt) for n in lengths]
+            for rows in by_budget(rows_of_kind, padded, self.tokens_per_batch):
                 with torch.inference_mode():
                     out[rows] = self._likelihood_batch([passages[i] for i in rows], prompt, scored)
         return out

@@ -23,7 +23,9 @@ from gem_rag.text import TextCodec, Tokenized
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
 
-TOKENS_PER_BATCH = 4096
+# Past some 768 tokens two CPU cores gain nothing, and each token's KV cache takes memory.
+TOKENS_PER_BATCH = {"cpu": 1024}
+TOKENS_PER_BATCH_ELSEWHERE = 8192
 FULL_BATCH = 768
 PADDING_SHARE = 0.1
 
@@ -60,6 +62,11 @@ class Reader:
     def max_context(self) -> int:
         """Context window in tokens."""
         return self.base.max_context
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Bound of a batch, padding included."""
+        return TOKENS_PER_BATCH.get(self.base.device.type, TOKENS_PER_BATCH_ELSEWHERE)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What training changes: the adapter's weights and the token vectors."""
@@ -181,7 +188,8 @@ class Reader:
     ) -> Iterator[list[int]]:
         """Indices in batches of similar length and bounded tokens, longest first."""
         order = sorted(range(len(tokenized)), key=lambda i: -len(tokenized[i].ids))
-        batches = list(by_budget(order, [max(1, len(t.ids)) for t in tokenized]))
+        lengths = [max(1, len(t.ids)) for t in tokenized]
+        batches = list(by_budget(order, lengths, self.tokens_per_batch))
         with progress(what, total=len(tokenized), show=show_progress) as advance:
             for rows in batches:
                 yield rows
@@ -235,9 +243,7 @@ class Reader:
             )
 
 
-def by_budget(
-    order: Sequence[int], lengths: Sequence[int], budget: int = TOKENS_PER_BATCH
-) -> Iterator[list[int]]:
+def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Cut indices, longest first, into batches of bounded padded tokens and little padding.
 
     Past `FULL_BATCH` tokens a larger batch gains nothing, so a row that would be more than

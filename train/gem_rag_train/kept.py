@@ -89,7 +89,8 @@ class KeptReadings:
         head = len(self._model.config.preamble_ids)
         order = sorted(range(len(self._ids)), key=lambda i: -len(self._ids[i]))
         with progress("reading", len(order), show) as advance:
-            for rows in by_budget(order, [max(1, len(i)) for i in self._ids]):
+            lengths = [max(1, len(i)) for i in self._ids]
+            for rows in by_budget(order, lengths, self._model.tokens_per_batch):
                 with torch.no_grad():
                     tokens, cache = self._model._read([self._ids[i] for i in rows], False)
                 for row, i in enumerate(rows):

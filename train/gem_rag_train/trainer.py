@@ -28,6 +28,7 @@ from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
 from gem_rag_train.teacher import Teacher
 
+TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
 STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
 
 
@@ -170,7 +171,8 @@ class Trainer:
         rows: list[Tensor] = []
         for task in ("query", "document"):
             mine = [i for i, (_, t, _) in enumerate(texts) if t == task]
-            for batch in by_budget(sorted(mine, key=lambda i: -lengths[i]), lengths):
+            longest_first = sorted(mine, key=lambda i: -lengths[i])
+            for batch in by_budget(longest_first, lengths, TOKENS_PER_BATCH):
                 if self.kept is not None:
                     rows.append(self.kept.forward([texts[i][2] for i in batch], task))
                 else:
