@@ -14,8 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from gem_rag import ann
-from gem_rag.index import GemIndex
+from gem_rag.index import GemIndex, ann
 
 CHUNKS, BATCH, DIM = 10_000, 100, 32
 KILLS = int(os.environ.get("GEM_RAG_KILLS", "12"))
@@ -25,7 +24,7 @@ KILLS = int(os.environ.get("GEM_RAG_KILLS", "12"))
 INGEST = """
 import sys
 import numpy as np
-from gem_rag import ann
+from gem_rag.index import ann
 from gem_rag.index import GemIndex
 
 ann.FLAT_LIMIT = 1000
