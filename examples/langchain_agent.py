@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.tools import create_retriever_tool
+from langchain_core.tools import tool
 
 from gem_rag import ChatGem, GemEmbeddings, GemRetriever, GemVectorStore
 
@@ -12,12 +12,16 @@ TEXTS = [
     "The Zephyr toaster comes in red and in grey.",
 ]
 store = GemVectorStore.from_texts(TEXTS, GemEmbeddings())
-search = create_retriever_tool(
-    GemRetriever(vectorstore=store, k=1),
-    "search_manuals",
-    "Search the manuals of our products: warranty, colours, use.",
-)
-agent = ChatGem().bind_tools([search])
+retriever = GemRetriever(vectorstore=store, k=1)
+
+
+@tool
+def search_manuals(question: str) -> str:
+    """Search the manuals of our products: warranty, colours, use."""
+    return retriever.invoke(question)[0].page_content
+
+
+agent = ChatGem().bind_tools([search_manuals])
 
 
 def ask(question: str) -> str:
@@ -28,8 +32,8 @@ def ask(question: str) -> str:
         messages.append(answer)
         if not answer.tool_calls:
             return answer.text
-        messages += [search.invoke(call) for call in answer.tool_calls]
-        print("searched for:", answer.tool_calls[0]["args"]["query"])
+        messages += [search_manuals.invoke(call) for call in answer.tool_calls]
+        print("searched for:", answer.tool_calls[0]["args"]["question"])
     return "no answer in three steps"
 
 

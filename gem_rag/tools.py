@@ -114,7 +114,9 @@ def with_tools(
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content") or ""
     if message.get("role") == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
+        # In words: a model that was not trained on tools copies tags into its answer.
+        said = f"Result of {message.get('name') or 'the function'}: {content}"
+        return {"role": "user", "content": f"{said}\nAnswer with this result."}
     calls = [_written(call) for call in message.get("tool_calls") or []]
     return {"role": message.get("role"), "content": "\n".join(filter(None, [content, *calls]))}
 

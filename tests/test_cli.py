@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
                     break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err

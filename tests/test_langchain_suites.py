@@ -23,6 +23,14 @@ class TestChatUnit(ChatModelUnitTests):
     def chat_model_params(self):
         return {}
 
+    @pytest.mark.xfail(
+        strict=True,
+        reason="langchain-core's load(allowed_objects='all') admits LangChain's own packages only; "
+        "with allowed_objects=[ChatGem] it works: test_settings_survive_being_written_and_read",
+    )
+    def test_serdes(self, model, snapshot):
+        super().test_serdes(model, snapshot)
+
 
 class TestChat(ChatModelIntegrationTests):
     @property

@@ -817,7 +817,7 @@ def test_the_chatbot_example_finds_the_answer(default_model, settings, tmp_path,
     main = runpy.run_path(str(example))["main"]
     main(tmp_path, model=default_model, ask=lambda _: next(questions))
     said = capsys.readouterr().out
-    assert "seven" in said
+    assert "seven" in said or "7 years" in said
     assert "[0.md]" in said
 
 

@@ -49,6 +49,8 @@ def _to_core(message: BaseMessage) -> Message:
     if isinstance(message, AIMessage) and message.tool_calls:
         calls = [{"name": c["name"], "arguments": c["args"]} for c in message.tool_calls]
         out["tool_calls"] = calls
+    if message.name:
+        out["name"] = message.name
     return out
 
 
