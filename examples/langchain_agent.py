@@ -7,11 +7,8 @@ from langchain_core.tools import tool
 
 from gem_rag import ChatGem, GemEmbeddings, GemRetriever, GemVectorStore
 
-TEXTS = [
-    "The warranty of the Zephyr kettle is seven years.",
-    "The Zephyr toaster comes in red and in grey.",
-]
-store = GemVectorStore.from_texts(TEXTS, GemEmbeddings())
+KETTLE, TOASTER = "The warranty of the Zephyr kettle is seven years.", "The toaster comes in red."
+store = GemVectorStore.from_texts([KETTLE, TOASTER], GemEmbeddings())
 retriever = GemRetriever(vectorstore=store, k=1)
 
 
