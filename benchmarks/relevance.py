@@ -40,17 +40,18 @@ def scores(model, questions, passages, gold) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--passages", type=int, default=300)
     options = parser.parse_args()
     model = GemModel.from_pretrained()
     rows = [p for p in boolq("dev") if p.question]
-    rows = random.Random(0).sample(list({p.body: p for p in rows}.values()), 300)
+    rows = random.Random(0).sample(list({p.body: p for p in rows}.values()), options.passages)
     some = range(options.questions)
     own, others = scores(
         model, [rows[i].question for i in some], [p.body for p in rows], list(some)
     )
     grid = np.arange(-0.2, 2.0, 0.05)
     accuracy = [((own >= t).mean() + (others < t).mean()) / 2 for t in grid]
-    paragraphs, questions = squad_sample(300)
+    paragraphs, questions = squad_sample(options.passages)
     asked = questions[: options.questions]
     squad_own, squad_others = scores(
         model, [q.text for q in asked], paragraphs, [q.paragraph for q in asked]

@@ -224,7 +224,7 @@ def train(
 @app.command()
 def demo(as_json: Json = False) -> None:
     """Index this project's own documentation and answer a question about it."""
-    question = "How many special tokens does the bundled checkpoint have?"
+    question = "Where does GemIndex keep text, metadata and vectors?"
     docs = _own_docs()
     with tempfile.TemporaryDirectory() as folder:
         if not as_json:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A passage that raises the question's mean log-likelihood by less than this (nats per token) says
 # nothing about it. Chosen on BoolQ's dev part: see docs/benchmarks.md.
-RELEVANCE_THRESHOLD = 0.35
+RELEVANCE_THRESHOLD = 0.6
 NOTHING_FOUND = "I found nothing about this in the documents."
 COMMIT_CHUNKS = 64
 ASK = (
