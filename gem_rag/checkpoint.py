@@ -102,6 +102,23 @@ def load_shared(
     return model
 
 
+def as_model(model: str | Path | GemModel | None, **options: Any) -> GemModel:
+    """A loaded model as it is, or the shared one of a name; for what takes either."""
+    from gem_rag.model import GemModel
+
+    return model if isinstance(model, GemModel) else GemModel.from_pretrained(model, **options)
+
+
+def name_of(model: GemModel) -> str:
+    """What a loaded model can be loaded by again: bundled name, or folder.
+
+    A model that was made here and never saved goes by its base's name.
+    """
+    if model.path is None:
+        return model.config.base.name
+    return model.path.name if model.path.parent == BUNDLED else str(model.path)
+
+
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel:
     """Load a checkpoint folder and its base.
 

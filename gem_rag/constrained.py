@@ -33,7 +33,7 @@ _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 
 
 class Grammars:
-    """Makes the hooks for one tokenizer.
+    """Makes hooks for one tokenizer; each follows one request, token by token.
 
     Args:
         codec: The model's tokenizer.
@@ -100,16 +100,19 @@ class Grammars:
     def _hook(self, grammar: str, max_new_tokens: int) -> LogitsHook:
         from llguidance import LLMatcher
 
-        start = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
-        if start.is_error():
-            reason = start.get_error().partition("\n")[0]
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().partition("\n")[0]
             raise GemError(f"this JSON schema cannot be enforced: {reason}")
         closing = max_new_tokens - min(max_new_tokens // 2, CLOSING_TOKENS)
 
+        consumed = 0
+
         def allow(generated: list[int], logits: Tensor) -> Tensor:
-            matcher = start.deep_copy()
-            if not matcher.consume_tokens(generated):
+            nonlocal consumed
+            if not matcher.consume_tokens(generated[consumed:]):
                 return logits  # text that only began as a call does
+            consumed = len(generated)
             allowed = self._allowed(matcher)
             if len(generated) >= closing:
                 allowed = self._closed(allowed)

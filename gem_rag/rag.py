@@ -336,7 +336,7 @@ class GemRAG:
         readings: list[Reading] = []
         if rank and citations:
             texts = [c.text for c in citations]
-            readings = self.store.read(texts) if self._shares_readings else []
+            readings = self.store.read(texts) if self.model.shares_readings else []
             ranked = self.model.rank(question, readings or texts)
             citations = [replace(citations[r.index], rank_score=r.score) for r in ranked]
             readings = [readings[r.index] for r in ranked] if readings else []
@@ -394,11 +394,6 @@ class GemRAG:
 
         return await asyncio.to_thread(self.retrieve, question, **options)
 
-    @property
-    def _shares_readings(self) -> bool:
-        """Whether what was read to embed can be ranked and continued (not for one scope)."""
-        return self.model.config.adapter_scope != "embedding"
-
     def _irrelevant(self, best: Citation) -> bool:
         ranked = best.rank_score is not None and self.threshold is not None
         return ranked and best.rank_score < self.threshold  # type: ignore[operator]
@@ -413,7 +408,7 @@ class GemRAG:
         """From one reading exactly; from several passages by reading them together."""
         ask = ASK.format(question=in_context(question, history))
         one = len(found.citations) == 1
-        if self._shares_readings and (one or self.join_readings):
+        if self.model.shares_readings and (one or self.join_readings):
             readings = found.readings or self.store.read([c.text for c in found.citations])
             after = readings[0] if one else join(readings)
             return self.model.stream(ask, after=after, **options)

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from gem_rag.model import GemModel
 
 # Past some 768 tokens two CPU cores gain nothing, and each token's KV cache takes memory.
-TOKENS_PER_BATCH = {"cpu": 1024}
-TOKENS_PER_BATCH_ELSEWHERE = 8192
+TOKENS_PER_BATCH_CPU, TOKENS_PER_BATCH = 1024, 8192
 FULL_BATCH = 768
 PADDING_SHARE = 0.1
 
@@ -64,9 +63,14 @@ class Reader:
         return self.base.max_context
 
     @property
+    def shares_readings(self) -> bool:
+        """Whether what was read to embed can be ranked and continued (not for one scope)."""
+        return self.config.adapter_scope != "embedding"
+
+    @property
     def tokens_per_batch(self) -> int:
         """Bound of a batch, padding included."""
-        return TOKENS_PER_BATCH.get(self.base.device.type, TOKENS_PER_BATCH_ELSEWHERE)
+        return TOKENS_PER_BATCH_CPU if self.base.device.type == "cpu" else TOKENS_PER_BATCH
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What training changes: the adapter's weights and the token vectors."""
@@ -236,7 +240,7 @@ class Reader:
             )
 
     def _shareable(self, readings: Sequence[Reading]) -> None:
-        if readings and self.config.adapter_scope == "embedding":
+        if readings and not self.shares_readings:
             raise ReadingError(
                 "with adapter_scope 'embedding' a reading is made with the adapter on and is not "
                 "the generator's; give the text instead"

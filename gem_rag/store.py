@@ -107,8 +107,7 @@ class ReadingStore:
 
     def rank(self, query: str, texts: Sequence[str]) -> list[Ranked]:
         """`GemModel.rank` from kept readings where the model's scope allows their reuse."""
-        shared = self.model.config.adapter_scope != "embedding"
-        return self.model.rank(query, self.read(texts) if shared else texts)
+        return self.model.rank(query, self.read(texts) if self.model.shares_readings else texts)
 
     @property
     def has_room(self) -> bool:

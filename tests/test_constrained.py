@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 
 from gem_rag.errors import GemError
 from gem_rag.ranking import Ranked
+from gem_rag.text import TextCodec
+from gem_rag.tools import Tool, parse_calls
 
 PERSON = {
     "type": "object",
@@ -141,7 +144,7 @@ def test_the_default_model_calls_the_tool_that_is_asked_for(default_model, quest
 def test_a_call_once_begun_is_held_to_the_grammar(gem):
     """The start of a call is put into the model's mouth; what follows must fit."""
     ids = gem.codec.encode("<tool_call>")
-    hook = gem._grammars.tools([__import__("gem_rag.tools").tools.Tool.of(ADD)], "auto", 100)
+    hook = gem._grammars.tools([Tool.of(ADD)], "auto", 100)
 
     def forced(generated, logits):
         if len(generated) < len(ids):
@@ -149,8 +152,6 @@ def test_a_call_once_begun_is_held_to_the_grammar(gem):
             logits[ids[len(generated)]] = 1e9
             return logits
         return hook(generated, logits)
-
-    from gem_rag.tools import parse_calls
 
     result = gem.generate("Add", logits_hook=forced, max_new_tokens=100)
     (call,) = parse_calls(result.text)
@@ -179,8 +180,6 @@ def test_tools_calls_and_results_reach_a_template_that_knows_none_of_them(gem):
         },
         {"role": "tool", "name": "add", "content": "5"},
     ]
-    from gem_rag.tools import Tool
-
     text = gem.codec.prompt(messages, tools=[Tool.of(ADD)])
     assert "Be brief." in text
     assert "Add two numbers." in text
@@ -190,11 +189,6 @@ def test_tools_calls_and_results_reach_a_template_that_knows_none_of_them(gem):
 
 
 def test_a_template_that_knows_tools_renders_them_itself(gem):
-    import copy
-
-    from gem_rag.text import TextCodec
-    from gem_rag.tools import Tool
-
     tokenizer = copy.deepcopy(gem.codec.tokenizer)
     tokenizer.chat_template = (
         "{% for t in tools %}TOOL {{ t.function.name }}{% endfor %}<tool_call>"
@@ -203,10 +197,6 @@ def test_a_template_that_knows_tools_renders_them_itself(gem):
 
 
 def test_a_template_without_a_system_role_gets_its_words_in_the_users_message(gem):
-    import copy
-
-    from gem_rag.text import TextCodec
-
     tokenizer = copy.deepcopy(gem.codec.tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"

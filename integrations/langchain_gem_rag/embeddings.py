@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
+from gem_rag.checkpoint import as_model
 from gem_rag.model import GemModel
 
 
@@ -19,9 +20,7 @@ class GemEmbeddings(Embeddings):
     """
 
     def __init__(self, model: str | Path | GemModel | None = None, **options: Any) -> None:
-        if not isinstance(model, GemModel):
-            model = GemModel.from_pretrained(model, **options)
-        self.model: GemModel = model
+        self.model: GemModel = as_model(model, **options)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed passages, unchanged: unit vectors."""

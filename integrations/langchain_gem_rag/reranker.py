@@ -11,6 +11,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict
 
+from gem_rag.checkpoint import as_model
 from gem_rag.model import GemModel
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.ranking import ranked
@@ -40,8 +41,7 @@ class GemReranker(BaseDocumentCompressor):
         **fields: Any,
     ) -> None:
         if readings is None:
-            loaded = model if isinstance(model, GemModel) else GemModel.from_pretrained(model)
-            readings = ReadingStore(loaded)
+            readings = ReadingStore(as_model(model))
         super().__init__(**{**fields, "readings": readings})
 
     def compress_documents(

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from langchain_gem_rag.ranking import ranked, with_metadata
-from langchain_gem_rag.vectorstore import GemVectorStore
+from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 
 
 class GemRetriever(BaseRetriever):
@@ -84,9 +84,7 @@ class GemRetriever(BaseRetriever):
             hits = index.search(vector, wanted, where=where)
         least = self.score_threshold
         documents = [
-            _with_place(Document(id=h.id, page_content=h.text, metadata=h.metadata), h.score)
-            for h in hits
-            if least is None or h.score >= least
+            _with_place(document_of(h), h.score) for h in hits if least is None or h.score >= least
         ]
         if readings is not None:
             documents = ranked(readings, query, documents)

@@ -10,7 +10,8 @@ from langchain_core.load.serializable import Serializable
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from pydantic import PrivateAttr
 
-from gem_rag.checkpoint import DEFAULT
+from gem_rag.checkpoint import DEFAULT, as_model
+from gem_rag.checkpoint import name_of as checkpoint_name
 from gem_rag.generation import Generation
 from gem_rag.model import GemModel
 
@@ -32,15 +33,12 @@ class GeneratesWithGem(Serializable):
     _gem: GemModel = PrivateAttr()
 
     def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
-        loaded = model if isinstance(model, GemModel) else None
-        if loaded is not None:
-            name: str | None = str(loaded.path or loaded.config.base.name)
+        if isinstance(model, GemModel):
+            name: str | None = checkpoint_name(model)
         else:
             name = None if model is None else str(model)
         super().__init__(model=name, **fields)
-        self._gem = loaded or GemModel.from_pretrained(
-            name, device=self.device, dtype=self.dtype, revision=self.revision
-        )
+        self._gem = as_model(model, device=self.device, dtype=self.dtype, revision=self.revision)
 
     @property
     def gem(self) -> GemModel:

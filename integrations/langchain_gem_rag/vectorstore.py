@@ -164,7 +164,7 @@ class GemVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """The k documents nearest to a vector ``[d]``, each with its cosine."""
         hits = self.index.search(embedding, k, where=filter, min_score=score_threshold)
-        return [(_document(hit), hit.score) for hit in hits]
+        return [(document_of(hit), hit.score) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **kwargs: Any
@@ -219,7 +219,7 @@ class GemVectorStore(VectorStore):
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector ``[d]``."""
         hits = self.index.mmr(embedding, k, fetch_k=fetch_k, lambda_mult=lambda_mult, where=filter)
-        return [_document(hit) for hit in hits]
+        return [document_of(hit) for hit in hits]
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -290,7 +290,8 @@ def _rows(
     return [texts[i] for i in rows], [vectors[i] for i in rows], picked
 
 
-def _document(hit: Hit) -> Document:
+def document_of(hit: Hit) -> Document:
+    """A found chunk as a document."""
     return Document(id=hit.id, page_content=hit.text, metadata=hit.metadata)
 
 

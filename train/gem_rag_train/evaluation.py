@@ -153,7 +153,10 @@ def evaluate_retrieval(
     """
     store = ReadingStore(model, memory_bytes=KEPT_BYTES)
     texts = [first_tokens(model, text, max_length) for text in paragraphs]
-    documents = store.embed(texts) if rank else model.embed_documents(texts)
+    if rank:
+        documents = store.embed(texts)
+    else:
+        documents = model.embed_documents(texts, show_progress=show_progress)
     queries = model.embed_queries([q.text for q in questions], show_progress=show_progress)
     scores, top = retrieval(documents, queries, [q.paragraph for q in questions])
     if not rank:

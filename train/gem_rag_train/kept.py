@@ -61,7 +61,7 @@ class KeptReadings:
         if size > most_bytes:
             raise GemError(
                 f"the readings of {len(ids)} texts take {size / 1e9:.1f} GB, the bound is "
-                f"{most_bytes / 1e9:.1f} GB; lower examples or max_length, or raise kept_bytes"
+                f"{most_bytes / 1e9:.1f} GB; lower examples or max_length, or raise kept_gigabytes"
             )
         folder.mkdir(parents=True, exist_ok=True)
         if not self._is_made(folder):
