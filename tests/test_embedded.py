@@ -134,7 +134,7 @@ def test_an_embedding_is_the_same_alone_and_in_a_batch(default_model):
 @pytest.mark.model
 def test_everyone_shares_one_copy_of_the_weights(default_model):
     from gem_rag import GemEmbeddings, GemModel
-    from gem_rag.cli import _load
+    from gem_rag.cli.console import load_model as _load
 
     users = [GemModel.from_pretrained(), GemEmbeddings().model, _load(None)]
     weight = default_model.base.model.get_input_embeddings().weight

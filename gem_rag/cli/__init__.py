@@ -1,0 +1,75 @@
+"""The command line: parsing, printing, and errors as one line; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+
+from gem_rag.cli import ask, models
+from gem_rag.cli.console import err
+from gem_rag.errors import GemError
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="gem-rag",
+    help="Ask your own documents: one model reads once, and embeds, ranks and answers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = {
+    "ask": ask.ask,
+    "index": ask.index_,
+    "search": ask.search,
+    "chat": ask.chat,
+    "demo": ask.demo,
+    "pull": models.pull,
+    "info": models.info,
+    "train": models.train,
+}
+for name, command in COMMANDS.items():
+    app.command(name=name)(command)
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    state["debug"] = debug
+
+
+state: dict[str, bool] = {"debug": False}
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code (1; 2 for usage; 130 for Ctrl-C)."""
+    warnings.showwarning = lambda message, *_, **__: err.print(
+        f"[yellow]warning[/yellow] {escape(str(message))}", soft_wrap=True
+    )
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if state["debug"]:
+            raise
+        _fail(error)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code itself
+        err.print("interrupted; what was committed is kept")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception) -> NoReturn:
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors
+        error.show()
+        sys.exit(error.exit_code)
+    known = isinstance(error, GemError | OSError | ValueError)
+    hint = "" if known else " (a bug: run with --debug and report it)"
+    text = str(error) or type(error).__name__
+    err.print(f"[red]error[/red] {escape(text)}{hint}", soft_wrap=True)
+    sys.exit(1)

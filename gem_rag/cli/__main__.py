@@ -1,0 +1,5 @@
+"""``python -m gem_rag.cli``."""
+
+from gem_rag.cli import main
+
+main()

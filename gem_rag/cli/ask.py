@@ -1,0 +1,209 @@
+"""Commands that answer from documents: ask, index, search, chat, demo."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gem_rag.cli.console import (
+    Json,
+    Model,
+    err,
+    load_model,
+    out,
+    print_citations,
+    print_json,
+    print_problems,
+    print_report,
+    print_stream,
+)
+from gem_rag.errors import GemError
+
+if TYPE_CHECKING:
+    from gem_rag.rag import Citation, GemRAG
+
+Docs = Annotated[
+    list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
+]
+IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
+Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
+Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    docs: Docs = None,
+    index: IndexDir = None,
+    model: Model = None,
+    rank: Rank = True,
+    context: Context = 1,
+    max_tokens: MaxTokens = 256,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from documents, with citations.
+
+    The answer streams; below it stand the passages it rests on.
+    """
+    with open_rag(docs, index, model, rank=rank, context=context) as rag:
+        stream = rag.stream(question, max_new_tokens=max_tokens)
+        if as_json:
+            for _ in stream:
+                pass
+            print_json(dataclasses.asdict(stream.answer))
+            return
+        print_stream(stream)
+        print_citations(stream.citations)
+
+
+def index_(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
+    model: Model = None,
+    remove_missing: Annotated[
+        bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Index files and folders; unchanged files are not read again."""
+    with open_rag(None, index, model, create=True) as rag:
+        report = rag.add(paths, remove_missing=remove_missing)
+        if as_json:
+            print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()})
+        else:
+            print_report(report)
+            out.print(f"{rag.index.count()} chunks in {index}")
+    if report.skipped and not (report.added or report.replaced or report.unchanged):
+        raise typer.Exit(1)
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    index: IndexDir = None,
+    docs: Docs = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
+    model: Model = None,
+    rank: Rank = True,
+    as_json: Json = False,
+) -> None:
+    """Find passages without answering."""
+    with open_rag(docs, index, model, rank=rank) as rag:
+        citations = rag.retrieve(query, k=k)
+        if as_json:
+            print_json([dataclasses.asdict(c) for c in citations])
+        elif citations:
+            print_citations(citations, whole=True)
+        else:
+            out.print("nothing found")
+
+
+def chat(
+    docs: Docs = None,
+    index: IndexDir = None,
+    model: Model = None,
+    rank: Rank = True,
+    context: Context = 1,
+    max_tokens: MaxTokens = 256,
+) -> None:
+    """Ask again and again; follow-ups are understood in the light of what was asked before.
+
+    /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
+    """
+    with open_rag(docs, index, model, rank=rank, context=context) as rag:
+        err.print(f"[dim]{rag.index.count()} chunks. /sources /clear /quit[/dim]")
+        history: list[dict[str, str]] = []
+        citations: list[Citation] = []
+        while (line := prompt()) is not None:
+            if line == "/quit":
+                break
+            if line == "/sources":
+                print_citations(citations, whole=True)
+            elif line == "/clear":
+                history, citations = [], []
+            elif line:
+                stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
+                try:
+                    print_stream(stream)
+                except KeyboardInterrupt:  # stops this answer, not the conversation
+                    stream.close()
+                    out.print()
+                citations = stream.citations
+                history += [
+                    {"role": "user", "content": line},
+                    {"role": "assistant", "content": stream.answer.answer},
+                ]
+
+
+def demo(as_json: Json = False) -> None:
+    """Index this project's own documentation and answer a question about it."""
+    question = "Where does GemIndex keep text, metadata and vectors?"
+    docs = own_docs()
+    with tempfile.TemporaryDirectory() as folder:
+        if not as_json:
+            err.print(f"[dim]indexing {docs}; one model, loaded once, does all of it[/dim]")
+            out.print(f"[bold]{question}[/bold]")
+        ask(
+            question,
+            docs=[docs],
+            index=Path(folder),
+            model=None,
+            rank=True,
+            context=1,
+            max_tokens=96,
+            as_json=as_json,
+        )
+
+
+def own_docs() -> Path:
+    """The documentation: inside an installed package, or beside it in a source tree."""
+    packaged = Path(__file__).parent / "_docs"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "docs"
+
+
+@contextmanager
+def open_rag(
+    docs: list[Path] | None,
+    index: Path | None,
+    model: str | None,
+    *,
+    create: bool = False,
+    **options: Any,
+) -> Iterator[GemRAG]:
+    """A `GemRAG` over an index folder, over documents indexed for the occasion, or both."""
+    if not docs and index is None:
+        raise typer.BadParameter("give --docs PATH or --index DIR")
+    from gem_rag.index import GemIndex
+    from gem_rag.rag import GemRAG
+
+    for path in docs or []:
+        if not path.exists():
+            raise GemError(f"no file or folder {str(path)!r}; check the path given to --docs")
+    gem = load_model(model)
+    opened = GemIndex(
+        index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
+    )
+    with opened:
+        rag = GemRAG(gem, opened, **options)
+        if docs:
+            print_problems(rag.add(docs))
+            if not opened.count():
+                raise GemError(f"no text in {', '.join(map(str, docs))}; nothing to answer from")
+        yield rag
+
+
+def prompt() -> str | None:
+    """The next line; None at the end of the input."""
+    try:
+        if sys.stdin.isatty():
+            return out.input("[bold]> [/bold]").strip()
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    except EOFError:
+        return None

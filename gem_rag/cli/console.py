@@ -1,0 +1,82 @@
+"""What commands share: the consoles, printing, loading a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from gem_rag.model import GemModel
+    from gem_rag.rag import Citation, IngestReport
+
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def load_model(name: str | None) -> GemModel:
+    """The model of a name, with a spinner while its libraries load."""
+    from gem_rag.progress import status
+
+    with status("loading the model"):
+        from gem_rag.model import GemModel
+    return GemModel.from_pretrained(name)
+
+
+def print_stream(pieces: Any) -> None:
+    """Pieces of an answer as they come."""
+    for piece in pieces:
+        out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    out.print()
+
+
+def print_citations(citations: list[Citation], *, whole: bool = False) -> None:
+    """Numbered passages with their place and scores."""
+    for number, c in enumerate(citations, 1):
+        rank = "" if c.rank_score is None else f"  rank {c.rank_score:.2f}"
+        place = f"{c.source}:{c.start}-{c.end}" + (f"  {c.heading}" if c.heading else "")
+        out.print(f"\n[dim]\\[{number}] {escape(place)}  score {c.score:.2f}{rank}[/dim]")
+        text = c.text if whole else shortened(c.text)
+        out.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def shortened(text: str, length: int = 240) -> str:
+    """One line of at most `length` characters, cut between words."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[:length].rsplit(" ", 1)[0] + " ..."
+
+
+def print_report(report: IngestReport) -> None:
+    """What an ingest did, in counts."""
+    counts = ", ".join(
+        f"{len(getattr(report, what))} {what}"
+        for what in ("added", "replaced", "unchanged", "removed")
+        if getattr(report, what)
+    )
+    out.print(counts or "nothing to index")
+    print_problems(report)
+
+
+def print_problems(report: IngestReport) -> None:
+    """Sources that were skipped, with the reason."""
+    for source, reason in report.skipped:
+        err.print(f"[yellow]skipped[/yellow] {escape(source)}: {escape(reason)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 1e6:.1f} MB"

@@ -1,0 +1,97 @@
+"""Commands about models: pull, info, train."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from gem_rag.cli.ask import IndexDir
+from gem_rag.cli.console import Json, Model, load_model, out, print_json, size
+from gem_rag.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from gem_rag.model import GemModel
+
+
+def pull(as_json: Json = False) -> None:
+    """Fetch and convert the default model ahead of time."""
+    from gem_rag.embedded import NAME, embedded_base
+
+    folder = embedded_base()
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    if as_json:
+        print_json({"model": NAME, "path": str(folder), "bytes": size})
+    else:
+        out.print(f"{NAME} is ready: {size(size)} in {folder}")
+
+
+def info(index: IndexDir = None, model: Model = None, as_json: Json = False) -> None:
+    """Show the model, its fingerprint and memory, and an index."""
+    facts: dict[str, Any] = {"model": model_facts(load_model(model))}
+    if index is not None:
+        from gem_rag.index import GemIndex
+
+        with GemIndex(index, create=False) as opened:
+            facts["index"] = dataclasses.asdict(opened.info())
+    if as_json:
+        print_json(facts)
+        return
+    for part, values in facts.items():
+        out.print(f"[bold]{part}[/bold]")
+        for name, value in values.items():
+            shown = size(value) if name.endswith("bytes") else escape(str(value))
+            out.print(f"  {name:<16} {shown}")
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name or a .toml file.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the recipe; repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a GEM checkpoint by a recipe."""
+    try:
+        from gem_rag_train import TrainConfig
+        from gem_rag_train import train as run
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    pairs = dict(key_value(s) for s in settings or [])
+    folder = run(TrainConfig.from_recipe(recipe, pairs), resume=resume)
+    if as_json:
+        print_json({"checkpoint": str(folder)})
+    else:
+        out.print(f"checkpoint: {folder}")
+
+
+def model_facts(model: GemModel) -> dict[str, Any]:
+    """What `info` shows of a model."""
+    c = model.config
+    weights = sum(p.nbytes for p in model.base.model.parameters())
+    return {
+        "checkpoint": str(model.path),
+        "base": c.base.name,
+        "fingerprint": model.fingerprint,
+        "dimensions": model.dim,
+        "special_tokens": c.num_special_tokens,
+        "scope": c.adapter_scope,
+        "context_window": model.max_context,
+        "device": str(model.base.device),
+        "dtype": str(model.base.dtype).removeprefix("torch."),
+        "weights_bytes": weights,
+        "adapter_bytes": sum(p.nbytes for p in model.parameters()),
+    }
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """``key=value`` as a pair."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"--set {text!r}; expected key=value")
+    return key, value
