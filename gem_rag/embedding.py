@@ -111,7 +111,7 @@ class Embeds(Reader):
             )
         return self._pool(hidden.view(spans, -1, self.base.hidden_size)[:, instruction:])
 
-    def forward_specials(self, tokens: Tokens, cache: Cache, task: Task) -> Tensor:
+    def forward_specials(self, tokens: Tokens, cache: Cache, task: Task | None) -> Tensor:
         """Pass 2: the special tokens read a cache; differentiable in adapter and token vectors.
 
         Embedding and training both end here; embedding only wraps it in inference mode.
@@ -119,7 +119,7 @@ class Embeds(Reader):
         Args:
             tokens: ``[B, N]`` what was read.
             cache: Its keys and values; appended to.
-            task: Which instruction the specials follow.
+            task: Which instruction the specials follow; None: it was read with the text.
 
         Returns:
             ``[B, d]`` float32, L2-normalised.
@@ -128,14 +128,15 @@ class Embeds(Reader):
         queries, inputs = self._special_queries(lengths, task)
         instruction = queries.positions.shape[1] - self.config.num_special_tokens
         mask = self.base.masks(queries, together(tokens, queries))
-        with self.adapter.at(self._special_scope(slice(instruction, None))):
+        special = slice(instruction, None) if instruction else EVERYWHERE
+        with self.adapter.at(self._special_scope(special)):
             hidden = self.base.run(inputs, queries.positions, mask, cache)
         return self._pool(hidden[:, instruction:])
 
     def _special_scope(self, special: Positions) -> Positions:
         return special if self.config.adapter_scope == "tokens" else EVERYWHERE
 
-    def _special_queries(self, starts: Tensor, task: Task) -> tuple[Tokens, Tensor]:
+    def _special_queries(self, starts: Tensor, task: Task | None) -> tuple[Tokens, Tensor]:
         """Instruction and specials as queries: ``[B, I + K]`` tokens, ``[B, I + K, hidden]``."""
         batch, k = starts.shape[0], self.config.num_special_tokens
         instruction = self._instruction(task)
@@ -148,8 +149,8 @@ class Embeds(Reader):
             vectors = torch.cat([words, vectors])
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 
-    def _instruction(self, task: Task) -> Tensor:
-        return self._instructions[task]
+    def _instruction(self, task: Task | None) -> Tensor:
+        return self._instructions[task] if task else torch.empty(0, dtype=torch.long)
 
     @cached_property
     def _instructions(self) -> dict[Task, Tensor]:

@@ -293,7 +293,7 @@ def test_the_real_mix_depends_on_seed_and_step_alone():
 
 @pytest.mark.model
 def test_no_dev_passage_is_trained_on():
-    from gem_rag_train.data import boolq
+    from gem_rag_train.sources import boolq
 
     train_part = {p.body for p in boolq("train")}
     assert len(train_part) > 7000

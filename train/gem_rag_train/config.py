@@ -43,7 +43,12 @@ class TrainConfig:
         examples: Draw this many pairs once, keep their readings on disk and train on them in
             epochs: each step then costs only the special tokens. 0 draws new pairs each step.
         kept_gigabytes: Bound of those readings.
-        teacher: An embedder to distil from: "all-MiniLM-L6-v2", a folder or hub id.
+        written_questions: About so many questions that the model itself writes for passages that
+            were drawn (with `examples`): further pairs, without labels.
+        neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
+            are near to each other: harder negatives. 1 is by chance.
+        teacher: An embedder: "all-MiniLM-L6-v2", a folder or hub id. It is distilled from, finds
+            false negatives, and drops written questions that do not lead back to their passage.
         distillation: Weight of the distillation loss; 0 is without a teacher.
         distillation_temperature: Of the similarities it compares.
     """
@@ -71,6 +76,8 @@ class TrainConfig:
     start_from: str = ""
     examples: int = 0
     kept_gigabytes: float = 20.0
+    written_questions: int = 0
+    neighbours: int = 1
     teacher: str = ""
     distillation: float = 0.0
     distillation_temperature: float = 0.05

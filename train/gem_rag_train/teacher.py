@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel
-from gem_rag_train.data import Source
+from gem_rag_train.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

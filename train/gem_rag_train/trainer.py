@@ -26,9 +26,16 @@ from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
+from gem_rag_train.questions import found_again, written_pairs
 from gem_rag_train.teacher import Teacher
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
+KEPT_ROWS = 64  # in one forward from kept readings
+SIDES = ("first", "second")
+# A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
+# too and is no negative (the idea of NV-Retriever's positive-aware mining).
+FALSE_NEGATIVE = 0.95
+FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
 STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
 
 
@@ -64,9 +71,11 @@ class Trainer:
                 "choose another output"
             )
         self.model = new_model(config)
-        self.data = self._data()
         self.kept: KeptReadings | None = None
-        self.teacher = Teacher(config.teacher) if config.distillation else None
+        self.teacher = Teacher(config.teacher) if config.teacher else None
+        self.data: TrainingMix | Pool = TrainingMix(
+            config.shares, seed=config.seed, batch_size=config.batch_size
+        )
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
         self.optimizer = torch.optim.AdamW(
             [
@@ -87,22 +96,62 @@ class Trainer:
         if resume:
             self._load()
 
-    def _data(self) -> TrainingMix | Pool:
-        c = self.config
-        mix = TrainingMix(c.shares, seed=c.seed, batch_size=c.batch_size)
-        return Pool(mix, c.examples, seed=c.seed, batch_size=c.batch_size) if c.examples else mix
+    def prepare(self, show_progress: bool | None = None) -> None:
+        """Draw the pairs, write the questions and read the texts that the whole run uses."""
+        config, folder = self.config, self.output.with_name(self.output.name + ".readings")
+        if not config.examples:
+            return
+        assert isinstance(self.data, TrainingMix)
+        pairs = self.data.draw(config.examples)
+        most = int(config.kept_gigabytes * 1e9)
+        kept = KeptReadings(self.model, folder, most_bytes=most, show_progress=show_progress)
+        self._keep(kept, "pairs", pairs)
+        if config.written_questions:
+            written = written_pairs(
+                self.model,
+                pairs,
+                config.written_questions,
+                kept,
+                folder,
+                max_length=config.max_length,
+                seed=config.seed,
+                show_progress=show_progress,
+            )
+            written = self._consistent(written)
+            self._keep(kept, "questions", written)
+            pairs += written
+        self.kept = kept
+        self.data = Pool(
+            pairs,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            vectors=self.teacher.embed([p.second for p in pairs]) if self.teacher else None,
+            neighbours=config.neighbours,
+        )
+
+    def _keep(self, kept: KeptReadings, name: str, pairs: Sequence[Pair]) -> None:
+        texts = [(p.first, task_of(p)) for p in pairs]
+        texts += [(p.second, "document") for p in pairs]
+        ids = self._tokenize([text for text, _ in texts])
+        kept.add(name, zip(ids, (task for _, task in texts), strict=True))
+
+    def _consistent(self, pairs: list[Pair]) -> list[Pair]:
+        """Written questions whose passage the teacher finds among all passages."""
+        if self.teacher is None:
+            return pairs
+        place = {text: i for i, text in enumerate(dict.fromkeys(p.second for p in pairs))}
+        found = found_again(
+            self.teacher.embed([p.first for p in pairs]),
+            self.teacher.embed(list(place)),
+            [place[p.second] for p in pairs],
+            top=FOUND_AMONG,
+        )
+        return [pair for pair, kept in zip(pairs, found, strict=True) if kept]
 
     def run(self, show_progress: bool | None = None) -> Path:
         """Train to the last step, saving the state on the way, and write the checkpoint."""
         show = sys.stderr.isatty() if show_progress is None else show_progress
-        if isinstance(self.data, Pool):
-            self.kept = KeptReadings(
-                self.model,
-                self._tokenize([t for p in self.data.pairs for t in (p.first, p.second)]),
-                self.output.with_name(self.output.name + ".readings"),
-                most_bytes=int(self.config.kept_gigabytes * 1e9),
-                show_progress=show,
-            )
+        self.prepare(show)
         with live(self.config.steps, self.step, show) as report:
             while self.step < self.config.steps:
                 facts = self.train_step()
@@ -119,9 +168,9 @@ class Trainer:
         started = time.perf_counter()
         pairs = self.data.batch(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        first, n_first = self._embed([(p.first, task_of(p), 2 * p.at) for p in pairs])
-        second, n_second = self._embed([(p.second, "document", 2 * p.at + 1) for p in pairs])
-        contrastive = info_nce(first, second, self.log_scale, same=same_source(pairs))
+        first, n_first = self._embed([(p.first, task_of(p)) for p in pairs])
+        second, n_second = self._embed([(p.second, "document") for p in pairs])
+        contrastive = info_nce(first, second, self.log_scale, same=self._no_negatives(pairs))
         distilled = self._distillation(pairs, torch.cat([first, second]))
         loss = contrastive + self.config.distillation * distilled
         if not torch.isfinite(loss):
@@ -152,34 +201,49 @@ class Trainer:
         }
 
     def _distillation(self, pairs: Sequence[Pair], vectors: Tensor) -> Tensor:
-        """The distillation loss over all of the batch's texts; zero without a teacher."""
-        if self.teacher is None:
+        """The distillation loss over all of the batch's texts; zero without it."""
+        if self.teacher is None or not self.config.distillation:
             return torch.zeros(())
         texts = [p.first for p in pairs] + [p.second for p in pairs]
         teacher = self.teacher.embed(texts).to(vectors.device)
         return distillation(vectors, teacher, self.config.distillation_temperature)
 
-    def _embed(self, texts: Sequence[tuple[str, Task, int]]) -> tuple[Tensor, int]:
+    def _no_negatives(self, pairs: Sequence[Pair]) -> Tensor:
+        """bool ``[B, B]``: same source, or about as near as the pair itself by the teacher."""
+        same = same_source(pairs)
+        if self.teacher is None:
+            return same
+        first, second = (self.teacher.embed([getattr(p, n) for p in pairs]) for n in SIDES)
+        scores = first @ second.T  # (B, B)
+        return same | (scores > FALSE_NEGATIVE * scores.diagonal()[:, None])
+
+    def _embed(self, texts: Sequence[tuple[str, Task]]) -> tuple[Tensor, int]:
         """``[B, d]`` with gradients, in batches of one task and similar length; token count.
 
         Args:
-            texts: Each text, how to embed it, and its place among the kept readings.
+            texts: Each text and how to embed it.
         """
-        ids = self._tokenize([t for t, _, _ in texts])
+        ids = self._tokenize([t for t, _ in texts])
         lengths = [max(1, len(i)) for i in ids]
         order: list[int] = []
         rows: list[Tensor] = []
+        source = self.kept or self.model
         for task in ("query", "document"):
-            mine = [i for i, (_, t, _) in enumerate(texts) if t == task]
+            mine = [i for i, (_, t) in enumerate(texts) if t == task]
             longest_first = sorted(mine, key=lambda i: -lengths[i])
-            for batch in by_budget(longest_first, lengths, TOKENS_PER_BATCH):
-                if self.kept is not None:
-                    rows.append(self.kept.forward([texts[i][2] for i in batch], task))
-                else:
-                    rows.append(self.model.forward_texts([ids[i] for i in batch], task))
+            for batch in self._batches(longest_first, lengths):
+                rows.append(source.forward_texts([ids[i] for i in batch], task))
                 order += batch
         back = torch.tensor(order).argsort()
         return torch.cat(rows)[back], sum(lengths)
+
+    def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """What one forward takes; from kept readings padding costs little, and rows are tokens."""
+        if self.kept is None:
+            yield from by_budget(order, lengths, TOKENS_PER_BATCH)
+            return
+        for start in range(0, len(order), KEPT_ROWS):
+            yield list(order[start : start + KEPT_ROWS])
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [t.ids for t in self.model.codec.encode_texts(texts, self.config.max_length)]

@@ -1,0 +1,157 @@
+"""Questions the model writes itself for passages: pairs without labels, on any text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gem_rag.fetch import atomic_write
+from gem_rag.model import GemModel
+from gem_rag.progress import progress
+from gem_rag.reading import Reading
+from gem_rag_train.data import Pair
+from gem_rag_train.kept import KeptReadings
+
+ASK = "\n\nWrite one short question that is answered by the text above."
+MAX_NEW_TOKENS = 28
+AT_ONCE = 32  # passages read together; each is asked `per_passage` times
+FEWEST_WORDS = 4
+FEWEST_PASSAGE_WORDS = 20
+PER_PASSAGE = 2
+WRITTEN = "questions.json"
+
+
+def write_questions(
+    model: GemModel,
+    passages: Sequence[str],
+    *,
+    read: Callable[[Sequence[str]], list[Reading]] | None = None,
+    per_passage: int = 1,
+    max_length: int = 128,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Sample questions after each passage's reading (the idea of doc2query and InPars).
+
+    Args:
+        model: Writes; with scopes ``tokens`` and ``embedding`` this is the base alone.
+        passages: Texts to ask about.
+        read: Where readings come from; None reads.
+        per_passage: Samples of each; what is no question or was written already is dropped.
+        max_length: Tokens of a passage that are read.
+        temperature: Of sampling.
+        top_p: Of sampling.
+        seed: Decides the samples, whatever was written before: each passage has its own.
+        show_progress: A bar; None shows one on a terminal.
+
+    Yields:
+        ``(index of the passage, question)``, passages in order.
+    """
+    if read is None:
+        read = partial(model.read, max_length=max_length, show_progress=False)
+    with progress("writing questions", len(passages), show_progress) as advance:
+        for start in range(0, len(passages), AT_ONCE):
+            batch = passages[start : start + AT_ONCE]
+            readings = read(batch)
+            written: list[set[str]] = [set() for _ in batch]
+            for sample in range(per_passage):
+                answers = model.generate_batch(
+                    [ASK] * len(batch),
+                    after=readings,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=seed + 1000 * (start + 1) + sample,
+                    stop=["\n", "?"],
+                )
+                for i, answer in enumerate(answers):
+                    question = as_question(answer.text, answer.finish_reason)
+                    if question and question not in written[i]:
+                        written[i].add(question)
+                        yield start + i, question
+            advance(len(batch))
+
+
+def as_question(text: str, finish_reason: str) -> str:
+    """One tidy question, or nothing where the model wrote something else."""
+    words = text.strip().strip("\"'*").split()
+    if finish_reason != "stop" or len(words) < FEWEST_WORDS:
+        return ""
+    return " ".join(words).rstrip(".") + "?"
+
+
+def found_again(questions: Tensor, passages: Tensor, own: Sequence[int], top: int) -> list[bool]:
+    """Whether each question's own passage is among the `top` nearest (round-trip consistency).
+
+    Args:
+        questions: Unit vectors ``[q, d]``.
+        passages: Unit vectors ``[n, d]``.
+        own: Index of each question's passage.
+        top: How far down it may be.
+    """
+    scores = questions @ passages.T  # (q, n)
+    right = scores.gather(1, torch.tensor(own)[:, None])
+    found: list[bool] = ((scores > right).sum(1) < top).tolist()
+    return found
+
+
+def written_pairs(
+    model: GemModel,
+    pairs: Sequence[Pair],
+    count: int,
+    kept: KeptReadings,
+    folder: Path,
+    *,
+    max_length: int,
+    seed: int,
+    show_progress: bool | None = None,
+) -> list[Pair]:
+    """Pairs of a question the model wrote and its passage, for passages among `pairs`.
+
+    Args:
+        model: Writes.
+        pairs: Their second texts are the passages, where they are long enough.
+        count: About how many questions.
+        kept: Has the passages' readings.
+        folder: The questions are written once and kept here.
+        max_length: Tokens of a passage that were read.
+        seed: Of the samples.
+        show_progress: As for `write_questions`.
+    """
+    groups = {p.second: p.group for p in pairs if len(p.second.split()) >= FEWEST_PASSAGE_WORDS}
+    passages = list(groups)[: math.ceil(count / PER_PASSAGE)]
+    wanted = {"passages": passages, "each": PER_PASSAGE, "seed": seed}
+    try:
+        stored = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = {}
+    if stored.get("wanted") != wanted:
+
+        def read(texts: Sequence[str]) -> list[Reading]:
+            tokenized = model.codec.encode_texts(texts, max_length)
+            return [kept.reading(*pair) for pair in zip(texts, tokenized, strict=True)]
+
+        questions = list(
+            write_questions(
+                model,
+                passages,
+                read=read,
+                per_passage=PER_PASSAGE,
+                seed=seed,
+                show_progress=show_progress,
+            )
+        )
+        stored = {"wanted": wanted, "questions": questions}
+        atomic_write(folder / WRITTEN, json.dumps(stored))
+    return [
+        Pair(question, passages[i], "query_document", groups[passages[i]])
+        for i, question in stored["questions"]
+    ]
