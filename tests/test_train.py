@@ -13,11 +13,12 @@ from tiny import WORDS
 from gem_rag.checkpoint import weights_hash
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
-from gem_rag_train import TrainConfig, train
+from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
 from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
+from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.trainer import Trainer, rate, same_source
 
 
@@ -27,15 +28,18 @@ class TinyMix:
     def __init__(self, shares, *, seed, batch_size):
         self.seed, self.size = seed, batch_size
 
-    def batch(self, step):
+    def batch(self, step, size=None):
         rng = random.Random(f"{self.seed}:{step}")
         words = WORDS.split()
         pairs = []
-        for i in range(self.size):
+        for i in range(size or self.size):
             some = rng.sample(words, 6)
             kind = "query_document" if i % 2 else "document_document"
             pairs.append(Pair(" ".join(some[:4]), " ".join(some[2:]), kind, str(i)))
         return pairs
+
+    def draw(self, count):
+        return self.batch(0, count)
 
 
 @pytest.fixture
@@ -139,10 +143,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
 
 def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
-    texts = [(f"Rivers run {i} " * (i + 1), "document", 0) for i in range(5)]
+    texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
     with torch.no_grad():
         vectors, _ = trainer._embed(texts)
-    expected = trainer.model.embed_documents([t for t, _, _ in texts])
+    expected = trainer.model.embed_documents([t for t, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 
 
@@ -161,18 +165,33 @@ def test_info_nce_is_the_mean_of_two_cross_entropies():
 
 def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
     texts = ["Rivers run to the sea.", "Who?", "The kettle has a warranty of seven years. " * 3]
-    ids = [t.ids for t in gem.codec.encode_texts(texts, 20)]
-    kept = KeptReadings(gem, ids, tmp_path, most_bytes=10**9)
+    tokenized = gem.codec.encode_texts(texts, 20)
+    ids = [t.ids for t in tokenized]
+    both = [(i, task) for i in ids for task in ("query", "document")]
+    kept = KeptReadings(gem, tmp_path, most_bytes=10**9)
+    kept.add("first", both[:2])
+    kept.add("second", both)  # only what is new is read
+    assert kept.tokens == sum(2 * len(i) + len(gem._instruction("query")) for i in ids)
     for task in ("query", "document"):
         fresh = gem.forward_texts([ids[2], ids[0]], task)
-        torch.testing.assert_close(kept.forward([2, 0], task), fresh, atol=2e-3, rtol=0)
-    made = (tmp_path / "readings.f16").stat().st_mtime_ns
-    KeptReadings(gem, ids, tmp_path, most_bytes=10**9)
-    assert (tmp_path / "readings.f16").stat().st_mtime_ns == made
-    KeptReadings(gem, ids[:2], tmp_path, most_bytes=10**9)
-    assert (tmp_path / "readings.f16").stat().st_mtime_ns != made
+        again = kept.forward_texts([ids[2], ids[0]], task)
+        torch.testing.assert_close(again, fresh, atol=2e-3, rtol=0)
+    [read] = gem.read(texts[:1])
+    reading = kept.reading(texts[0], tokenized[0])
+    assert torch.equal(reading.ids, read.ids)
+    np.testing.assert_allclose(reading.embed(), read.embed(), atol=2e-3)
+
+
+def test_kept_readings_are_made_once_and_bounded(gem, tmp_path):
+    texts = [(t.ids, "document") for t in gem.codec.encode_texts(["One.", "Two two."], 20)]
+    KeptReadings(gem, tmp_path, most_bytes=10**9).add("texts", texts)
+    made = (tmp_path / "texts.f16").stat().st_mtime_ns
+    KeptReadings(gem, tmp_path, most_bytes=10**9).add("texts", texts)
+    assert (tmp_path / "texts.f16").stat().st_mtime_ns == made
+    KeptReadings(gem, tmp_path, most_bytes=10**9).add("texts", texts[:1])
+    assert (tmp_path / "texts.f16").stat().st_mtime_ns != made
     with pytest.raises(GemError, match="lower examples"):
-        KeptReadings(gem, ids, tmp_path, most_bytes=10)
+        KeptReadings(gem, tmp_path, most_bytes=10).add("texts", texts)
 
 
 def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
@@ -196,11 +215,70 @@ def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, mo
 
 
 def test_a_pool_is_gone_through_in_epochs():
-    pool = Pool(TinyMix({}, seed=0, batch_size=4), 12, seed=0, batch_size=4)
-    seen = [p.at for step in range(3) for p in pool.batch(step)]
-    assert sorted(seen) == list(range(12))
-    assert [p.at for step in range(3, 6) for p in pool.batch(step)] != seen
+    pairs = TinyMix({}, seed=0, batch_size=4).draw(12)
+    pool = Pool(pairs, seed=0, batch_size=4)
+    seen = [p.group for step in range(3) for p in pool.batch(step)]
+    assert sorted(seen) == sorted(p.group for p in pairs)
+    assert [p.group for step in range(3, 6) for p in pool.batch(step)] != seen
     assert pool.batch(5) == pool.batch(5)
+
+
+def test_batches_of_neighbours_hold_what_is_near():
+    angles = torch.arange(12) // 3 * torch.pi / 4  # four places, three texts at each
+    vectors = torch.stack([angles.cos(), angles.sin()], 1)
+    pairs = [Pair("q", str(i), "query_document", str(i)) for i in range(12)]
+    pool = Pool(pairs, seed=0, batch_size=6, vectors=vectors, neighbours=3)
+    for step in range(4):
+        places = [int(p.second) // 3 for p in pool.batch(step)]
+        assert sorted(places) == sorted(3 * list(dict.fromkeys(places)))
+    order = [int(p.second) for step in range(2) for p in pool.batch(step)]
+    assert sorted(order) == list(range(12))
+
+
+def test_written_questions_are_questions_made_once(gem, tmp_path, monkeypatch):
+    pairs = [Pair("a", "Rivers run to the sea. " * 8, "document_document", "r")] * 2
+    kept = KeptReadings(gem, tmp_path, most_bytes=10**9)
+    tokenized = gem.codec.encode_texts([pairs[0].second], 20)
+    kept.add("pairs", [(tokenized[0].ids, "document")])
+    options = {"max_length": 20, "seed": 0}
+    monkeypatch.setattr(questions, "as_question", lambda text, _: f"Is it {len(text)} long?")
+    written = written_pairs(gem, pairs, 4, kept, tmp_path, **options)
+    assert {(p.second, p.group, p.kind) for p in written} == {
+        (pairs[0].second, "r", "query_document")
+    }
+    monkeypatch.setattr(questions, "write_questions", None)  # not called again
+    assert written_pairs(gem, pairs, 4, kept, tmp_path, **options) == written
+
+
+def test_a_question_is_tidy_or_nothing():
+    assert as_question(' "Where do rivers run to', "stop") == "Where do rivers run to?"
+    assert as_question("Where do rivers run to", "length") == ""
+    assert as_question("Yes", "stop") == ""
+
+
+def test_questions_that_do_not_lead_back_are_known():
+    passages = torch.eye(3)
+    asked = torch.tensor([[1.0, 0, 0], [0.1, 0.2, 0.9]])
+    assert found_again(asked, passages, [0, 0], top=1) == [True, False]
+    assert found_again(asked, passages, [0, 0], top=3) == [True, True]
+
+
+def test_near_texts_are_no_negatives_by_the_teacher(config, monkeypatch):
+    class Fixed:
+        def __init__(self, name):
+            pass
+
+        def embed(self, texts):
+            return torch.stack(
+                [torch.tensor([1.0, 0.0] if "x" in t else [0.0, 1.0]) for t in texts]
+            )
+
+    monkeypatch.setattr(module, "Teacher", Fixed)
+    trainer = Trainer(with_output(config, config.output, teacher="t"), resume=False)
+    texts = (("x1", "x2"), ("x3", "x4"), ("y1", "y2"))
+    pairs = [Pair(a, b, "document_document", a) for a, b in texts]
+    same = trainer._no_negatives(pairs)
+    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
 def test_a_student_equal_to_its_teacher_loses_nothing():
