@@ -31,6 +31,7 @@ class TrainConfig:
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Tokens of each training text.
         checkpoint_every: Steps between saved states a run can resume from.
+        heldout_passages: Passages (with a question each) that held-out retrieval is measured on.
         seed: Of the start, the data order and the crops.
         num_special_tokens: K.
         pooling: As in `GemConfig`.
@@ -65,6 +66,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     max_length: int = 128
     checkpoint_every: int = 20
+    heldout_passages: int = 150
     seed: int = 0
     num_special_tokens: int = 4
     pooling: Pooling = "mean"

@@ -1,0 +1,175 @@
+"""Embedding quality and next-token loss on texts a run does not train on, measured as it goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gem_rag.attention import Rule
+from gem_rag.config import Task
+from gem_rag.errors import GemError
+from gem_rag.model import GemModel
+from gem_rag.reader import by_budget
+from gem_rag_train.checks import SuffixTask, alignment, bottleneck, stability, uniformity
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.data import Pair, boolq
+from gem_rag_train.evaluation import retrieval
+from gem_rag_train.kept import KeptReadings
+
+SEED = 0  # not the run's: all runs are measured on the same passages
+LOSS_TEXTS, CHECKED_TEXTS, LONG_TEXTS = 32, 16, 24
+BEST_BY = "heldout_ndcg10"  # the measure by which one step is better than another
+
+
+class HeldOut:
+    """A fixed retrieval task over texts that are not trained on.
+
+    Args:
+        model: What is measured; its weights may change between measurements.
+        config: The run's recipe. With scope ``tokens`` the texts are read once, into
+            ``<output>.readings/heldout``, and a measurement costs the special tokens only.
+        pairs: What is held out of the user's own pairs; without any it is BoolQ's dev part.
+        show_progress: A bar while reading.
+
+    Raises:
+        GemError: Fewer than two pairs: there is nothing to be confused with.
+    """
+
+    def __init__(
+        self,
+        model: GemModel,
+        config: TrainConfig,
+        pairs: Sequence[Pair] = (),
+        *,
+        show_progress: bool | None = None,
+    ) -> None:
+        self.model = model
+        self.pairs = list(pairs) or questions(config.heldout_passages)
+        if len(self.pairs) < 2:
+            raise GemError(f"{len(self.pairs)} pair is held out; expected 2 at least")
+        self.long_texts = longest([p.second for p in pairs] if pairs else articles(), LONG_TEXTS)
+        texts = [p.first for p in self.pairs] + [p.second for p in self.pairs]
+        self._ids = [t.ids for t in model.codec.encode_texts(texts, config.max_length)]
+        self._loss: float | None = None
+        self._kept: KeptReadings | None = None
+        if model.config.adapter_scope == "tokens":
+            output = Path(config.output)
+            self._kept = KeptReadings(
+                model,
+                self._ids,
+                output.with_name(f"{output.name}.readings") / "heldout",
+                most_bytes=int(config.kept_gigabytes * 1e9),
+                show_progress=show_progress,
+            )
+
+    def measure(self) -> dict[str, float]:
+        """How good the model is now: retrieval, the next-token loss (nats), the space's shape."""
+        first, second = self.embed()
+        scores, _ = retrieval(second, first, range(len(first)))
+        return {
+            "heldout_ndcg10": scores.ndcg10,
+            "heldout_recall1": scores.recall1,
+            "heldout_ntp_loss": self.next_token_loss(),
+            "heldout_alignment": alignment(first, second),
+            "heldout_uniformity": uniformity(second),
+        }
+
+    def check(self) -> dict[str, Any]:
+        """All of `gem_rag_train.checks` as plain values, for the run's report."""
+        first, second = self.embed()
+        texts = [p.second for p in self.pairs[:CHECKED_TEXTS]]
+        tasks: tuple[SuffixTask, ...] = ("reconstruction", "continuation")
+        return {
+            "alignment": alignment(first, second),
+            "uniformity": uniformity(second),
+            "bottleneck": {
+                task: {
+                    rule.value: asdict(bottleneck(self.model, texts, task, rule=rule))
+                    for rule in (Rule.GEM, Rule.CAUSAL)
+                }
+                for task in tasks
+            },
+            "stability": {
+                str(n): asdict(found) for n, found in stability(self.model, self.long_texts).items()
+            },
+        }
+
+    def embed(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs' first and second texts as they are embedded now, float32 ``[n, d]`` each.
+
+        Raises:
+            GemError: An embedding is not finite.
+        """
+        kinds = [p.kind for p in self.pairs]
+        tasks: list[Task] = ["query" if k == "query_document" else "document" for k in kinds]
+        tasks += ["document"] * len(tasks)
+        out = np.empty((len(tasks), self.model.dim), dtype=np.float32)
+        lengths = [max(1, len(i)) for i in self._ids]
+        for task in set(tasks):
+            mine = [i for i, t in enumerate(tasks) if t == task]
+            order = sorted(mine, key=lambda i: -lengths[i])
+            for rows in by_budget(order, lengths, self.model.tokens_per_batch):
+                out[rows] = self._forward(rows, task)
+        if not np.isfinite(out).all():  # a NaN is nearer to nothing, and would count as found
+            raise GemError("held-out embeddings are not finite; lower the learning rate")
+        return out[: len(self.pairs)], out[len(self.pairs) :]
+
+    @torch.no_grad()  # not inference mode: what the model caches on the way is trained with too
+    def _forward(self, rows: Sequence[int], task: Task) -> np.ndarray:
+        if self._kept is not None:
+            vectors = self._kept.forward(rows, task)
+        else:
+            vectors = self.model.forward_texts([self._ids[i] for i in rows], task)
+        return vectors.float().cpu().numpy()
+
+    def next_token_loss(self) -> float:
+        """The generator's, nats per token; it changes with scope ``always`` only."""
+        if self._loss is None or self.model.config.adapter_scope == "always":
+            self._loss = next_token_loss(self.model, self._ids[len(self.pairs) :][:LOSS_TEXTS])
+        return self._loss
+
+
+@torch.no_grad()
+def next_token_loss(model: GemModel, ids: Sequence[Sequence[int]]) -> float:
+    """Mean negative log-likelihood of texts' tokens, each text after the preamble, nats per token.
+
+    A text's first token is given, not predicted.
+    """
+    total, count = 0.0, 0
+    adapted = model.config.adapter_scope == "always"
+    for text in ids:
+        tokens, cache = model._read([[]], adapted, room=len(text))
+        hidden = model.continue_from(tokens, cache, torch.tensor([text], dtype=torch.long))
+        logits = model.base.logits(hidden[0, :-1]).float()  # (n - 1, vocab)
+        target = torch.tensor(text[1:], dtype=torch.long, device=logits.device)
+        total += float(nn.functional.cross_entropy(logits, target, reduction="sum"))
+        count += len(target)
+    return total / max(1, count)
+
+
+def questions(count: int) -> list[Pair]:
+    """Questions of BoolQ's dev part, each with its passage, no passage twice."""
+    passages = list({p.body: p for p in boolq("dev")}.values())
+    drawn = Random(SEED).sample(passages, min(count, len(passages)))
+    return [Pair(p.question, p.body, "query_document", p.group) for p in drawn]
+
+
+def articles() -> list[str]:
+    """BoolQ's dev passages, those of one Wikipedia article as one text."""
+    bodies: dict[str, dict[str, None]] = defaultdict(dict)
+    for passage in boolq("dev"):
+        bodies[passage.title][passage.body] = None
+    return ["\n".join(parts) for parts in bodies.values()]
+
+
+def longest(texts: Sequence[str], count: int) -> list[str]:
+    """The longest different texts."""
+    return sorted(dict.fromkeys(texts), key=len, reverse=True)[:count]
