@@ -28,6 +28,7 @@ STROKES = {"before": "--", "if spread evenly": ":"}
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#94a3b8")  # on light and dark
 INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 MOST_POINTS = 400  # of a curve; of a longer run neighbouring steps are averaged
+MANY_POINTS = 100  # from here on a curve is drawn faint, and its running mean over it
 
 Row = Mapping[str, float]
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -61,9 +62,9 @@ PANELS = (
     Panel("Held-out next-token loss", "nats per token", ("heldout_ntp_loss",)),
     Panel("Alignment: distance of positives", "squared distance", ("heldout_alignment",)),
     Panel("Uniformity: evenness of the space", "log potential", ("heldout_uniformity",)),
-    Panel("Temperature", "temperature", ("temperature",)),
+    Panel("Temperature", "1 / scale of similarities", ("temperature",)),
     Panel("Gradient norm", "norm before clipping", ("grad_norm",), log_scale=True),
-    Panel("Learning rate", "per step", ("lr",)),
+    Panel("Learning rate", "size of a step", ("lr",)),
     Panel("Weight of the contrastive loss", "alpha", ("alpha",)),
     Panel("Speed", "tokens per second", ("tokens_per_second",)),
 )
@@ -167,6 +168,14 @@ def curve(rows: Sequence[Row], key: str) -> Curve:
     return steps.tolist(), values.tolist()
 
 
+def smooth(values: Sequence[float]) -> list[float]:
+    """The running mean over a twentieth of the curve; fewer values at its ends."""
+    window = np.ones(len(values) // 20 | 1)
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    smoothed: list[float] = (np.convolve(values, window, "same") / counts).tolist()
+    return smoothed
+
+
 def check_plots(checks: Mapping[str, Any]) -> Iterator[str]:
     """SVGs of the checks that are a curve: attention by layer, stability by length."""
     for task in ("reconstruction", "continuation"):
@@ -264,10 +273,15 @@ def draw(
             dots = "o" if len(x) <= 40 else None
             colour = COLOURS[i % len(COLOURS)]
             stroke = STROKES.get(name, "-")
+            if len(x) > MANY_POINTS:
+                axes.plot(x, y, color=colour, alpha=0.3, lw=0.8)
+                y = smooth(y)
             axes.plot(x, y, color=colour, label=name, ls=stroke, lw=1.6, marker=dots, ms=3.5)
         if mark is not None:
-            axes.axvline(mark, color=INK, alpha=0.5, lw=1, ls=":", label=f"best step, {mark}")
+            axes.axvline(mark, color=INK, alpha=0.8, lw=1, ls=":", label=f"best step, {mark}")
         _dress(axes, title, x_label, y_label)
+        columns = min(3, len(axes.get_legend_handles_labels()[0]))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         if log_x:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:.0f}")
@@ -286,7 +300,6 @@ def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.grid(color=INK, alpha=0.12, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color=INK, alpha=0.4)
-    axes.legend(frameon=False, fontsize=9)
 
 
 def _for_page(svg: str, title: str) -> str:
@@ -302,7 +315,13 @@ def _for_page(svg: str, title: str) -> str:
 
 def label(key: str) -> str:
     """A log key as words."""
-    words = {"heldout_ndcg10": "nDCG@10", "heldout_recall1": "recall@1", "lr": "learning rate"}
+    words = {
+        "heldout_ndcg10": "nDCG@10",
+        "heldout_recall1": "recall@1",
+        "heldout_ntp_loss": "next-token loss",
+        "lr": "learning rate",
+        "grad_norm": "gradient norm",
+    }
     return words.get(key, key.removeprefix("heldout_").replace("_", " "))
 
 
