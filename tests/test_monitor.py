@@ -17,15 +17,16 @@ from gem_rag.errors import GemError
 from gem_rag_train import checks, heldout, report
 from gem_rag_train.checks import alignment, attention_weights, bottleneck, stability, uniformity
 from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair, Passage
+from gem_rag_train.data import Pair
 from gem_rag_train.heldout import HeldOut, next_token_loss
+from gem_rag_train.sources import Passage
 
 WORD = WORDS.split()
 PAIRS = [
     Pair(WORD[i], " ".join(WORD[i : i + 8]), ("query_document", "document_document")[i % 2], str(i))
     for i in range(12)
 ]
-LONG = " ".join(WORD * 4)
+LONG = " ".join(WORD * 2)
 SCOPES = ["tokens", "embedding", "always"]
 
 
@@ -66,7 +67,7 @@ def test_a_perfect_embedding_scores_1(gem, config):
 def test_embeddings_that_are_not_finite_are_no_success(gem, config, monkeypatch):
     held_out = HeldOut(gem, config, PAIRS)
     monkeypatch.setattr(
-        held_out, "_forward", lambda rows, task: np.full((len(rows), gem.dim), np.nan)
+        held_out, "_forward", lambda ids, task: np.full((len(ids), gem.dim), np.nan)
     )
     with pytest.raises(GemError, match="not finite"):
         held_out.measure()
@@ -148,7 +149,7 @@ def test_attention_weights_are_the_bases_and_the_base_is_left_alone(tmp_path, fa
         np.testing.assert_allclose(total, np.ones(model.base.num_layers), atol=1e-5)
         assert (max(look.prefix) == 0) == (rule is Rule.GEM)
         assert 0 < look.even < 1
-    assert found.tokens == len(model.codec.encode(texts[0])) - 1 + 19
+    assert found.tokens == len(model.codec.encode(texts[0])) + 20
     assert model.base.config._attn_implementation == used
     assert all(not block.self_attn._forward_hooks for block in model.base.blocks)
     assert np.array_equal(model.embed_documents(texts), before)
@@ -174,8 +175,8 @@ def test_a_suffix_under_the_causal_control_is_plain_text_without_specials(base_f
     inputs = model.base.embed_tokens(whole)[None]
     inputs[0, n + 10 : n + 12] = model.special_vectors
     with torch.no_grad():
-        logits = model.base.model(inputs_embeds=inputs).logits[0, n + 12 : -1]
-    target = torch.tensor(ids[11:])
+        logits = model.base.model(inputs_embeds=inputs).logits[0, n + 11 : -1]
+    target = torch.tensor(ids[10:])
     expected = torch.nn.functional.cross_entropy(logits, target).item()
     assert found.loss == pytest.approx(expected, rel=1e-4)
     assert found.accuracy == pytest.approx((logits.argmax(1) == target).float().mean().item())
@@ -189,7 +190,7 @@ def test_rows_of_a_batch_do_not_disturb_each_other(gem):
     assert both.tokens == tokens.sum()
     assert both.loss == pytest.approx((tokens * [a.loss for a in alone]).sum() / tokens.sum())
     special = np.array([a.attention.special for a in alone])
-    expected = (special * (tokens + 1)[:, None]).sum(0) / (tokens + 1).sum()
+    expected = (special * tokens[:, None]).sum(0) / tokens.sum()
     np.testing.assert_allclose(both.attention.special, expected, atol=1e-5)
     with pytest.raises(GemError, match="long enough"):
         bottleneck(gem, ["", "a"], "continuation")
@@ -242,15 +243,16 @@ LOG = [
 def write_run(folder, rows=LOG):
     folder.mkdir()
     (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    recipe = TrainConfig(shares={"crops": 0.5, "<b>": 0.5}).to_dict()
-    (folder / "progress.json").write_text(json.dumps({"step": 60, "recipe": recipe}))
     return folder
 
 
 def test_the_report_holds_every_curve_and_needs_no_network(gem, config, tmp_path):
     run = write_run(tmp_path / "run")
-    check = HeldOut(gem, config, [*PAIRS, Pair("a", LONG, "document_document", "l")]).check()
-    (run / "checks.json").write_text(json.dumps({"before": check, "after": check}))
+    held_out = HeldOut(gem, config, [*PAIRS, Pair("a", LONG, "document_document", "l")])
+    held_out.record_checks(run, "before")
+    held_out.record_checks(run, "after")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.toml").write_text('base = "b"\n[shares]\n"<b>" = 0.5\n')
     path = report.write_report(run, tmp_path / "out")
     assert path == tmp_path / "out" / "report.html"
     html = path.read_text()
@@ -264,7 +266,7 @@ def test_the_report_holds_every_curve_and_needs_no_network(gem, config, tmp_path
         assert f"<th>{key}</th>" in html
         assert f">{report.label(key)}</text>" in html
     assert not re.search(r"https?:|//[a-z]|@import|<script|<link", html)
-    assert "best held-out retrieval at step 40" in html
+    assert "best heldout_ndcg10 at step 40" in html
     assert "shares.&lt;b&gt;" in html
     assert "shares.<b>" not in html
     assert report.INK not in html
@@ -275,7 +277,7 @@ def test_a_run_without_held_out_measures_has_a_report_too(tmp_path):
     run = write_run(tmp_path / "run", [{"step": 1, "loss": 2.0}])
     html = report.write_report(run, tmp_path / "out").read_text()
     assert "<h2>Checks</h2>" not in html
-    assert "best held-out" not in html
+    assert " at step " not in html
     (run / "log.jsonl").write_text("")
     with pytest.raises(GemError, match="empty"):
         report.write_report(run, tmp_path / "out")
@@ -293,7 +295,9 @@ def test_long_curves_are_averaged_over_neighbours():
 def test_the_best_step_is_the_first_of_the_highest():
     rows = [{"step": s, "heldout_ndcg10": v} for s, v in ((1, 0.2), (2, 0.4), (3, 0.4))]
     assert report.best_step(rows) == 2
-    assert report.best_step([{"step": 1}]) is None
+    assert report.best_step(rows[:2], "heldout_ntp_loss") is None
+    losses = [{"step": s, "heldout_ntp_loss": v} for s, v in ((1, 3.0), (2, 2.0), (3, 2.5))]
+    assert report.best_step(losses, "heldout_ntp_loss") == 2
 
 
 def test_tokens_of_padding_are_not_looked_at():

@@ -54,7 +54,8 @@ class Bottleneck:
     """How well a suffix is predicted when ``prefix | special | suffix`` is run.
 
     Attributes:
-        accuracy: Share of the suffix's tokens, its first excepted, that are the likeliest.
+        accuracy: Share of the suffix's tokens that are the likeliest (the last special predicts
+            the first).
         loss: Their mean negative log-likelihood, nats per token.
         tokens: How many were predicted.
         attention: Where the suffix looks.
@@ -144,7 +145,7 @@ def bottleneck(
 
     Args:
         model: What is checked.
-        texts: Of two tokens at least; shorter ones are passed over.
+        texts: Those too short to be cut in two are passed over.
         task: ``reconstruction``: the suffix is the prefix again; ``continuation``: what follows.
         rule: GEM's, or a control: with ``CAUSAL`` the suffix may look at the prefix too.
         length: Tokens of prefix and suffix at most.
@@ -155,7 +156,7 @@ def bottleneck(
     """
     ids = [t.ids for t in model.codec.encode_texts(texts, 2 * length)]
     cuts = [_cut(i, task, length) for i in ids]
-    cuts = [(prefix, suffix) for prefix, suffix in cuts if len(suffix) > 1]
+    cuts = [(prefix, suffix) for prefix, suffix in cuts if prefix and suffix]
     if not cuts:
         raise GemError(f"none of {len(texts)} texts is long enough for {task}")
     sums = _Sums(model.base.num_layers)
@@ -224,8 +225,8 @@ def _run(
     sums.even += _looked(open_ / open_.sum(-1, keepdim=True), roles)
     sums.queries += int((roles == Role.SUFFIX).sum())
     for row, (suffix, _) in enumerate(after):
-        logits = base.logits(hidden[row, end : end + len(suffix) - 1]).float()  # (n - 1, vocab)
-        target = torch.tensor(suffix[1:], device=logits.device)
+        logits = base.logits(hidden[row, end - 1 : end - 1 + len(suffix)]).float()  # (n, vocab)
+        target = torch.tensor(suffix, device=logits.device)
         sums.loss += float(nn.functional.cross_entropy(logits, target, reduction="sum"))
         sums.right += int((logits.argmax(1) == target).sum())
         sums.predicted += len(target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,17 +17,19 @@ from torch import nn
 from gem_rag.attention import Rule
 from gem_rag.config import Task
 from gem_rag.errors import GemError
+from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag.reader import by_budget
 from gem_rag_train.checks import SuffixTask, alignment, bottleneck, stability, uniformity
 from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair, boolq
+from gem_rag_train.data import Pair
 from gem_rag_train.evaluation import retrieval
 from gem_rag_train.kept import KeptReadings
+from gem_rag_train.sources import boolq
 
 SEED = 0  # not the run's: all runs are measured on the same passages
 LOSS_TEXTS, CHECKED_TEXTS, LONG_TEXTS = 32, 16, 24
-BEST_BY = "heldout_ndcg10"  # the measure by which one step is better than another
+CHECKS = "checks.json"
 
 
 class HeldOut:
@@ -34,8 +37,8 @@ class HeldOut:
 
     Args:
         model: What is measured; its weights may change between measurements.
-        config: The run's recipe. With scope ``tokens`` the texts are read once, into
-            ``<output>.readings/heldout``, and a measurement costs the special tokens only.
+        config: The run's recipe. With scope ``tokens`` the texts are read once, into the folder
+            ``<output>.readings``, and a measurement costs the special tokens only.
         pairs: What is held out of the user's own pairs; without any it is BoolQ's dev part.
         show_progress: A bar while reading.
 
@@ -58,17 +61,16 @@ class HeldOut:
         self.long_texts = longest([p.second for p in pairs] if pairs else articles(), LONG_TEXTS)
         texts = [p.first for p in self.pairs] + [p.second for p in self.pairs]
         self._ids = [t.ids for t in model.codec.encode_texts(texts, config.max_length)]
+        queries = [p.kind == "query_document" for p in self.pairs]
+        self._tasks: list[Task] = ["query" if query else "document" for query in queries]
+        self._tasks += ["document"] * len(self.pairs)
         self._loss: float | None = None
         self._kept: KeptReadings | None = None
         if model.config.adapter_scope == "tokens":
-            output = Path(config.output)
-            self._kept = KeptReadings(
-                model,
-                self._ids,
-                output.with_name(f"{output.name}.readings") / "heldout",
-                most_bytes=int(config.kept_gigabytes * 1e9),
-                show_progress=show_progress,
-            )
+            output, most = Path(config.output), int(config.kept_gigabytes * 1e9)
+            folder = output.with_name(f"{output.name}.readings")
+            self._kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
+            self._kept.add("heldout", zip(self._ids, self._tasks, strict=True))
 
     def measure(self) -> dict[str, float]:
         """How good the model is now: retrieval, the next-token loss (nats), the space's shape."""
@@ -102,33 +104,32 @@ class HeldOut:
             },
         }
 
+    def record_checks(self, run_folder: str | Path, when: Literal["before", "after"]) -> None:
+        """Make the checks and put them into ``checks.json``, where the run's report looks."""
+        path = Path(run_folder) / CHECKS
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        atomic_write(path, json.dumps(known | {when: self.check()}, indent=2))
+
     def embed(self) -> tuple[np.ndarray, np.ndarray]:
         """The pairs' first and second texts as they are embedded now, float32 ``[n, d]`` each.
 
         Raises:
             GemError: An embedding is not finite.
         """
-        kinds = [p.kind for p in self.pairs]
-        tasks: list[Task] = ["query" if k == "query_document" else "document" for k in kinds]
-        tasks += ["document"] * len(tasks)
-        out = np.empty((len(tasks), self.model.dim), dtype=np.float32)
+        out = np.empty((len(self._ids), self.model.dim), dtype=np.float32)
         lengths = [max(1, len(i)) for i in self._ids]
-        for task in set(tasks):
-            mine = [i for i, t in enumerate(tasks) if t == task]
+        for task in set(self._tasks):
+            mine = [i for i, t in enumerate(self._tasks) if t == task]
             order = sorted(mine, key=lambda i: -lengths[i])
             for rows in by_budget(order, lengths, self.model.tokens_per_batch):
-                out[rows] = self._forward(rows, task)
+                out[rows] = self._forward([self._ids[i] for i in rows], task)
         if not np.isfinite(out).all():  # a NaN is nearer to nothing, and would count as found
             raise GemError("held-out embeddings are not finite; lower the learning rate")
         return out[: len(self.pairs)], out[len(self.pairs) :]
 
     @torch.no_grad()  # not inference mode: what the model caches on the way is trained with too
-    def _forward(self, rows: Sequence[int], task: Task) -> np.ndarray:
-        if self._kept is not None:
-            vectors = self._kept.forward(rows, task)
-        else:
-            vectors = self.model.forward_texts([self._ids[i] for i in rows], task)
-        return vectors.float().cpu().numpy()
+    def _forward(self, ids: Sequence[Sequence[int]], task: Task) -> np.ndarray:
+        return (self._kept or self.model).forward_texts(ids, task).float().cpu().numpy()
 
     def next_token_loss(self) -> float:
         """The generator's, nats per token; it changes with scope ``always`` only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from markupsafe import Markup, escape
 
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.fetch import atomic_write
-from gem_rag_train.heldout import BEST_BY
+from gem_rag_train.heldout import CHECKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOG, PROGRESS, CHECKS, REPORT = "log.jsonl", "progress.json", "checks.json", "report.html"
+LOG, RECIPE, REPORT = "log.jsonl", "recipe.toml", "report.html"
+BEST_BY = "heldout_ndcg10"  # where the recipe names no best_metric
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 STROKES = {"before": "--", "if spread evenly": ":"}
@@ -74,9 +76,8 @@ def write_report(run_folder: str | Path, checkpoint_folder: str | Path) -> Path:
     """Write ``report.html`` beside a checkpoint's weights.
 
     Args:
-        run_folder: Holds ``log.jsonl``, ``progress.json`` (with the recipe) and, where the checks
-            were made, ``checks.json``: ``{"before": HeldOut.check(), "after": HeldOut.check()}``.
-        checkpoint_folder: Where the report goes.
+        run_folder: Holds ``log.jsonl``, and ``checks.json`` where `HeldOut.record_checks` made it.
+        checkpoint_folder: Holds ``recipe.toml``, the resolved recipe; the report goes there.
 
     Returns:
         The report's path.
@@ -92,9 +93,10 @@ def write_report(run_folder: str | Path, checkpoint_folder: str | Path) -> Path:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     if not rows:
         raise GemError(f"{log} is empty; expected the folder of a run that made steps")
-    checks = _json(run / CHECKS)
-    best = best_step(rows)
-    recipe = dict(flat(_json(run / PROGRESS).get("recipe", {})))
+    checks = json.loads(_text(run / CHECKS) or "{}")
+    recipe = tomllib.loads(_text(checkpoint / RECIPE))
+    metric = recipe.get("best_metric", BEST_BY)
+    best = best_step(rows, metric)
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
@@ -103,21 +105,23 @@ def write_report(run_folder: str | Path, checkpoint_folder: str | Path) -> Path:
         base=recipe.get("base", ""),
         steps=rows[-1]["step"],
         best=best,
+        metric=metric,
         highlights=highlights(rows, best),
         measures=measures(rows, best),
         curves=[Markup(svg) for svg in curves(rows, best)],
         checks=check_rows(checks),
         check_plots=[Markup(svg) for svg in check_plots(checks)],
-        recipe=recipe,
+        recipe=dict(flat(recipe)),
     )
     atomic_write(checkpoint / REPORT, html)
     return checkpoint / REPORT
 
 
-def best_step(rows: Sequence[Row]) -> int | None:
-    """The step with the best held-out retrieval; None if it was never measured."""
-    measured = [row for row in rows if BEST_BY in row]
-    return int(max(measured, key=lambda r: r[BEST_BY])["step"]) if measured else None
+def best_step(rows: Sequence[Row], metric: str = BEST_BY) -> int | None:
+    """The first step with the best value: the highest, of a loss the lowest; None without any."""
+    sign = -1 if metric.endswith("_loss") else 1
+    measured = [row for row in rows if metric in row]
+    return int(max(measured, key=lambda r: sign * r[metric])["step"]) if measured else None
 
 
 def highlights(rows: Sequence[Row], best: int | None) -> list[tuple[str, str]]:
@@ -339,6 +343,5 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return values
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
