@@ -262,6 +262,8 @@ def test_the_report_holds_every_curve_and_needs_no_network(gem, config, tmp_path
     assert {"Attention on the specials, reconstruction", "A text's start: cosine"} <= {
         d.replace("&#39;", "'").removesuffix(" with the whole") for d in drawn
     }
+    for name in ("held-out nDCG@10", "reconstruction, through the specials: next-token accuracy"):
+        assert f"<th>{name}</th>" in html
     for key in {k for row in LOG for k in row} - {"step"}:
         assert f"<th>{key}</th>" in html
         assert f">{report.label(key)}</text>" in html

@@ -264,7 +264,8 @@ def attention_weights(base: Base, take: Callable[[Tensor], Any]) -> Iterator[Non
     Raises:
         UnsupportedModelError: The decoder blocks name their attention otherwise.
     """
-    if not all(hasattr(block, "self_attn") for block in base.blocks):
+    blocks: list[Any] = list(base.blocks)
+    if not all(hasattr(block, "self_attn") for block in blocks):
         raise UnsupportedModelError(
             f"{type(base.model).__name__} has decoder blocks without `self_attn`; expected those "
             "of Llama, Mistral, Qwen, Gemma or Phi-3"
@@ -274,7 +275,7 @@ def attention_weights(base: Base, take: Callable[[Tensor], Any]) -> Iterator[Non
         take(out[1])
 
     used = base.config._attn_implementation
-    hooks = [block.self_attn.register_forward_hook(hand_on) for block in base.blocks]
+    hooks = [block.self_attn.register_forward_hook(hand_on) for block in blocks]
     base.model.set_attn_implementation("eager")
     try:
         yield

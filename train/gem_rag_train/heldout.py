@@ -85,13 +85,11 @@ class HeldOut:
         }
 
     def check(self) -> dict[str, Any]:
-        """All of `gem_rag_train.checks` as plain values, for the run's report."""
-        first, second = self.embed()
+        """`measure` and all of `gem_rag_train.checks` as plain values, for the run's report."""
         texts = [p.second for p in self.pairs[:CHECKED_TEXTS]]
         tasks: tuple[SuffixTask, ...] = ("reconstruction", "continuation")
         return {
-            "alignment": alignment(first, second),
-            "uniformity": uniformity(second),
+            "heldout": self.measure(),
             "bottleneck": {
                 task: {
                     rule.value: asdict(bottleneck(self.model, texts, task, rule=rule))

@@ -182,28 +182,24 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 def check_plots(checks: Mapping[str, Any]) -> Iterator[str]:
     """SVGs of the checks that are a curve: attention by layer, stability by length."""
+    if not checks:
+        return
     for task in ("reconstruction", "continuation"):
-        looks = {
-            when: values["bottleneck"][task]["gem"]["attention"] for when, values in checks.items()
+        looks = {w: check["bottleneck"][task]["gem"]["attention"] for w, check in checks.items()}
+        lines: dict[str, Curve] = {
+            when: (range(1, len(look["special"]) + 1), look["special"])
+            for when, look in looks.items()
         }
-        lines = {when: (range(1, len(a["special"]) + 1), a["special"]) for when, a in looks.items()}
-        if lines:
-            lines["if spread evenly"] = _level(looks)
-            title = f"Attention on the specials, {task}"
-            yield draw(title, "layer", "share of the suffix's attention", lines)
-    for key, unit in (("cosine", "cosine with the whole"), ("recall1", "own text found first")):
-        lines = {
-            when: ([int(n) for n in v["stability"]], [s[key] for s in v["stability"].values()])
-            for when, v in checks.items()
+        look = next(iter(looks.values()))
+        lines["if spread evenly"] = [1, len(look["special"])], [look["even"]] * 2
+        title = f"Attention on the specials, {task}"
+        yield draw(title, "layer", "share of the suffix's attention", lines)
+    for key, what in (("cosine", "cosine with the whole"), ("recall1", "own text found first")):
+        by_length: dict[str, Curve] = {
+            when: ([int(n) for n in found], [values[key] for values in found.values()])
+            for when, found in ((w, check["stability"]) for w, check in checks.items())
         }
-        if lines:
-            title = f"A text's start: {unit}"
-            yield draw(title, "tokens of the start", unit, lines, log_x=True)
-
-
-def _level(looks: Mapping[str, Any]) -> Curve:
-    attention = next(iter(looks.values()))
-    return [1, len(attention["special"])], [attention["even"]] * 2
+        yield draw(f"A text's start: {what}", "tokens of the start", what, by_length, log_x=True)
 
 
 def check_rows(checks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -219,8 +215,9 @@ def check_rows(checks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def check_numbers(check: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """One `HeldOut.check` as named numbers."""
-    yield "alignment (lower: positives are nearer)", check["alignment"]
-    yield "uniformity (lower: more even)", check["uniformity"]
+    notes = {"alignment": " (lower: positives are nearer)", "uniformity": " (lower: more even)"}
+    for key, value in check["heldout"].items():
+        yield f"held-out {label(key)}{notes.get(label(key), '')}", value
     for task, rules in check["bottleneck"].items():
         for rule, values in rules.items():
             sees = "through the specials" if rule == "gem" else "control: prefix in sight"
@@ -264,7 +261,7 @@ def draw(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("the training report", "train") from error
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # ids that differ between the plots of a page, not between runs
         "font.size": 10,
