@@ -24,7 +24,7 @@ AT_ONCE = 32  # passages read together; each is asked `per_passage` times
 FEWEST_WORDS = 4
 FEWEST_PASSAGE_WORDS = 20
 PER_PASSAGE = 2
-WRITTEN = "questions.json"
+WRITTEN = "written.json"
 
 
 def write_questions(
