@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,10 @@ class Base:
         self.config = model.config.get_text_config()
         self.decoder = _decoder(model)
         self.blocks: nn.ModuleList = self.decoder.layers
+        # Renamed within transformers 5; the old name warns at every call.
+        accepted = inspect.signature(self.decoder.forward).parameters
+        self.cache_argument = "cache" if "cache" in accepted else "past_key_values"
+        self._shallow: dict[int, Any] = {}
         self._check()
 
     def _check(self) -> None:
@@ -148,20 +154,29 @@ class Base:
             inputs: int64 ids ``[B, Q]`` or vectors ``[B, Q, hidden]``.
             positions: int64 ``[B, Q]``.
             mask: What `masks` gives; None for a plain causal pass of one unpadded row.
-            cache: What the queries see besides themselves.
+            cache: What the queries see besides themselves. As many blocks are run as it has layers.
 
         Returns:
-            The last layer's normed output, ``[B, Q, hidden]``.
+            The last of these blocks' output, through the decoder's final norm, ``[B, Q, hidden]``.
         """
         named = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-        out: Tensor = self.decoder(
-            **{named: inputs},
+        out: Tensor = self._first(len(cache.layers))(
+            **{named: inputs, self.cache_argument: cache},
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         return out
+
+    def _first(self, layers: int) -> Any:
+        """The decoder with its first blocks only: the same modules, so the same weights."""
+        if layers == self.num_layers:
+            return self.decoder
+        if layers not in self._shallow:
+            decoder = copy.copy(self.decoder)
+            decoder._modules = {**self.decoder._modules, "layers": self.blocks[:layers]}
+            self._shallow[layers] = decoder
+        return self._shallow[layers]
 
     def rotate(self, keys: Tensor, distance: int, layer: int) -> Tensor:
         """Keys ``[..., n, D]`` read at positions p, as if read at p + distance."""

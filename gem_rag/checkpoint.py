@@ -202,7 +202,10 @@ def seal(gem: GemModel) -> GemModel:
     vectors = gem.special_vectors.detach().half().cpu().numpy()
     own.update(vectors.tobytes())
     adapted = own.hexdigest() if c.adapter_scope != "tokens" else ""
-    rules = (c.num_special_tokens, c.pooling, c.adapter_scope, dataclasses.astuple(c.adapter))
+    rules: tuple[object, ...] = (c.num_special_tokens, c.pooling, c.adapter_scope)
+    rules = (*rules, dataclasses.astuple(c.adapter))
+    if c.embed_layers is not None:  # older checkpoints keep their fingerprints
+        rules = (*rules, f"first {c.embed_layers} layers")
     words = (c.query_instruction, c.document_instruction)
     gem.reading_fingerprint = _digest("\n".join([*reading, adapted]).encode())
     gem.fingerprint = _digest("\n".join([*reading, own.hexdigest(), repr((rules, words))]).encode())
@@ -286,10 +289,12 @@ def save(gem: GemModel, folder: Path, *, card: str | None = None) -> Path:
 def _write_peft_config(gem: GemModel, folder: Path) -> None:
     from peft import LoraConfig
 
+    depth = gem.config.embed_layers
     LoraConfig(
         r=gem.config.adapter.rank,
         lora_alpha=gem.config.adapter.alpha,
         target_modules=gem.adapter.target_modules,
+        layers_to_transform=None if depth is None else list(range(depth)),
         base_model_name_or_path=gem.config.base.name,
         task_type="CAUSAL_LM",
         inference_mode=True,

@@ -61,6 +61,8 @@ class GemConfig:
         query_instruction: Read after a query, before the specials.
         document_instruction: Read after a document, before the specials.
         max_text_tokens: Longest text embedded without an explicit ``max_length``.
+        embed_layers: To embed, only this many of the base's first layers are run, and the adapter
+            is on these alone; None is all.
         adapter: LoRA hyper-parameters.
         schema_version: Version of this file's layout.
     """
@@ -74,6 +76,7 @@ class GemConfig:
     query_instruction: str = ""
     document_instruction: str = ""
     max_text_tokens: int = 1024
+    embed_layers: int | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     schema_version: int = SCHEMA_VERSION
 
@@ -86,6 +89,8 @@ class GemConfig:
         _require(self.adapter_scope in scopes, "adapter_scope", self.adapter_scope, scopes)
         _require(self.adapter.rank >= 0, "adapter.rank", self.adapter.rank, ">= 0")
         _require(self.max_text_tokens >= 1, "max_text_tokens", self.max_text_tokens, ">= 1")
+        layers = self.embed_layers
+        _require(layers is None or layers >= 1, "embed_layers", layers, "None, or >= 1")
         _require(len(self.preamble_ids) >= 1, "preamble_ids", self.preamble_ids, "one id at least")
 
     def instruction(self, task: Task) -> str:

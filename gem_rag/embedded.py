@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import zipfile
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +95,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     options: dict[str, Any] = {"gguf_file": gguf.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        quantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, **options
-        )
+        # The bar of this heeds no setting: it would fill logs line by line.
+        with redirect_stderr(io.StringIO()):
+            quantised = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, **options
+            )
         config = quantised.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config

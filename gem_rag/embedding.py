@@ -15,7 +15,7 @@ from gem_rag.attention import Role, Tokens, additive, span_mask, together
 from gem_rag.config import Task
 from gem_rag.errors import ReadingError
 from gem_rag.reader import Reader, by_budget
-from gem_rag.reading import Reading, collate
+from gem_rag.reading import Reading, collate, first_layers
 
 
 class Embeds(Reader):
@@ -63,7 +63,7 @@ class Embeds(Reader):
         order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
         for rows in by_budget(order, [len(r) for r in readings], self.tokens_per_batch):
             with torch.inference_mode():
-                tokens, cache = collate([readings[i] for i in rows], room)
+                tokens, cache = collate([readings[i] for i in rows], room, self.embed_layers)
                 out[rows] = self.forward_specials(tokens, cache, task).float().cpu().numpy()
         return out
 
@@ -99,7 +99,7 @@ class Embeds(Reader):
             kind: additive(span_mask(mask, width), self.base.dtype)
             for kind, mask in self.base.bool_masks(queries, keys).items()
         }
-        _, cache = collate([reading], room=queries.positions.numel())
+        _, cache = collate([reading], queries.positions.numel(), self.embed_layers)
         instruction = queries.positions.shape[1] - self.config.num_special_tokens
         special = (queries.roles == Role.SPECIAL).flatten().nonzero().squeeze(1)
         with self.adapter.at(self._special_scope(special if instruction else EVERYWHERE)):
@@ -118,7 +118,7 @@ class Embeds(Reader):
 
         Args:
             tokens: ``[B, N]`` what was read.
-            cache: Its keys and values; appended to.
+            cache: Its keys and values, of all layers or of those run to embed; appended to.
             task: Which instruction the specials follow; None: it was read with the text.
 
         Returns:
@@ -130,7 +130,9 @@ class Embeds(Reader):
         mask = self.base.masks(queries, together(tokens, queries))
         special = slice(instruction, None) if instruction else EVERYWHERE
         with self.adapter.at(self._special_scope(special)):
-            hidden = self.base.run(inputs, queries.positions, mask, cache)
+            hidden = self.base.run(
+                inputs, queries.positions, mask, first_layers(cache, self.embed_layers)
+            )
         return self._pool(hidden[:, instruction:])
 
     def _special_scope(self, special: Positions) -> Positions:
@@ -186,5 +188,5 @@ class Embeds(Reader):
         adapted = self.config.adapter_scope != "tokens"
         room = len(self._instruction(task)) + self.config.num_special_tokens
         with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
-            tokens, cache = self._read(ids, adapted, room=room)
+            tokens, cache = self._read(ids, adapted, layers=self.embed_layers, room=room)
         return self.forward_specials(tokens, cache, task)

@@ -38,10 +38,10 @@ def progress(what: str, total: int, show: bool | None = None) -> Iterator[Callab
 
 @contextmanager
 def status(what: str) -> Iterator[None]:
-    """A spinner on stderr while something of unknown length goes on; a plain line elsewhere."""
+    """A spinner on stderr while something of unknown length goes on; nothing where none is seen."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # also while the block sends stderr elsewhere
     if console.is_terminal:
         with console.status(what):
             yield

@@ -15,7 +15,12 @@ from gem_rag.adapter import EVERYWHERE, Adapter, Positions
 from gem_rag.attention import Role, Tokens, positions_of, together
 from gem_rag.base import Base
 from gem_rag.config import GemConfig
-from gem_rag.errors import ContextLengthError, ReadingError, TruncationWarning
+from gem_rag.errors import (
+    CheckpointError,
+    ContextLengthError,
+    ReadingError,
+    TruncationWarning,
+)
 from gem_rag.progress import progress
 from gem_rag.reading import KeyValues, Reading, empty_cache, layers_of, row_of, seeded_cache
 from gem_rag.text import TextCodec, Tokenized
@@ -42,20 +47,31 @@ class Reader:
         self.base = base
         self.codec = codec
         self.config = config
-        self.adapter = Adapter(base.blocks, config.adapter, prefix=_name_of(base))
+        if self.embed_layers > base.num_layers:
+            raise CheckpointError(
+                f"embed_layers is {self.embed_layers}, but {config.base.name} has "
+                f"{base.num_layers} layers; expected at most as many"
+            )
+        blocks = base.blocks[: self.embed_layers]
+        self.adapter = Adapter(blocks, config.adapter, prefix=_name_of(base))
         self.special_vectors = nn.Parameter(
             torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
         )
         self.fingerprint = ""
         self.reading_fingerprint = ""
         self.path: Path | None = None
-        self._preambles: dict[bool, tuple[Tokens, Cache]] = {}
+        self._preambles: dict[tuple[bool, int], tuple[Tokens, Cache]] = {}
 
     @property
     def dim(self) -> int:
         """Length d of an embedding."""
         k = self.config.num_special_tokens if self.config.pooling == "concat" else 1
         return k * self.base.hidden_size
+
+    @property
+    def embed_layers(self) -> int:
+        """How many of the base's layers are run to embed."""
+        return self.config.embed_layers or self.base.num_layers
 
     @property
     def max_context(self) -> int:
@@ -120,10 +136,24 @@ class Reader:
         )
 
     def _read(
-        self, ids: Sequence[Sequence[int]], adapted: bool, *, room: int = 0, side: str = "right"
+        self,
+        ids: Sequence[Sequence[int]],
+        adapted: bool,
+        *,
+        layers: int | None = None,
+        room: int = 0,
+        side: str = "right",
     ) -> tuple[Tokens, Cache]:
-        """Pass 1: run texts after the shared preamble; ``([B, N] tokens, cache)``."""
-        head, head_cache = self._preamble(adapted)
+        """Pass 1: run texts after the shared preamble; ``([B, N] tokens, cache)``.
+
+        Args:
+            ids: Token ids of the texts.
+            adapted: Whether the adapter is on.
+            layers: How many of the first layers are run; None is all.
+            room: How many tokens will be appended, if known.
+            side: Where padding goes.
+        """
+        head, head_cache = self._preamble(adapted, layers)
         batch, width, start = len(ids), max(map(len, ids), default=0), head.positions.shape[1]
         valid = torch.zeros(batch, width, dtype=torch.bool)
         padded = torch.zeros(batch, width, dtype=torch.long)
@@ -145,21 +175,22 @@ class Reader:
                 self.base.run(padded, text_tokens.positions, mask, cache)
         return keys, cache
 
-    def _preamble(self, adapted: bool) -> tuple[Tokens, Cache]:
+    def _preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
         """The preamble's reading, made once and shared by all texts."""
         training = torch.is_grad_enabled() and adapted
-        if not training and adapted in self._preambles:
-            return self._preambles[adapted]
+        key = adapted, layers or self.base.num_layers
+        if not training and key in self._preambles:
+            return self._preambles[key]
         ids = torch.tensor([self.config.preamble_ids], device=self.base.device)
         index = torch.arange(ids.shape[1], device=self.base.device)[None]
-        cache = empty_cache(self.base.num_layers)
+        cache = empty_cache(key[1])
         # no_grad and not inference_mode: training's backward pass reads these tensors too.
         scope = EVERYWHERE if adapted else None
         with torch.inference_mode(False), torch.set_grad_enabled(training), self.adapter.at(scope):
             self.base.run(ids, index, None, cache)
         result = Tokens(index, torch.full_like(index, Role.PREFIX)), cache
         if not training:
-            self._preambles[adapted] = result
+            self._preambles[key] = result
         return result
 
     def forget_preambles(self) -> None:

@@ -116,12 +116,15 @@ def _shifted_offsets(readings: Sequence[Reading]) -> tuple[tuple[int, int], ...]
     return tuple(out)
 
 
-def collate(readings: Sequence[Reading], room: int = 0) -> tuple[Tokens, Cache]:
+def collate(
+    readings: Sequence[Reading], room: int = 0, layers: int | None = None
+) -> tuple[Tokens, Cache]:
     """Put readings side by side in a fresh cache, padded on the right.
 
     Args:
         readings: What to put together; the tensors are copied.
         room: How many tokens will be appended, if known: one allocation instead of two.
+        layers: Only this many of the first layers; None is all.
 
     Returns:
         The tokens as the attention rule sees them, ``[B, N]``, and the cache.
@@ -132,10 +135,10 @@ def collate(readings: Sequence[Reading], room: int = 0) -> tuple[Tokens, Cache]:
     index = torch.arange(width, device=device).expand(len(readings), width)
     valid = index < lengths[:, None]
     if len(readings) == 1:  # seeds are never written to, so nothing is copied here
-        seeds = [(k[None], v[None]) for k, v in readings[0].key_values]
+        seeds = [(k[None], v[None]) for k, v in readings[0].key_values[:layers]]
     else:
-        layers = range(len(readings[0].key_values))
-        seeds = [(_stack(readings, i, 0, width), _stack(readings, i, 1, width)) for i in layers]
+        kept = range(len(readings[0].key_values[:layers]))
+        seeds = [(_stack(readings, i, 0, width), _stack(readings, i, 1, width)) for i in kept]
     return Tokens(index, torch.where(valid, Role.PREFIX, Role.PADDING)), seeded_cache(seeds, room)
 
 
@@ -219,6 +222,11 @@ class GrowingLayer(DynamicLayer):
 def seeded_cache(seeds: Iterable[tuple[Tensor, Tensor]], room: int = 0) -> Cache:
     """A cache that goes on from these keys and values, which are never written to."""
     return Cache(layers=[GrowingLayer(k, v, room) for k, v in seeds])
+
+
+def first_layers(cache: Cache, layers: int) -> Cache:
+    """The first layers of a cache, as a cache: what is appended is appended to both."""
+    return cache if len(cache.layers) <= layers else Cache(layers=cache.layers[:layers])
 
 
 def empty_cache(layers: int, room: int = 0) -> Cache:

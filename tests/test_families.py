@@ -31,7 +31,7 @@ def test_reading_after_the_shared_preamble_is_reading_it_all(model):
 
     with torch.inference_mode():
         cache = empty_cache(model.base.num_layers)
-        model.base.model(reading.ids[None], use_cache=True, past_key_values=cache)
+        model.base.decoder(reading.ids[None], **{model.base.cache_argument: cache}, use_cache=True)
     for (keys, values), layer in zip(reading.key_values, cache.layers, strict=True):
         torch.testing.assert_close(keys, layer.keys[0], rtol=0, atol=1e-3)
         torch.testing.assert_close(values, layer.values[0], rtol=0, atol=1e-3)

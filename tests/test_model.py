@@ -11,7 +11,7 @@ from tiny import TEXTS, disturb, make_base
 from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import ContextLengthError, ReadingError, TruncationWarning
-from gem_rag.reading import join
+from gem_rag.reading import empty_cache, join
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -97,8 +97,9 @@ def test_a_reading_embeds_as_its_text(gem):
 
 def test_reading_is_what_the_base_leaves_in_its_cache(gem):
     reading = gem.read([TEXTS[0]])[0]
+    cache = empty_cache(gem.base.num_layers)
     with torch.inference_mode():
-        cache = gem.base.model(reading.ids[None], use_cache=True).past_key_values
+        gem.base.decoder(reading.ids[None], **{gem.base.cache_argument: cache}, use_cache=True)
     for (keys, values), layer in zip(reading.key_values, cache.layers, strict=True):
         torch.testing.assert_close(keys, layer.keys[0], **CLOSE)
         torch.testing.assert_close(values, layer.values[0], **CLOSE)
@@ -167,6 +168,18 @@ def test_joining_one_reading_changes_nothing_and_two_are_close_to_their_order(ge
     assert joined.ids.tolist() == whole.ids.tolist()
     # The first layer's keys do not depend on what stood before: there joining is exact.
     torch.testing.assert_close(joined.key_values[0][0], whole.key_values[0][0], **CLOSE)
+
+
+def test_no_use_warns(gem):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gem.embed_documents(TEXTS)
+        readings = gem.read(TEXTS)
+        readings[3].embed([(0, 10)])
+        gem.rank("Who wrote it?", [*readings[:2], *TEXTS[2:]])
+        gem.generate("Who?", after=readings[0], max_new_tokens=3)
+        gem.generate_batch(["Who?", TEXTS[3]], max_new_tokens=3)
+        list(gem.stream("Who?", max_new_tokens=3))
 
 
 # Ranking

@@ -49,7 +49,7 @@ state: dict[str, bool] = {"debug": False}
 def main() -> None:
     """Entry point: errors become one line and an exit code (1; 2 for usage; 130 for Ctrl-C)."""
     warnings.showwarning = lambda message, *_, **__: err.print(
-        f"[yellow]warning[/yellow] {escape(str(message))}", soft_wrap=True
+        f"[yellow]warning[/yellow] {escape(str(message))}"
     )
     try:
         code = app(standalone_mode=False)
@@ -71,5 +71,5 @@ def _fail(error: Exception) -> NoReturn:
     known = isinstance(error, GemError | OSError | ValueError)
     hint = "" if known else " (a bug: run with --debug and report it)"
     text = str(error) or type(error).__name__
-    err.print(f"[red]error[/red] {escape(text)}{hint}", soft_wrap=True)
+    err.print(f"[red]error[/red] {escape(text)}{hint}")
     sys.exit(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from gem_rag.cli.console import (
     Json,
@@ -79,7 +80,7 @@ def index_(
             print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()})
         else:
             print_report(report)
-            out.print(f"{rag.index.count()} chunks in {index}")
+            out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
     if report.skipped and not (report.added or report.replaced or report.unchanged):
         raise typer.Exit(1)
 
@@ -147,7 +148,9 @@ def demo(as_json: Json = False) -> None:
     docs = own_docs()
     with tempfile.TemporaryDirectory() as folder:
         if not as_json:
-            err.print(f"[dim]indexing {docs}; one model, loaded once, does all of it[/dim]")
+            err.print(
+                f"[dim]indexing {escape(str(docs))}; one model, loaded once, does all of it[/dim]"
+            )
             out.print(f"[bold]{question}[/bold]")
         ask(
             question,

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from gem_rag.model import GemModel
     from gem_rag.rag import Citation, IngestReport
 
-out = Console()
-err = Console(stderr=True)
+# Lines are not wrapped: where the output is no terminal, rich would break paths at 80 columns.
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[
     str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")
@@ -35,7 +36,7 @@ def load_model(name: str | None) -> GemModel:
 def print_stream(pieces: Any) -> None:
     """Pieces of an answer as they come."""
     for piece in pieces:
-        out.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        out.print(piece, end="", markup=False, highlight=False)
     out.print()
 
 
@@ -46,7 +47,7 @@ def print_citations(citations: list[Citation], *, whole: bool = False) -> None:
         place = f"{c.source}:{c.start}-{c.end}" + (f"  {c.heading}" if c.heading else "")
         out.print(f"\n[dim]\\[{number}] {escape(place)}  score {c.score:.2f}{rank}[/dim]")
         text = c.text if whole else shortened(c.text)
-        out.print(escape(text), highlight=False, soft_wrap=True)
+        out.print(escape(text), highlight=False)
 
 
 def shortened(text: str, length: int = 240) -> str:
@@ -69,7 +70,7 @@ def print_report(report: IngestReport) -> None:
 def print_problems(report: IngestReport) -> None:
     """Sources that were skipped, with the reason."""
     for source, reason in report.skipped:
-        err.print(f"[yellow]skipped[/yellow] {escape(source)}: {escape(reason)}", soft_wrap=True)
+        err.print(f"[yellow]skipped[/yellow] {escape(source)}: {escape(reason)}")
 
 
 def print_json(value: Any) -> None:

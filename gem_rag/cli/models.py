@@ -21,11 +21,11 @@ def pull(as_json: Json = False) -> None:
     from gem_rag.embedded import NAME, embedded_base
 
     folder = embedded_base()
-    size = sum(f.stat().st_size for f in folder.iterdir())
+    taken = sum(f.stat().st_size for f in folder.iterdir())
     if as_json:
-        print_json({"model": NAME, "path": str(folder), "bytes": size})
+        print_json({"model": NAME, "path": str(folder), "bytes": taken})
     else:
-        out.print(f"{NAME} is ready: {size(size)} in {folder}")
+        out.print(f"{NAME} is ready: {size(taken)} in {escape(str(folder))}")
 
 
 def info(index: IndexDir = None, model: Model = None, as_json: Json = False) -> None:
@@ -67,7 +67,7 @@ def train(
     if as_json:
         print_json({"checkpoint": str(folder)})
     else:
-        out.print(f"checkpoint: {folder}")
+        out.print(f"checkpoint: {escape(str(folder))}")
 
 
 def model_facts(model: GemModel) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def model_facts(model: GemModel) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "dimensions": model.dim,
         "special_tokens": c.num_special_tokens,
+        "embed_layers": model.embed_layers,
         "scope": c.adapter_scope,
         "context_window": model.max_context,
         "device": str(model.base.device),

@@ -36,6 +36,7 @@ class TrainConfig:
         num_special_tokens: K.
         pooling: As in `GemConfig`.
         adapter_scope: As in `GemConfig`.
+        embed_layers: As in `GemConfig`; 0 is all.
         adapter_rank: LoRA rank.
         adapter_alpha: LoRA alpha.
         query_instruction: As in `GemConfig`.
@@ -71,6 +72,7 @@ class TrainConfig:
     num_special_tokens: int = 4
     pooling: Pooling = "mean"
     adapter_scope: AdapterScope = "tokens"
+    embed_layers: int = 0
     adapter_rank: int = 32
     adapter_alpha: float = 32.0
     query_instruction: str = ""

@@ -332,6 +332,7 @@ def untrained(config: TrainConfig) -> GemModel:
         num_special_tokens=config.num_special_tokens,
         pooling=config.pooling,
         adapter_scope=config.adapter_scope,
+        embed_layers=config.embed_layers or None,
         query_instruction=config.query_instruction,
         document_instruction=config.document_instruction,
         adapter=AdapterConfig(config.adapter_rank, config.adapter_alpha),
