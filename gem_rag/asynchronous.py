@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
 
 
 class AsyncStream:
-    """A `Stream` whose pieces are awaited; leaving the loop or cancelling stops the computation."""
+    """A `Stream` whose pieces are awaited; leaving the loop or cancelling stops the computation.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    Args:
+        start: Makes the stream; called in a worker thread for the first piece, since tokenizing,
+            choosing a tool and compiling a schema may take a while.
+    """
+
+    def __init__(self, start: Callable[[], Stream]) -> None:
+        self._start = start
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._pieces()
@@ -30,10 +36,17 @@ class AsyncStream:
             while (piece := await self._next()) is not None:
                 yield piece
         finally:
-            self._stream.close()
+            self.close()
+
+    @cached_property
+    def _stream(self) -> Stream:
+        return self._start()
+
+    def _piece(self) -> str | None:
+        return next(self._stream, None)
 
     async def _next(self) -> str | None:
-        step = asyncio.ensure_future(asyncio.to_thread(next, self._stream, None))
+        step = asyncio.ensure_future(asyncio.to_thread(self._piece))
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -47,7 +60,8 @@ class AsyncStream:
 
     def close(self) -> None:
         """Stop; nothing more is computed."""
-        self._stream.close()
+        if "_stream" in vars(self):
+            self._stream.close()
 
 
 class AsyncTwins:
@@ -73,6 +87,11 @@ class AsyncTwins:
         out: np.ndarray = await self._in_thread("embed_query", text, **options)
         return out
 
+    async def aembed_readings(self, readings: Sequence[Reading], **options: Any) -> np.ndarray:
+        """`embed_readings` without blocking the event loop."""
+        out: np.ndarray = await self._in_thread("embed_readings", readings, **options)
+        return out
+
     async def arank(
         self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
     ) -> list[Ranked]:
@@ -95,8 +114,7 @@ class AsyncTwins:
 
     def astream(self, messages_or_prompt: Any, **options: Any) -> AsyncStream:
         """`stream` without blocking the event loop."""
-        stream: Stream = getattr(self, "stream")(messages_or_prompt, **options)  # noqa: B009
-        return AsyncStream(stream)
+        return AsyncStream(partial(getattr(self, "stream"), messages_or_prompt, **options))  # noqa: B009
 
     async def _in_thread(self, method: str, *args: Any, **options: Any) -> Any:
         return await asyncio.to_thread(getattr(self, method), *args, **options)

@@ -35,7 +35,8 @@ TOKEN_VECTORS = "special_tokens.safetensors"
 CARD = "README.md"
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "README.md"]
 
-_shared: weakref.WeakValueDictionary[tuple[str, str, str], GemModel] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[tuple[str, int, str, str], GemModel]
+_shared = weakref.WeakValueDictionary()
 _shared_lock = threading.Lock()
 
 
@@ -93,7 +94,11 @@ def load_shared(
     """`load`, but one object per checkpoint, device and dtype in a process, while it is in use."""
     folder = resolve(name_or_path, revision)
     where, what = _device(device), str(dtype).removeprefix("torch.")
-    key = (str(folder), str(where), what)
+    if what == "auto" and where.type == "cpu":
+        what = "float32"
+    # A checkpoint that was trained on and saved again is another one.
+    written = max((f.stat().st_mtime_ns for f in folder.iterdir()), default=0)
+    key = (str(folder), written, str(where), what)
     with _shared_lock:
         model = _shared.get(key)
         if model is None:

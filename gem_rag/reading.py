@@ -6,6 +6,7 @@ tensors in a fresh cache (`collate`), and two uses at the same time do not meet.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -71,6 +72,10 @@ class Reading:
             whole: np.ndarray = self.model.embed_readings([self])[0]
             return whole
         return self.model.embed_spans(self, spans)
+
+    async def aembed(self, spans: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
+        """`embed` without blocking the event loop."""
+        return await asyncio.to_thread(self.embed, spans)
 
 
 def join(readings: Sequence[Reading]) -> Reading:

@@ -41,14 +41,34 @@ def test_save_and_load_give_the_same_model(gem, saved):
 
 def test_one_checkpoint_is_loaded_once(saved, gem):
     first = GemModel.from_pretrained(saved)
-    assert GemModel.from_pretrained(str(saved)) is first
-    from langchain_gem_rag import GemEmbeddings
+    assert GemModel.from_pretrained(str(saved), device="cpu", dtype="float32") is first
+    from gem_rag.cli.console import load_model
+    from langchain_gem_rag import ChatGem, GemEmbeddings
+    from llama_index_gem_rag import GemEmbedding, GemLLM
 
-    assert GemEmbeddings(saved).model is first
+    name = str(saved)
+    users = [
+        GemEmbeddings(saved).model,
+        ChatGem(model=name).gem,
+        GemEmbedding(name).model,
+        GemLLM(name).model,
+        load_model(name),
+    ]
+    assert all(user is first for user in users)
     assert GemEmbeddings(gem).model is gem
     pointers = {p.data_ptr() for p in first.base.model.parameters()}
-    generating = {p.data_ptr() for p in GemEmbeddings(saved).model.base.decoder.parameters()}
-    assert generating <= pointers
+    used = {
+        p.data_ptr() for p in [*first.base.decoder.parameters(), *first.base.blocks.parameters()]
+    }
+    assert used <= pointers
+
+
+def test_a_checkpoint_saved_again_is_loaded_again(gem, saved):
+    first = GemModel.from_pretrained(saved)
+    with torch.no_grad():
+        changed = create(gem.config.base.name, num_special_tokens=3, adapter=gem.config.adapter)
+    changed.save_pretrained(saved)
+    assert GemModel.from_pretrained(saved).fingerprint == changed.fingerprint != first.fingerprint
 
 
 def test_the_adapter_is_stored_as_peft_stores_it(gem, saved):

@@ -44,10 +44,11 @@ def run(monkeypatch, capsys, checkpoint):
 
 
 @pytest.fixture(autouse=True)
-def _answer_always(monkeypatch):
+def _answer_always(monkeypatch, tmp_path):
     """A random model's likelihoods mean nothing, so no threshold on them either."""
     import gem_rag.rag as rag
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         rag.GemRAG.__init__,
         "__kwdefaults__",
@@ -101,6 +102,43 @@ def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
     assert "docs/" in out
 
 
+def test_chat_as_json_prints_each_answer_on_a_line(run, docs, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\n/clear\nrivers?\n/sources\n"))
+    code, out, err = run("chat", "--docs", docs, "--max-tokens", 3, "--json")
+    assert (code, err) == (0, "")
+    first, sources, second, last = map(json.loads, out.splitlines())
+    assert {"answer", "citations", "timings", "usage"} <= first.keys()
+    assert sources == first["citations"]
+    assert last == second["citations"]
+
+
+def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
+    from gem_rag import embedded
+
+    folder = tmp_path / f"a [bold] folder with a long name {'x' * 100}"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(embedded, "embedded_base", lambda: folder)
+    code, out, err = run("pull", model=False)
+    assert (code, err) == (0, "")
+    assert out == f"smollm2-135m-instruct is ready: 0.0 MB in {folder}\n"
+    facts = json.loads(run("pull", "--json", model=False)[1])
+    assert facts == {"model": "smollm2-135m-instruct", "path": str(folder), "bytes": 7}
+
+
+def test_places_stay_on_their_line(run, tmp_path):
+    folder = tmp_path / ("long name " * 12)
+    folder.mkdir()
+    (folder / "rivers.txt").write_text("Rivers run to the sea.\n")
+    index = tmp_path / "index [1]" / ("y" * 100)
+    out = run("index", folder, "--index", index)[1]
+    assert f"1 chunks in {index}\n" in out
+    out = run("search", "rivers", "--index", index)[1]
+    assert f"[1] {folder / 'rivers.txt'}:0-" in out
+
+
 def test_bad_files_are_reported_and_the_rest_indexed(run, docs, tmp_path):
     (docs / "bad.txt").write_bytes(bytes(range(256)))
     code, out, err = run("index", docs, "--index", tmp_path / "index")
@@ -115,14 +153,27 @@ def test_bad_files_are_reported_and_the_rest_indexed(run, docs, tmp_path):
         (["ask", "q", "--docs", "/no/such/place"], 1, "no file or folder"),
         (["search", "q", "--index", "/no/such/index"], 1, "no index"),
         (["ask", "q"], 2, "--docs PATH or --index DIR"),
+        (["ask", " ", "--docs", "."], 2, "it is empty"),
+        (["search", "", "--index", "."], 2, "it is empty"),
+        (["search", "q", "--index", ".", "-k", "0"], 2, "-k"),
+        (["index", "/no/such/place", "--index", "unused"], 1, "no file or folder"),
     ],
 )
 def test_errors_are_one_line_with_an_exit_code(run, args, code, says):
     found, out, err = run(*args)
     assert found == code
     assert out == ""
-    assert says in " ".join(err.split())
+    assert says in err
+    assert len(err.splitlines()) == 1
     assert "Traceback" not in err
+
+
+def test_a_folder_without_text_is_an_error(run, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    code, out, err = run("ask", "q", "--docs", tmp_path)
+    assert (code, out) == (1, "")
+    assert "no text in" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_usage_errors_exit_with_two(run):

@@ -40,6 +40,25 @@ def test_converted_once_and_then_only_looked_at(converter):
     assert len(converter) == 1
 
 
+def test_two_at_once_convert_once(converter, monkeypatch):
+    import threading
+    import time
+
+    convert = embedded._convert
+
+    def slowly(folder):
+        time.sleep(0.3)
+        convert(folder)
+
+    monkeypatch.setattr(embedded, "_convert", slowly)
+    threads = [threading.Thread(target=embedded_base) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(converter) == 1
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "older"])
 def test_a_damaged_conversion_is_made_again(converter, damage):
     folder = embedded_base()

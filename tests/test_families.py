@@ -7,7 +7,8 @@ from tiny import FAMILIES, TEXTS, disturb, make_base, tiny_config
 
 from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
-from gem_rag.errors import UnsupportedModelError
+from gem_rag.errors import ReadingError, UnsupportedModelError
+from gem_rag.reading import join
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 LONG = TEXTS[3]  # longer than the sliding windows of 8
@@ -23,6 +24,16 @@ def test_batches_do_not_change_embeddings(model):
     alone = np.stack([model.embed_documents([t])[0] for t in TEXTS])
     np.testing.assert_allclose(model.embed_documents(TEXTS), alone, **CLOSE)
     np.testing.assert_allclose(model.embed_readings(model.read(TEXTS)), alone, **CLOSE)
+
+
+def test_padding_on_either_side_changes_nothing(model):
+    ids = [t.ids for t in model.codec.encode_texts(TEXTS, None)]
+    with torch.inference_mode():
+        right, left = (
+            model.forward_specials(*model._read(ids, False, side=side), "document")
+            for side in ("right", "left")
+        )
+    torch.testing.assert_close(right, left, **CLOSE)
 
 
 def test_reading_after_the_shared_preamble_is_reading_it_all(model):
@@ -126,7 +137,50 @@ def test_what_has_no_rotary_positions_is_refused_with_the_reason(tmp_path):
         create(tmp_path)
 
 
-def test_a_rope_that_rewrites_its_frequencies_is_not_joined(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"attention_chunk_size": 64}, "chunked attention"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ({"num_kv_shared_layers": 1}, "shares KV"),
+        ({"_attn_implementation": "flash_attention_2"}, "no 4D mask"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"rope_parameters": None}, "no rotary positions"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(base_folder, change, reason):
+    from types import SimpleNamespace
+
+    from transformers import AutoModelForCausalLM
+
+    from gem_rag.base import Base
+
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+    known = {"layer_types": None, "_attn_implementation": "sdpa", "is_encoder_decoder": False}
+    fields = {**known, "rope_parameters": {"rope_type": "default"}, **change}
+    model.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**fields))
+    with pytest.raises(UnsupportedModelError, match=f"LlamaForCausalLM .*{reason}"):
+        Base(model)
+
+
+def test_layers_without_rotation_are_read_and_embedded_but_not_joined(tmp_path):
+    from tiny import SMALL, save_tokenizer
+    from transformers import AutoModelForCausalLM, SmolLM3Config
+
+    config = SmolLM3Config(**SMALL, no_rope_layers=[1, 0], initializer_range=0.2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    model = create(tmp_path)
+    readings = model.read(TEXTS[:2])
+    np.testing.assert_allclose(
+        model.embed_readings(readings), model.embed_documents(TEXTS[:2]), **CLOSE
+    )
+    assert not model.base.can_join
+    with pytest.raises(ReadingError, match="cannot be moved"):
+        join(readings)
+
+
+def test_a_rope_that_rewrites_its_frequencies_is_read_up_to_where_it_would(tmp_path):
     from tiny import SMALL, save_tokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig
 

@@ -261,6 +261,21 @@ def test_scope_embedding_refuses_to_reuse_its_readings(scopes):
     )
 
 
+@pytest.mark.parametrize("scope", ["tokens", "embedding"])
+def test_generation_is_the_bases_bit_for_bit(scopes, base_folder, scope):
+    from transformers import AutoModelForCausalLM
+
+    model = scopes[scope]
+    model.embed_documents(TEXTS)
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    seen = []
+    hook = lambda _, logits: seen.append(logits.clone()) or logits  # noqa: E731
+    found = model.generate(TEXTS[3], max_new_tokens=1, logits_hook=hook)
+    with torch.inference_mode():
+        expected = base(torch.tensor([found.prompt_ids]), logits_to_keep=1).logits[0, -1]
+    assert torch.equal(seen[0], expected)
+
+
 def test_scope_always_generates_otherwise_than_the_base(scopes):
     prompts = ["Who wrote it?", "Rivers run"]
     base = [scopes["tokens"].generate(p, max_new_tokens=16).ids for p in prompts]
@@ -294,10 +309,17 @@ def test_embedding_beside_a_stream_changes_neither(gem):
     assert texts == [expected_text] * 3
 
 
-async def test_async_twins_give_the_same_and_do_not_block(gem):
+async def test_async_twins_give_the_same_and_do_not_block(gem, monkeypatch):
     import asyncio
 
-    beats = 0
+    beats, loop = 0, threading.get_ident()
+    start = gem.stream
+
+    def elsewhere(*args, **options):
+        assert threading.get_ident() != loop
+        return start(*args, **options)
+
+    monkeypatch.setattr(gem, "stream", elsewhere)
 
     async def heartbeat():
         nonlocal beats
@@ -311,6 +333,8 @@ async def test_async_twins_give_the_same_and_do_not_block(gem):
     np.testing.assert_allclose(await gem.aembed_query("a"), gem.embed_query("a"), **CLOSE)
     assert (await gem.aembed_queries(["a"])).shape == (1, gem.dim)
     readings = await gem.aread(TEXTS[:2])
+    np.testing.assert_allclose(await gem.aembed_readings(readings), vectors[:2], **CLOSE)
+    np.testing.assert_allclose(await readings[0].aembed(), vectors[0], **CLOSE)
     assert await gem.arank("Who?", readings) == gem.rank("Who?", readings)
     assert (await gem.agenerate("Who?", max_new_tokens=60)).ids == (
         gem.generate("Who?", max_new_tokens=60).ids

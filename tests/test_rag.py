@@ -6,7 +6,7 @@ import pytest
 from tiny import TEXTS, make_base
 
 from gem_rag.checkpoint import create
-from gem_rag.documents import Document
+from gem_rag.documents import Document, load_file
 from gem_rag.errors import GemError
 from gem_rag.index import GemIndex
 from gem_rag.rag import NOTHING_FOUND, GemRAG, in_context
@@ -68,6 +68,24 @@ def test_one_bad_file_is_reported_and_the_rest_indexed(rag, docs):
     report = rag.add(docs)
     assert [s.endswith("bad.txt") for s, _ in report.skipped] == [True]
     assert len(report.added) == 2
+
+
+def test_a_file_that_may_not_be_read_is_skipped(rag, docs, monkeypatch):
+    import gem_rag.rag as module
+
+    def refuse(path):
+        if path.name == "kettle.md":
+            raise PermissionError(13, "Permission denied", str(path))
+        return load_file(path)
+
+    monkeypatch.setattr(module, "load_file", refuse)
+    report = rag.add(docs)
+    assert len(report.added) == 1
+    ((source, reason),) = report.skipped
+    assert source.endswith("kettle.md")
+    assert "Permission denied" in reason
+    with pytest.raises(GemError, match="question is empty"):
+        rag.answer(" ")
 
 
 def test_documents_and_metadata_filters(rag):

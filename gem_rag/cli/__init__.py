@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -64,9 +64,19 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: Exception) -> NoReturn:
-    if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors
+def _print_usage_error(error: Any) -> None:
+    """One line, and where help is; `gem-rag` alone is answered with all of it."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "gem-rag")
+    message = " ".join(error.format_message().split())
+    if "NoArgs" in type(error).__name__:
         error.show()
+    else:
+        err.print(f"[red]error[/red] {escape(message)} (see {command} --help)")
+
+
+def _fail(error: Exception) -> NoReturn:
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
+        _print_usage_error(error)
         sys.exit(error.exit_code)
     known = isinstance(error, GemError | OSError | ValueError)
     hint = "" if known else " (a bug: run with --debug and report it)"

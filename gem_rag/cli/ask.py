@@ -28,7 +28,7 @@ from gem_rag.cli.console import (
 from gem_rag.errors import GemError
 
 if TYPE_CHECKING:
-    from gem_rag.rag import Citation, GemRAG
+    from gem_rag.rag import Answer, Citation, GemRAG
 
 Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
@@ -39,8 +39,15 @@ Context = Annotated[int, typer.Option("--context", min=1, help="Passages put bef
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 
 
+def worded(text: str) -> str:
+    """An argument that must say something: found out before a model is loaded."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; expected words")
+    return text
+
+
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    question: Annotated[str, typer.Argument(help="What you want to know.", callback=worded)],
     docs: Docs = None,
     index: IndexDir = None,
     model: Model = None,
@@ -86,7 +93,7 @@ def index_(
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(help="What to look for.", callback=worded)],
     index: IndexDir = None,
     docs: Docs = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
@@ -112,34 +119,61 @@ def chat(
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each answer as one line of JSON.")
+    ] = False,
 ) -> None:
     """Ask again and again; follow-ups are understood in the light of what was asked before.
 
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
     with open_rag(docs, index, model, rank=rank, context=context) as rag:
-        err.print(f"[dim]{rag.index.count()} chunks. /sources /clear /quit[/dim]")
+        if not as_json:
+            err.print(f"[dim]{rag.index.count()} chunks. /sources /clear /quit[/dim]")
         history: list[dict[str, str]] = []
         citations: list[Citation] = []
         while (line := prompt()) is not None:
             if line == "/quit":
                 break
-            if line == "/sources":
-                print_citations(citations, whole=True)
-            elif line == "/clear":
+            if line == "/clear":
                 history, citations = [], []
+            elif line == "/sources":
+                show_sources(citations, as_json)
             elif line:
-                stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
-                try:
-                    print_stream(stream)
-                except KeyboardInterrupt:  # stops this answer, not the conversation
-                    stream.close()
-                    out.print()
-                citations = stream.citations
+                answer = reply(rag, line, history, max_tokens, as_json)
+                citations = answer.citations
                 history += [
                     {"role": "user", "content": line},
-                    {"role": "assistant", "content": stream.answer.answer},
+                    {"role": "assistant", "content": answer.answer},
                 ]
+
+
+def reply(
+    rag: GemRAG, line: str, history: list[dict[str, str]], max_tokens: int, as_json: bool
+) -> Answer:
+    """Answer one line of a conversation; Ctrl-C stops this answer, not the conversation."""
+    stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
+    try:
+        if as_json:
+            for _ in stream:
+                pass
+        else:
+            print_stream(stream)
+    except KeyboardInterrupt:
+        stream.close()
+        if not as_json:
+            out.print()
+    if as_json:
+        print_json(dataclasses.asdict(stream.answer), indent=None)
+    return stream.answer
+
+
+def show_sources(citations: list[Citation], as_json: bool) -> None:
+    """What the last answer rests on."""
+    if as_json:
+        print_json([dataclasses.asdict(c) for c in citations], indent=None)
+    else:
+        print_citations(citations, whole=True)
 
 
 def demo(as_json: Json = False) -> None:

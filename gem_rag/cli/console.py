@@ -73,9 +73,10 @@ def print_problems(report: IngestReport) -> None:
         err.print(f"[yellow]skipped[/yellow] {escape(source)}: {escape(reason)}")
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """One JSON document on stdout; without an indent on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n")
+    sys.stdout.flush()  # a script may be waiting for this line before it writes the next
 
 
 def size(count: int) -> str:

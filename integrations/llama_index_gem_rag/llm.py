@@ -278,4 +278,5 @@ class GemLLM(StructuredGenerator):
     async def _astream(self, request: Request, kwargs: dict[str, Any]) -> AsyncStream:
         # Tokenising a long prompt and compiling a grammar take time as well.
         options = self._options(kwargs)
-        return AsyncStream(await asyncio.to_thread(self._model.stream, request, **options))
+        stream = await asyncio.to_thread(self._model.stream, request, **options)
+        return AsyncStream(lambda: stream)
