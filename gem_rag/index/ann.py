@@ -16,9 +16,6 @@ KINDS: tuple[Kind, ...] = ("auto", "flat", "hnsw", "ivf")
 # Exact search of 100,000 x 576 took 10 to 20 ms on two cores (benchmarks/index.py): nothing beside
 # a language model, and not worth an approximation.
 FLAT_LIMIT = 100_000
-# Of so many rows left by a filter each is looked at, whatever the kind: 50,000 took 19 ms. Above it
-# approximate kinds stay approximate.
-FILTERED_EXACT = 20_000
 # HNSW answers a million faster (0.9 ms against 16), but takes twice as long to build and finds 0.95
 # of the neighbours where IVF finds all; a language model's user notices that, not milliseconds.
 LARGE_KIND: Kind = "ivf"
@@ -30,12 +27,8 @@ HNSW_EF_CONSTRUCTION = 80
 HNSW_EF_SEARCH = 96
 HNSW_EF_SEARCH_MAX = 2048
 IVF_SHARE_PROBED = 1 / 16
-IVF_MIN_PROBES = 32
-# k-means costs sample x clusters a round. Four clusters per root and ten rounds are ten times the
-# arithmetic of these, and recall@10 was 1.00 with either (50,000 real embeddings, jittered).
-IVF_LISTS_PER_ROOT = 2
+IVF_MIN_PROBES = 64
 IVF_TRAINING_PER_LIST = 48
-IVF_ROUNDS = 4
 IVF_MAX_GROWTH = 4  # beyond this growth the clusters trained on the start are too few
 MAX_DEAD_SHARE = 0.25
 
@@ -54,7 +47,7 @@ def resolve_kind(wanted: Kind, count: int) -> Kind:
 
 def training_share(count: int) -> float:
     """The share of so many vectors that IVF should train on: its sample sets its clusters."""
-    lists = IVF_LISTS_PER_ROOT * math.sqrt(count)
+    lists = 4 * math.sqrt(count)
     return min(1.0, lists * IVF_TRAINING_PER_LIST / max(count, 1))
 
 
@@ -164,7 +157,7 @@ class VectorIndex:
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         selector = _selector(allowed)
-        if self.kind == "flat" or (rows is not None and count <= FILTERED_EXACT):
+        if self.kind == "flat" or (rows is not None and count <= FLAT_LIMIT):
             scores, found = self._exact(queries, k, selector)
         else:
             scores, found = self._approximate(queries, k, selector, count / len(self.rows))
@@ -182,10 +175,9 @@ class VectorIndex:
     def _allowed(self, rows: Rows | None) -> NDArray[np.bool_] | None:
         if rows is None:
             return None if self.alive.all() else self.alive
-        wanted = np.zeros(self.last_row + 1, dtype=bool)  # by row: no search for each of them
-        wanted[rows[rows <= self.last_row]] = True
-        allowed: NDArray[np.bool_] = wanted[self.rows] & self.alive
-        return allowed
+        allowed = np.zeros(len(self.rows), dtype=bool)
+        allowed[self.positions(rows)] = True
+        return allowed & self.alive
 
     def _exact(self, queries: Vectors, k: int, selector: Any) -> tuple[Any, Any]:
         if self.kind == "ivf":
@@ -241,7 +233,7 @@ def _clustered(dim: int, training: Vectors) -> Any:
     lists = max(1, len(training) // IVF_TRAINING_PER_LIST)
     index = faiss().IndexIVFFlat(faiss().IndexFlatIP(dim), dim, lists, faiss().METRIC_INNER_PRODUCT)
     index.cp.spherical = True
-    index.cp.niter = IVF_ROUNDS
+    index.cp.niter = 10
     index.cp.min_points_per_centroid = 1  # the sample's size is random: no warnings about it
     index.cp.max_points_per_centroid = 2 * IVF_TRAINING_PER_LIST
     index.train(training)
