@@ -15,11 +15,13 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
+from gem_rag_train.batches import same_source
 from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
-from gem_rag_train.trainer import Trainer, rate, same_source
+from gem_rag_train.schedule import rate
+from gem_rag_train.trainer import Trainer
 
 
 class TinyMix:
@@ -79,7 +81,10 @@ def test_it_learns_and_writes_a_checkpoint_that_loads(config, base_folder):
     assert model.embed_documents(["a"]).shape == (1, model.dim)
     assert weights_hash(base_folder) == before
     card = (folder / "README.md").read_text()
-    assert '"steps": 30' in card
+    assert "steps = 30" in card
+    assert TrainConfig.from_recipe(folder / "recipe.toml") == with_output(
+        config, config.output, steps=30
+    )
 
 
 def test_the_base_is_not_touched(config):
@@ -145,7 +150,7 @@ def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
     texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
     with torch.no_grad():
-        vectors, _ = trainer._embed(texts)
+        vectors = trainer._embed(texts)
     expected = trainer.model.embed_documents([t for t, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 
