@@ -48,6 +48,17 @@ def config(base_folder, tmp_path):
     )  # fmt: skip
 
 
+@pytest.fixture
+def fake_heldout(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gem_rag_train.heldout", training_run.heldout_module())
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch):
+    """Reports have their own tests."""
+    monkeypatch.setitem(sys.modules, "gem_rag_train.report", None)
+
+
 def log_of(config):
     return [json.loads(line) for line in Path(f"{config.output}.run/log.jsonl").open()]
 
@@ -101,8 +112,8 @@ def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
             time.sleep(0.02)
         process.wait(60)
     assert start("train", config, folder, resume="resume").wait(300) == 0
-    training_run.install(training_run.ByWeights)
-    whole = train(replace(config, output=str(tmp_path / "whole")), show_progress=False)
+    whole = tmp_path / "whole"
+    assert start("train", config, whole).wait(300) == 0
     for name in WEIGHTS:
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in log.open()]
@@ -112,12 +123,12 @@ def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
     assert all(torch.equal(saved[name], expected[name]) for name in saved)
 
 
-def test_the_best_weights_are_kept_and_a_run_that_stalls_stops(config, tmp_path):
-    training_run.install()
+def test_the_best_weights_are_kept_and_a_run_that_stalls_stops(config, tmp_path, fake_heldout):
     stops = replace(config, steps=30, eval_every=1, patience=2)
     folder = train(stops, show_progress=False)
     log = log_of(stops)
     assert [line["heldout_ndcg10"] for line in log] == pytest.approx([0.8, 0.9, 1.0, 0.9, 0.8])
+    assert Path(f"{config.output}.run/checks.txt").read_text() == "before\nafter\n"
     assert "heldout_ndcg10 1.000 at step 3 of 30" in (folder / "README.md").read_text()
     third = Trainer(replace(stops, output=str(tmp_path / "third")), resume=False)
     for _ in range(3):
@@ -259,7 +270,6 @@ def test_tensorboard_report_and_hub(config, monkeypatch):
 def test_a_state_of_an_earlier_version_is_resumed(config):
     from safetensors.torch import save_file
 
-    training_run.install()
     short = replace(config, steps=4)
     whole = train(replace(short, output=short.output + "2"), show_progress=False)
     broken = Trainer(short, resume=False)

@@ -34,7 +34,7 @@ from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.start import language_rows, new_model
-from gem_rag_train.state import Best, RunFolder, parameters_of
+from gem_rag_train.state import STATE, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import Teacher
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
@@ -75,7 +75,7 @@ class Trainer:
         self.config = config
         self.output = Path(config.output)
         folder = self.output.with_name(self.output.name + ".run")
-        if not resume and folder.exists():
+        if not resume and (folder / STATE).exists():
             raise GemError(
                 f"{folder} holds a run already; pass --resume to go on with it, delete it, or "
                 "choose another output"
@@ -100,17 +100,15 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         full = self.config.full_fine_tuning
-        weights = self.model.base.model if full else self.model.adapter
+        weights: nn.Module = self.model.base.model if full else self.model.adapter
         if full:
             weights.requires_grad_(True)
-        return torch.optim.AdamW(
-            [
-                {"params": list(weights.parameters())},
-                {"params": [self.model.special_vectors], "weight_decay": 0.0},
-                {"params": [self.log_scale], "weight_decay": 0.0},
-            ],
-            weight_decay=self.config.weight_decay,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": list(weights.parameters())},
+            {"params": [self.model.special_vectors], "weight_decay": 0.0},
+            {"params": [self.log_scale], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
     def _require_memory(self) -> None:
         """By the first batch's lengths."""
@@ -148,6 +146,8 @@ class Trainer:
                 )
         if main:
             self.folder.trim_log(self.step)
+        if self.heldout is not None and self.step == 0:
+            self.heldout.record_checks(self.folder.folder, "before")
         board = self.folder.folder / "tensorboard" if main and self.config.tensorboard else None
         with reports(self.config.steps, self.step, show=show, tensorboard=board) as report:
             while self.step < self.config.steps and not self.is_stopped:
@@ -194,6 +194,8 @@ class Trainer:
                         parameter.copy_(weight)
             self.model.forget_preambles()
             seal(self.model)
+            if self.heldout is not None:
+                self.heldout.record_checks(self.folder.folder, "after")
             card = model_card(self.model, self.config, self.best)
             full = self.config.full_fine_tuning
             self.model.save_pretrained(self.output, card=card, with_base=full)
@@ -226,7 +228,8 @@ class Trainer:
         }
         self.step += 1
         tokens = facts.pop("tokens") * self.processes.count
-        facts["tokens_per_second"] = tokens / (time.perf_counter() - started)
+        facts["seconds"] = time.perf_counter() - started
+        facts["tokens_per_second"] = tokens / facts["seconds"]
         return facts
 
     def _contrastive(self, pairs: Sequence[Pair], weight: float, facts: dict[str, float]) -> None:
