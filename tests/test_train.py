@@ -47,6 +47,7 @@ class TinyMix:
 @pytest.fixture
 def config(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TrainingMix", TinyMix)
+    monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
     monkeypatch.setattr(module, "sources_of", lambda shares: [], raising=False)
     import gem_rag_train.card as card
 

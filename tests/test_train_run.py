@@ -22,6 +22,7 @@ from gem_rag.checkpoint import weights_hash
 from gem_rag.errors import GemError, MissingExtraError, UnsupportedModelError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, train
+from gem_rag_train import trainer as trainer_module
 from gem_rag_train.trainer import Trainer
 
 WEIGHTS = ("adapter_model.safetensors", "special_tokens.safetensors")
@@ -50,13 +51,13 @@ def config(base_folder, tmp_path):
 
 @pytest.fixture
 def fake_heldout(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gem_rag_train.heldout", training_run.heldout_module())
+    monkeypatch.setattr(trainer_module, "HeldOut", training_run.FakeHeldOut)
 
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
     """Reports have their own tests."""
-    monkeypatch.setitem(sys.modules, "gem_rag_train.report", None)
+    monkeypatch.setattr(trainer_module, "write_report", lambda run, checkpoint: None)
 
 
 def log_of(config):
@@ -237,9 +238,9 @@ def test_tensorboard_report_and_hub(config, monkeypatch):
             pushed.append((folder_path, repo_id))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    report = types.ModuleType("gem_rag_train.report")
-    report.write_report = lambda run, checkpoint: pushed.append((run, checkpoint))
-    monkeypatch.setitem(sys.modules, "gem_rag_train.report", report)
+    monkeypatch.setattr(
+        trainer_module, "write_report", lambda run, checkpoint: pushed.append((run, checkpoint))
+    )
     written = {}
 
     class Writer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 import time
@@ -25,6 +24,7 @@ from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
 from gem_rag_train.files import UserData, load_files
 from gem_rag_train.gradcache import GradCache
+from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
@@ -32,6 +32,7 @@ from gem_rag_train.objectives import label_count, language_loss
 from gem_rag_train.preflight import keep_freed_memory, require_memory, require_precision
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
+from gem_rag_train.report import write_report
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.start import language_rows, new_model
 from gem_rag_train.state import STATE, Best, RunFolder, parameters_of
@@ -92,7 +93,8 @@ class Trainer:
         self._require_memory()
         if config.activation_checkpointing:
             checkpoint_activations(self.model.base)
-        self.heldout = self._heldout()
+        measures = config.eval_every and self.processes.is_main
+        self.heldout = HeldOut(self.model, config) if measures else None
         self.best = Best()
         self.step = 0
         if resume:
@@ -124,13 +126,6 @@ class Trainer:
             read=read,
             advice="lower batch_size or max_length, or set gradcache_tokens (such as 2048)",
         )
-
-    def _heldout(self) -> Any:
-        if not self.config.eval_every or not self.processes.is_main:
-            return None
-        from gem_rag_train.heldout import HeldOut
-
-        return HeldOut(self.model, self.config)
 
     # The loop
 
@@ -370,15 +365,6 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
     mix = TrainingMix(shares, seed=config.seed, batch_size=size, **own)
     mix.batch(0)
     return mix
-
-
-def write_report(run: Path, checkpoint: Path) -> None:
-    """The run's report, where the module that writes it is there."""
-    try:
-        report = importlib.import_module("gem_rag_train.report")
-    except ModuleNotFoundError:
-        return
-    report.write_report(run, checkpoint)
 
 
 def push(folder: Path, name: str) -> None:
