@@ -23,6 +23,7 @@ from gem_rag.errors import GemError, MissingExtraError, UnsupportedModelError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, train
 from gem_rag_train import trainer as trainer_module
+from gem_rag_train.data import Pair
 from gem_rag_train.trainer import Trainer
 
 WEIGHTS = ("adapter_model.safetensors", "special_tokens.safetensors")
@@ -152,6 +153,23 @@ def test_the_next_token_loss_falls_and_the_log_tells_the_parts(config):
         line["alpha"] * line["contrastive"] + (1 - line["alpha"]) * line["ntp"], rel=1e-4
     ) for line in log[12:])  # fmt: skip
     assert np.mean([line["ntp"] for line in log[9:12]]) < 0.9 * log[0]["ntp"]
+
+
+def test_a_measured_run_ends_with_its_report(config, monkeypatch):
+    from gem_rag_train import heldout, report
+
+    pairs = [Pair(f"who {i}?", f"letter {i} " * 40, "query_document", str(i)) for i in range(6)]
+    monkeypatch.setattr(heldout, "questions", lambda count: pairs)
+    monkeypatch.setattr(heldout, "articles", lambda: [p.second for p in pairs])
+    monkeypatch.setattr(trainer_module, "write_report", report.write_report)
+    measured = replace(config, eval_every=3, steps=4, best_metric="heldout_ntp_loss")
+    folder = train(measured, show_progress=False)
+    values = [line["heldout_ntp_loss"] for line in log_of(measured) if "heldout_ndcg10" in line]
+    assert len(values) == 2  # at step 3, and at the last
+    assert f"heldout_ntp_loss {min(values):.3f}" in (folder / "README.md").read_text()
+    assert (folder / "report.html").exists()
+    checks = json.loads(Path(f"{measured.output}.run/checks.json").read_text())
+    assert checks.keys() == {"before", "after"}
 
 
 def test_full_fine_tuning_gives_a_checkpoint_with_its_own_base(config, base_folder, tmp_path):

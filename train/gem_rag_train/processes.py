@@ -1,4 +1,4 @@
-"""One process or several (``accelerate launch``): who does what, and what they tell each other."""
+"""One process or several (``accelerate launch``, ``torchrun``): who does what, and what they tell each other."""
 
 from __future__ import annotations
 
