@@ -41,12 +41,15 @@ class LowRank(nn.Module):
 
 
 class Adapter(nn.Module):
-    """LoRA on every linear layer of the decoder blocks.
+    """LoRA on the linear layers of the decoder blocks.
 
     Args:
         blocks: The decoder's layers.
-        config: Rank and alpha.
+        config: Rank, alpha, and which layers.
         prefix: Name of `blocks` inside the base model, for the stored names.
+
+    Raises:
+        UnsupportedModelError: There is no such layer.
     """
 
     def __init__(self, blocks: nn.ModuleList, config: AdapterConfig, prefix: str) -> None:
@@ -63,6 +66,15 @@ class Adapter(nn.Module):
             raise UnsupportedModelError(
                 f"{prefix} has no linear layers to adapt; expected decoder blocks of nn.Linear"
             )
+        last = {name: name.rsplit(".", 1)[-1] for name in linears}
+        if odd := set(config.targets) - set(last.values()):
+            raise UnsupportedModelError(
+                f"{prefix} has no linear layers named {sorted(odd)} to adapt; expected some of "
+                f"{sorted(set(last.values()))}"
+            )
+        linears = {
+            n: m for n, m in linears.items() if not config.targets or last[n] in config.targets
+        }
         for name, layer in linears.items():
             key = name.replace(".", "/")
             self._names[name] = key

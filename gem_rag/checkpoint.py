@@ -33,6 +33,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 TOKEN_VECTORS = "special_tokens.safetensors"
 CARD = "README.md"
+OWN_BASE = "./base"  # name of a base whose trained weights are in the checkpoint's own folder
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "README.md"]
 
 _shared: weakref.WeakValueDictionary[tuple[str, int, str, str], GemModel]
@@ -133,7 +134,8 @@ def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel
     from gem_rag.model import GemModel
 
     config = GemConfig.from_folder(folder)
-    base_folder = resolve_base(config.base.name, config.base.revision)
+    own = config.base.name == OWN_BASE
+    base_folder = folder / OWN_BASE if own else resolve_base(config.base.name, config.base.revision)
     found = weights_hash(base_folder)
     if found != config.base.weights:
         raise CheckpointError(
@@ -207,8 +209,8 @@ def seal(gem: GemModel) -> GemModel:
     vectors = gem.special_vectors.detach().half().cpu().numpy()
     own.update(vectors.tobytes())
     adapted = own.hexdigest() if c.adapter_scope != "tokens" else ""
-    rules: tuple[object, ...] = (c.num_special_tokens, c.pooling, c.adapter_scope)
-    rules = (*rules, dataclasses.astuple(c.adapter))
+    adapter = (c.adapter.rank, c.adapter.alpha, *filter(None, [c.adapter.targets]))
+    rules: tuple[object, ...] = (c.num_special_tokens, c.pooling, c.adapter_scope, adapter)
     if c.embed_layers is not None:  # older checkpoints keep their fingerprints
         rules = (*rules, f"first {c.embed_layers} layers")
     words = (c.query_instruction, c.document_instruction)
@@ -276,11 +278,25 @@ def _load_weights(gem: GemModel, folder: Path) -> None:
         ) from error
 
 
-def save(gem: GemModel, folder: Path, *, card: str | None = None) -> Path:
-    """Write a checkpoint folder; what stood there is replaced only when all is written."""
+def save(gem: GemModel, folder: Path, *, card: str | None = None, with_base: bool = False) -> Path:
+    """Write a checkpoint folder; what stood there is replaced only when all is written.
+
+    Args:
+        gem: The model.
+        folder: Where.
+        card: Markdown of the model card; None writes a short one.
+        with_base: Write the base's weights as well, and make them the checkpoint's base: for a
+            base that was trained. The model takes on that identity.
+    """
     from safetensors.torch import save as to_bytes
 
     with atomic_dir(folder) as fresh:
+        if with_base:
+            gem.base.model.save_pretrained(fresh / OWN_BASE)
+            gem.codec.tokenizer.save_pretrained(str(fresh / OWN_BASE))
+            identity = BaseIdentity(OWN_BASE, weights_hash(fresh / OWN_BASE))
+            gem.config = dataclasses.replace(gem.config, base=identity)
+            seal(gem)
         (fresh / CONFIG_FILE).write_text(gem.config.to_json(), encoding="utf-8")
         vectors = gem.special_vectors.detach().half().cpu().contiguous()
         (fresh / TOKEN_VECTORS).write_bytes(to_bytes({"special_tokens": vectors}))

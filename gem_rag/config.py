@@ -40,10 +40,15 @@ class AdapterConfig:
     Attributes:
         rank: Rank r of the low-rank update; 0 means no adapter, token vectors only.
         alpha: The update is scaled by alpha / r.
+        targets: Last names of the linear layers to adapt, such as ``q_proj``; empty: all of them.
     """
 
     rank: int = 32
     alpha: float = 32.0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(self.targets))  # JSON and TOML give lists
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,16 @@ def split(document: Document, tokenizer: Tokenizer, *, max_tokens: int = 256) ->
     return chunks
 
 
+def sections(document: Document) -> list[tuple[str, str]]:
+    """What stands under each Markdown heading: ``(heading, body)``, either may be empty."""
+    places, names = _headings(document.text)
+    out = []
+    for start, end, name in zip(places, [*places[1:], None], names, strict=True):
+        _, _, body = document.text[start:end].partition("\n")
+        out.append((name, body.strip()))
+    return out
+
+
 def _headings(text: str) -> tuple[list[int], list[str]]:
     """Where each Markdown heading starts, and its path from the outermost one."""
     places: list[int] = []

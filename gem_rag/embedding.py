@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from gem_rag.adapter import EVERYWHERE, Positions
-from gem_rag.attention import Role, Tokens, additive, span_mask, together
+from gem_rag.attention import Role, Rule, Tokens, additive, span_mask, together
 from gem_rag.config import Task
 from gem_rag.errors import ReadingError
 from gem_rag.reader import Reader, by_budget
@@ -124,16 +124,56 @@ class Embeds(Reader):
         Returns:
             ``[B, d]`` float32, L2-normalised.
         """
-        lengths = tokens.lengths
-        queries, inputs = self._special_queries(lengths, task)
-        instruction = queries.positions.shape[1] - self.config.num_special_tokens
-        mask = self.base.masks(queries, together(tokens, queries))
-        special = slice(instruction, None) if instruction else EVERYWHERE
-        with self.adapter.at(self._special_scope(special)):
-            hidden = self.base.run(
-                inputs, queries.positions, mask, first_layers(cache, self.embed_layers)
-            )
-        return self._pool(hidden[:, instruction:])
+        return self._pool(self.run_specials(tokens, cache, task))
+
+    def run_specials(
+        self,
+        tokens: Tokens,
+        cache: Cache,
+        task: Task | None,
+        suffix: Sequence[Sequence[int]] = (),
+        rule: Rule = Rule.GEM,
+    ) -> Tensor:
+        """The special tokens, and a suffix that sees them and not what they read.
+
+        Args:
+            tokens: ``[B, N]`` what was read: the prefix.
+            cache: Its keys and values; appended to.
+            task: Which instruction the specials follow; None: it was read with the text.
+            suffix: Token ids of each row's suffix, none by default.
+            rule: GEM's bottleneck, or a control.
+
+        Returns:
+            ``[B, K + S, hidden]``: last-layer outputs at specials and suffix; S is the longest.
+        """
+        queries, inputs = self._special_queries(tokens.lengths, task)
+        end = queries.positions.shape[1]
+        first = end - self.config.num_special_tokens
+        where = self._special_scope(slice(first, end) if first or suffix else EVERYWHERE)
+        if suffix:
+            queries, inputs = self._with_suffix(queries, inputs, suffix)
+            if self.config.adapter_scope == "embedding":  # the suffix is the generator's
+                where = slice(0, end)
+        mask = self.base.masks(queries, together(tokens, queries), rule)
+        with self.adapter.at(where):
+            own = first_layers(cache, self.embed_layers)
+            hidden = self.base.run(inputs, queries.positions, mask, own)
+        return hidden[:, first:]
+
+    def _with_suffix(
+        self, queries: Tokens, inputs: Tensor, suffix: Sequence[Sequence[int]]
+    ) -> tuple[Tokens, Tensor]:
+        """Suffixes after the specials, padded on the right; their positions go on from there."""
+        device = queries.positions.device
+        lengths = torch.tensor([len(ids) for ids in suffix], device=device)
+        padded = torch.zeros(len(suffix), int(lengths.max()), dtype=torch.long)
+        for row, ids in enumerate(suffix):
+            padded[row, : len(ids)] = torch.as_tensor(ids)
+        index = torch.arange(padded.shape[1], device=device).expand(padded.shape)
+        roles = torch.where(index < lengths[:, None], Role.SUFFIX, Role.PADDING)
+        positions = queries.positions[:, -1:] + 1 + index
+        words = self.base.embed_tokens(padded.to(device))
+        return together(queries, Tokens(positions, roles)), torch.cat([inputs, words], 1)
 
     def _special_scope(self, special: Positions) -> Positions:
         return special if self.config.adapter_scope == "tokens" else EVERYWHERE

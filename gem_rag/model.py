@@ -45,8 +45,16 @@ class GemModel(Embeds, Generates, AsyncTwins):
 
         return load_shared(name_or_path, device=device, dtype=dtype, revision=revision)
 
-    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> Path:
-        """Write config, adapter (PEFT's format), token vectors and card to a folder, atomically."""
+    def save_pretrained(
+        self, folder: str | Path, *, card: str | None = None, with_base: bool = False
+    ) -> Path:
+        """Write config, adapter (PEFT's format), token vectors and card to a folder, atomically.
+
+        Args:
+            folder: Where.
+            card: Markdown of the model card; None writes a short one.
+            with_base: Write the base's weights too: for a base that was trained.
+        """
         from gem_rag.checkpoint import save
 
-        return save(self, Path(folder), card=card)
+        return save(self, Path(folder), card=card, with_base=with_base)

@@ -153,6 +153,18 @@ class Reader:
             room: How many tokens will be appended, if known.
             side: Where padding goes.
         """
+        return self._read_outputs(ids, adapted, layers=layers, room=room, side=side)[:2]
+
+    def _read_outputs(
+        self,
+        ids: Sequence[Sequence[int]],
+        adapted: bool,
+        *,
+        layers: int | None = None,
+        room: int = 0,
+        side: str = "right",
+    ) -> tuple[Tokens, Cache, Tensor]:
+        """As `_read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
         head, head_cache = self._preamble(adapted, layers)
         batch, width, start = len(ids), max(map(len, ids), default=0), head.positions.shape[1]
         valid = torch.zeros(batch, width, dtype=torch.bool)
@@ -169,11 +181,12 @@ class Reader:
         seeds = [(k.expand(shape), v.expand(shape)) for k, v in layers_of(head_cache)]
         cache = seeded_cache(seeds, width + room)
         keys = together(head.expand(batch), text_tokens)
-        if width:
-            with self.adapter.at(EVERYWHERE if adapted else None):
-                mask = self.base.masks(text_tokens, keys)
-                self.base.run(padded, text_tokens.positions, mask, cache)
-        return keys, cache
+        if not width:
+            return keys, cache, self.special_vectors.new_zeros(batch, 0, self.base.hidden_size)
+        with self.adapter.at(EVERYWHERE if adapted else None):
+            mask = self.base.masks(text_tokens, keys)
+            hidden = self.base.run(padded, text_tokens.positions, mask, cache)
+        return keys, cache, hidden
 
     def _preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
         """The preamble's reading, made once and shared by all texts."""

@@ -15,11 +15,13 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
+from gem_rag_train.batches import same_source
 from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
-from gem_rag_train.trainer import Trainer, rate, same_source
+from gem_rag_train.schedule import rate
+from gem_rag_train.trainer import Trainer
 
 
 class TinyMix:
@@ -45,6 +47,7 @@ class TinyMix:
 @pytest.fixture
 def config(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TrainingMix", TinyMix)
+    monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
     monkeypatch.setattr(module, "sources_of", lambda shares: [], raising=False)
     import gem_rag_train.card as card
 
@@ -79,7 +82,10 @@ def test_it_learns_and_writes_a_checkpoint_that_loads(config, base_folder):
     assert model.embed_documents(["a"]).shape == (1, model.dim)
     assert weights_hash(base_folder) == before
     card = (folder / "README.md").read_text()
-    assert '"steps": 30' in card
+    assert "steps = 30" in card
+    assert TrainConfig.from_recipe(folder / "recipe.toml") == with_output(
+        config, config.output, steps=30
+    )
 
 
 def test_the_base_is_not_touched(config):
@@ -116,11 +122,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train(broken)
     monkeypatch.setattr(Trainer, "train_step", step)
-    if stop_at < config.checkpoint_every:  # nothing was saved yet: say so, start again
+    saved = stop_at >= config.checkpoint_every
+    if not saved:  # say so; starting again is allowed
         with pytest.raises(GemError, match="nothing to resume"):
             train(broken, resume=True)
-        return
-    resumed = train(broken, resume=True)
+    resumed = train(broken, resume=saved)
     for name in ("adapter_model.safetensors", "special_tokens.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken.run" / "log.jsonl").open()]
@@ -145,7 +151,7 @@ def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
     texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
     with torch.no_grad():
-        vectors, _ = trainer._embed(texts)
+        vectors = trainer._embed(texts)
     expected = trainer.model.embed_documents([t for t, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
+
+import tomli_w
 
 from gem_rag.checkpoint import default_card
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of
+from gem_rag_train.state import Best
 from gem_rag_train.teacher import TEACHERS
 
 
-def model_card(model: GemModel, config: TrainConfig) -> str:
-    """Markdown: how to use the checkpoint, its recipe, its data and their licences."""
+def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -> str:
+    """Markdown: how to use the checkpoint, its recipe, data, licences and held-out quality."""
     teachers = [TEACHERS[config.teacher]] if config.teacher in TEACHERS else []
-    rows = "".join(
-        f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |\n"
+    rows = [
+        f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |"
         for s in [*sources_of(config.shares), *teachers]
-    )
-    settings = {k: v for k, v in config.to_dict().items() if k != "output"}
-    recipe = json.dumps(settings, indent=2)
+    ]
+    rows += [
+        f"| {Path(f).name} | | its owner's | the maker's own file |" for f in config.data_files
+    ]
+    quality = ""
+    if best is not None and best.value is not None:
+        quality = (
+            f"## Held-out quality\n\n{config.best_metric} {best.value:.3f} at step {best.step} of "
+            f"{config.steps}; these weights were kept.\n\n"
+        )
     return (
         f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
-        f"fetches them.\n\n| source | package | licence | what |\n|---|---|---|---|\n{rows}\n"
-        f"## Recipe\n\n```json\n{recipe}\n```\n"
+        "fetches what has a package.\n\n| source | package | licence | what |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + f"\n\n{quality}## Recipe\n\n```toml\n{_recipe(config)}```\n"
     )
+
+
+def _recipe(config: TrainConfig) -> str:
+    """The recipe, without the maker's own folders."""
+    values = config.to_dict()
+    del values["output"]
+    return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

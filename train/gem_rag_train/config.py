@@ -6,12 +6,14 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gem_rag.config import AdapterScope, Pooling
 from gem_rag.errors import GemError
 
 RECIPES = Path(__file__).parent / "recipes"
+LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
+METRICS = {"heldout_ndcg10": 1, "heldout_recall1": 1, "heldout_ntp_loss": -1}  # 1: more is better
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,25 @@ class TrainConfig:
     Attributes:
         base: Base model: ``embedded:smollm2-135m-instruct``, a folder or a hub id.
         output: Folder of the checkpoint; the run's state is kept beside it in ``<output>.run``.
-        shares: How much of a batch each kind of pair gets (see `gem_rag_train.data`).
+        shares: How much of a batch each kind of pair gets: the tasks of `gem_rag_train.data` and,
+            with `data_files`, what `gem_rag_train.files` finds in them. Left out: all of the
+            files' kinds, or crops without files.
+        data_files: Your own training data: JSONL (its columns decide the kind) or documents.
         steps: Optimizer steps.
-        batch_size: Pairs per step; the other pairs of the batch are the negatives.
-        learning_rate: Peak rate of the adapter.
+        batch_size: Pairs per step, over all processes; the other pairs are the negatives.
+        gradcache_tokens: Bound of a forward pass's tokens; the batch's gradients are then cached
+            (GradCache), so that its size costs time and no memory. 0 keeps the whole graph.
+        lm_tasks: Share of each task among the language-model rows that carry special tokens:
+            "reconstruction", "continuation", and of `data_files` "summary", "soft_prompt".
+        raw_share: The paper's p: share of rows of raw text. Of use with scope ``always`` alone:
+            elsewhere plain text has nothing to train, and every row carries special tokens.
+        alpha_hold: Steps without the contrastive loss (its weight alpha is 0).
+        alpha_ramp: Steps in which alpha then rises to `alpha_end`.
+        alpha_end: ``loss = (1 - alpha) * next-token + alpha * contrastive``. With the defaults
+            alpha is 1 from the start: contrastive alone.
+        learning_rate: Peak rate of the weights when alpha is 1.
+        ntp_learning_rate: Peak rate of the weights when alpha is 0; the rate moves between the two
+            with alpha. 0 is `learning_rate`.
         token_learning_rate: Peak rate of the token vectors.
         warmup_steps: Linear warm-up, then a cosine to zero.
         weight_decay: AdamW's, on the adapter.
@@ -39,6 +56,9 @@ class TrainConfig:
         embed_layers: As in `GemConfig`; 0 is all.
         adapter_rank: LoRA rank.
         adapter_alpha: LoRA alpha.
+        adapter_targets: Last names of the layers to adapt, such as "q_proj"; empty: all linear.
+        full_fine_tuning: Train the base's weights instead of an adapter (scope ``always``); the
+            checkpoint then holds its own base.
         query_instruction: As in `GemConfig`.
         document_instruction: As in `GemConfig`.
         start_from: A checkpoint to go on from (its base, K and adapter must be the recipe's).
@@ -53,14 +73,29 @@ class TrainConfig:
             false negatives, and drops written questions that do not lead back to their passage.
         distillation: Weight of the distillation loss; 0 is without a teacher.
         distillation_temperature: Of the similarities it compares.
+        mixed_precision: "no" or "bf16" (weights stay fp32).
+        activation_checkpointing: Compute each layer twice instead of keeping its activations.
+        eval_every: Measure held-out quality every so many steps and keep the best weights; 0: not.
+        best_metric: What decides: "heldout_ndcg10", "heldout_recall1" or "heldout_ntp_loss".
+        patience: Stop after so many measurements without a better one; 0: never.
+        tensorboard: Log to TensorBoard, in the run's folder (extra ``tensorboard``).
+        push_to_hub: "user/name" on the hub to upload the checkpoint to.
     """
 
     base: str = "embedded:smollm2-135m-instruct"
     output: str = "runs/gem"
-    shares: dict[str, float] = field(default_factory=lambda: {"crops": 1.0})
+    shares: dict[str, float] = field(default_factory=dict)
+    data_files: tuple[str, ...] = ()
     steps: int = 300
     batch_size: int = 64
+    gradcache_tokens: int = 0
+    lm_tasks: dict[str, float] = field(default_factory=lambda: {"reconstruction": 1.0})
+    raw_share: float = 0.8
+    alpha_hold: int = 0
+    alpha_ramp: int = 0
+    alpha_end: float = 1.0
     learning_rate: float = 5e-4
+    ntp_learning_rate: float = 0.0
     token_learning_rate: float = 5e-3
     warmup_steps: int = 10
     weight_decay: float = 0.01
@@ -75,6 +110,8 @@ class TrainConfig:
     embed_layers: int = 0
     adapter_rank: int = 32
     adapter_alpha: float = 32.0
+    adapter_targets: tuple[str, ...] = ()
+    full_fine_tuning: bool = False
     query_instruction: str = ""
     document_instruction: str = ""
     start_from: str = ""
@@ -85,20 +122,58 @@ class TrainConfig:
     teacher: str = ""
     distillation: float = 0.0
     distillation_temperature: float = 0.05
+    mixed_precision: Literal["no", "bf16"] = "no"
+    activation_checkpointing: bool = False
+    eval_every: int = 0
+    best_metric: str = "heldout_ndcg10"
+    patience: int = 0
+    tensorboard: bool = False
+    push_to_hub: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("data_files", "adapter_targets"):  # TOML gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.shares and not self.data_files:
+            object.__setattr__(self, "shares", {"crops": 1.0})
         for name in ("steps", "batch_size", "max_length", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise GemError(f"recipe: {name} is {getattr(self, name)}; expected >= 1")
-        if self.batch_size < 2:
-            raise GemError("recipe: batch_size is 1; contrastive training needs negatives, so >= 2")
+            self._require(getattr(self, name) >= 1, name, ">= 1")
+        self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
+        for name in ("raw_share", "alpha_end"):
+            self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
+        for name in ("gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every", "patience"):
+            self._require(getattr(self, name) >= 0, name, ">= 0")
+        self._require(self.mixed_precision in ("no", "bf16"), "mixed_precision", "'no' or 'bf16'")
+        self._require(self.best_metric in METRICS, "best_metric", f"one of {sorted(METRICS)}")
+        self._require(
+            bool(self.lm_tasks) and not self.lm_tasks.keys() - set(LM_TASKS),
+            "lm_tasks",
+            f"shares of {sorted(LM_TASKS)}",
+        )
+        self._require_combinations()
+
+    def _require(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
+
+    def _require_combinations(self) -> None:
         if self.distillation and not self.teacher:
             raise GemError("recipe: distillation needs a teacher, such as 'all-MiniLM-L6-v2'")
-        if self.examples and self.examples < self.batch_size:
-            raise GemError(
-                f"recipe: examples is {self.examples}; expected 0 or at least batch_size "
-                f"({self.batch_size})"
+        least = f"0 or at least batch_size ({self.batch_size})"
+        self._require(not 0 < self.examples < self.batch_size, "examples", least)
+        if self.examples:
+            self._require(self.adapter_scope == "tokens", "adapter_scope", "'tokens' with examples")
+        if self.full_fine_tuning:
+            self._require(
+                self.adapter_scope == "always", "adapter_scope", "'always' with full_fine_tuning"
             )
+            self._require(not self.start_from, "start_from", "'' with full_fine_tuning: set base")
+        if self.patience and not self.eval_every:
+            raise GemError("recipe: patience needs eval_every, the steps between measurements")
+
+    @property
+    def trains_language(self) -> bool:
+        """Whether any step has a next-token loss."""
+        return self.alpha_hold > 0 or self.alpha_ramp > 0 or self.alpha_end < 1
 
     @classmethod
     def from_recipe(
@@ -125,7 +200,14 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def to_toml(self) -> str:
+        """The recipe as a file that `from_recipe` reads."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
 
 
 def _parse(text: str) -> Any:

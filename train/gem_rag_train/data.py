@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -39,12 +40,14 @@ class Pair:
         second: A document.
         kind: How `first` is embedded.
         group: The source passage; pairs of one group are no negatives of each other.
+        negatives: Documents that look like `second` and are not (hard negatives).
     """
 
     first: str
     second: str
     kind: PairKind
     group: str
+    negatives: tuple[str, ...] = ()
 
 
 def sentences(text: str) -> list[str]:
@@ -113,18 +116,32 @@ def _verse_pairs(rng: Random) -> Pair:
     return Pair(one, two, "document_document", one)
 
 
-TASKS: dict[str, tuple[Callable[[Random], Pair], tuple[Source, ...]]] = {
+def masked(text: str, rng: Random, group: str) -> Pair:
+    """A text, and the same with words missing at random (arXiv 2506.04344, section 3.2)."""
+    return Pair(text, drop_words(text, rng, rng.uniform(0.1, 0.5)), "document_document", group)
+
+
+def _masked(rng: Random) -> Pair:
+    """One sentence, whole and with words missing."""
+    passage = rng.choice(boolq("train"))
+    return masked(rng.choice(sentences(passage.body)), rng, passage.group)
+
+
+Draw = Callable[[Random], Pair]
+
+TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {
     "crops": (_crops, (BOOLQ, BBC, DJANGO)),
     "questions": (_questions, (BOOLQ,)),
     "titles": (_titles, (BOOLQ, BBC, DJANGO)),
     "sentences": (_sentences, (BOOLQ, BBC, DJANGO)),
     "verses": (_verse_pairs, (KJV, WEB)),
+    "masked": (_masked, (BOOLQ,)),
 }
 
 
 def sources_of(shares: dict[str, float]) -> list[Source]:
     """The packages that tasks with a share draw from."""
-    return list(dict.fromkeys(s for task in shares for s in TASKS[task][1]))
+    return list(dict.fromkeys(s for task in shares if task in TASKS for s in TASKS[task][1]))
 
 
 class TrainingMix:
@@ -134,15 +151,26 @@ class TrainingMix:
         shares: Share of each task in `TASKS`; normalised.
         seed: Decides everything.
         batch_size: Pairs in a batch.
+        own: More tasks by name: the user's files.
 
     Raises:
         GemError: An unknown task, or no share above zero.
     """
 
-    def __init__(self, shares: dict[str, float], *, seed: int, batch_size: int) -> None:
-        unknown = shares.keys() - TASKS.keys()
+    def __init__(
+        self,
+        shares: dict[str, float],
+        *,
+        seed: int,
+        batch_size: int,
+        own: Mapping[str, Draw] = MappingProxyType({}),
+    ) -> None:
+        self._draw = {name: draw for name, (draw, _) in TASKS.items()} | dict(own)
+        unknown = shares.keys() - self._draw.keys()
         if unknown or not shares or min(shares.values()) < 0 or sum(shares.values()) <= 0:
-            raise GemError(f"shares are {shares}; expected shares above zero of {sorted(TASKS)}")
+            raise GemError(
+                f"shares are {shares}; expected shares above zero of {sorted(self._draw)}"
+            )
         self._tasks = list(shares)
         self._shares = [shares[t] for t in self._tasks]
         self._seed = seed
@@ -157,7 +185,7 @@ class TrainingMix:
             if len(pairs) == self._size:
                 return pairs
             (task,) = rng.choices(self._tasks, self._shares)
-            pair = TASKS[task][0](rng)
+            pair = self._draw[task](rng)
             if pair.group not in groups and pair.first.strip() and pair.second.strip():
                 groups.add(pair.group)
                 pairs.append(pair)

@@ -12,7 +12,11 @@ LOG_SCALE_MAX = math.log(100)
 
 
 def info_nce(
-    first: Tensor, second: Tensor, log_scale: Tensor, same: Tensor | None = None
+    first: Tensor,
+    second: Tensor,
+    log_scale: Tensor,
+    same: Tensor | None = None,
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE over the batch, first to second and second to first, averaged.
 
@@ -20,19 +24,23 @@ def info_nce(
         first: ``[B, d]`` unit vectors.
         second: ``[B, d]`` unit vectors; row i is the positive of row i.
         log_scale: Scalar; similarities are scaled by its exponential, clamped to [1, 100].
-        same: bool ``[B, B]``, True where j is no negative of i (same text or same source).
+        same: bool ``[B, B + M]``, True where column j is no negative of i (same text or source).
+        negatives: ``[M, d]`` unit vectors, more negatives of every row of `first`.
 
     Returns:
         Scalar loss.
     """
+    size = len(first)
     scale = log_scale.clamp(0, LOG_SCALE_MAX).exp()
-    scores = scale * first @ second.T  # (B, B)
+    columns = second if negatives is None else torch.cat([second, negatives])
+    scores = scale * first @ columns.T  # (B, B + M)
     if same is not None:
-        others = same & ~torch.eye(len(first), dtype=torch.bool, device=same.device)
+        others = same.clone()
+        others.fill_diagonal_(False)
         scores = scores.masked_fill(others, -torch.inf)
-    target = torch.arange(len(first), device=scores.device)
+    target = torch.arange(size, device=scores.device)
     ce = nn.functional.cross_entropy
-    return (ce(scores, target) + ce(scores.T, target)) / 2
+    return (ce(scores, target) + ce(scores[:, :size].T, target)) / 2
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

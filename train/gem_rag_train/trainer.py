@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoint import create, seal
-from gem_rag.config import AdapterConfig, Task
+from gem_rag.checkpoint import seal
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_dir
-from gem_rag.model import GemModel
+from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
+from gem_rag_train.batches import Text, in_order, same_source, seconds_of, texts_of
 from gem_rag_train.card import model_card
+from gem_rag_train.checkpointing import checkpoint_activations
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
+from gem_rag_train.files import UserData, load_files
+from gem_rag_train.gradcache import GradCache
+from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
+from gem_rag_train.live import reports
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
-from gem_rag_train.questions import found_again, written_pairs
+from gem_rag_train.objectives import label_count, language_loss
+from gem_rag_train.preflight import keep_freed_memory, require_memory, require_precision
+from gem_rag_train.prepare import prepare
+from gem_rag_train.processes import Processes
+from gem_rag_train.report import write_report
+from gem_rag_train.schedule import alpha, peak, rate
+from gem_rag_train.start import language_rows, new_model
+from gem_rag_train.state import STATE, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import Teacher
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
+LM_TOKENS_PER_BATCH = 1024  # smaller, because every token has logits over the vocabulary
 KEPT_ROWS = 64  # in one forward from kept readings
-SIDES = ("first", "second")
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
-FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
-STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
+RECIPE = "recipe.toml"
 
 
 def train(config: TrainConfig, *, resume: bool = False, show_progress: bool | None = None) -> Path:
@@ -46,13 +54,14 @@ def train(config: TrainConfig, *, resume: bool = False, show_progress: bool | No
         config: The recipe.
         resume: Go on from the last saved state of the same recipe; the weights become those of an
             uninterrupted run.
-        show_progress: A live bar; None shows one on a terminal.
+        show_progress: A live line; None shows one on a terminal.
 
     Returns:
         The checkpoint's folder, which `GemModel.from_pretrained` loads.
 
     Raises:
-        GemError: Nothing to resume, another recipe's state, or a loss that is not finite.
+        GemError: Nothing to resume, another recipe's state, broken data, too little memory, or a
+            loss that is not finite.
     """
     keep_freed_memory()
     return Trainer(config, resume=resume).run(show_progress)
@@ -62,345 +71,306 @@ class Trainer:
     """A run: model, data, optimizer, and the step they are at."""
 
     def __init__(self, config: TrainConfig, *, resume: bool) -> None:
+        require_precision(config.mixed_precision)
+        self.processes = Processes()
         self.config = config
         self.output = Path(config.output)
-        self.folder = self.output.with_name(self.output.name + ".run")
-        if not resume and self.folder.exists():
+        folder = self.output.with_name(self.output.name + ".run")
+        if not resume and (folder / STATE).exists():
             raise GemError(
-                f"{self.folder} holds a run already; pass --resume to go on with it, delete it, or "
+                f"{folder} holds a run already; pass --resume to go on with it, delete it, or "
                 "choose another output"
             )
-        self.model = new_model(config)
+        self.folder = RunFolder(folder, config)
+        self.user = load_files(config.data_files)
+        self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
+        self.model = new_model(config, self.processes.device)
+        self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
         self.teacher = Teacher(config.teacher) if config.teacher else None
-        self.data: TrainingMix | Pool = TrainingMix(
-            config.shares, seed=config.seed, batch_size=config.batch_size
-        )
-        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START))
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self.model.adapter.parameters()), "lr": config.learning_rate},
-                {
-                    "params": [self.model.special_vectors],
-                    "lr": config.token_learning_rate,
-                    "weight_decay": 0.0,
-                },
-                {"params": [self.log_scale], "lr": config.learning_rate, "weight_decay": 0.0},
-            ],
-            weight_decay=config.weight_decay,
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate(step, config)
-        )
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START, device=self.model.base.device))
+        self.optimizer = self._optimizer()
+        self._require_memory()
+        if config.activation_checkpointing:
+            checkpoint_activations(self.model.base)
+        measures = config.eval_every and self.processes.is_main
+        self.heldout = HeldOut(self.model, config) if measures else None
+        self.best = Best()
         self.step = 0
         if resume:
-            self._load()
+            self.step, self.best = self.folder.load(self.optimizer)
 
-    def prepare(self, show_progress: bool | None = None) -> None:
-        """Draw the pairs, write the questions and read the texts that the whole run uses."""
-        config, folder = self.config, self.output.with_name(self.output.name + ".readings")
-        if not config.examples:
-            return
-        assert isinstance(self.data, TrainingMix)
-        pairs = self.data.draw(config.examples)
-        most = int(config.kept_gigabytes * 1e9)
-        kept = KeptReadings(self.model, folder, most_bytes=most, show_progress=show_progress)
-        self._keep(kept, "pairs", pairs)
-        if config.written_questions:
-            written = written_pairs(
-                self.model,
-                pairs,
-                config.written_questions,
-                kept,
-                folder,
-                max_length=config.max_length,
-                seed=config.seed,
-                show_progress=show_progress,
-            )
-            written = self._consistent(written)
-            self._keep(kept, "questions", written)
-            pairs += written
-        self.kept = kept
-        self.data = Pool(
-            pairs,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            vectors=self.teacher.embed([p.second for p in pairs]) if self.teacher else None,
-            neighbours=config.neighbours,
+    def _optimizer(self) -> torch.optim.Optimizer:
+        full = self.config.full_fine_tuning
+        weights: nn.Module = self.model.base.model if full else self.model.adapter
+        if full:
+            weights.requires_grad_(True)
+        groups: list[dict[str, Any]] = [
+            {"params": list(weights.parameters())},
+            {"params": [self.model.special_vectors], "weight_decay": 0.0},
+            {"params": [self.log_scale], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+
+    def _require_memory(self) -> None:
+        """By the first batch's lengths."""
+        c = self.config
+        texts = texts_of(self.processes.slice_of(self.data.batch(0)))
+        read = sum(map(len, self._tokenize([text for text, _ in texts])))
+        read = min(read, c.gradcache_tokens or read)
+        live = c.num_special_tokens * len(texts) + (read if c.adapter_scope != "tokens" else 0)
+        require_memory(
+            self.model.base,
+            parameters_of(self.optimizer),
+            live=live // (self.model.base.num_layers if c.activation_checkpointing else 1),
+            read=read,
+            advice="lower batch_size or max_length, or set gradcache_tokens (such as 2048)",
         )
 
-    def _keep(self, kept: KeptReadings, name: str, pairs: Sequence[Pair]) -> None:
-        texts = [(p.first, task_of(p)) for p in pairs]
-        texts += [(p.second, "document") for p in pairs]
-        ids = self._tokenize([text for text, _ in texts])
-        kept.add(name, zip(ids, (task for _, task in texts), strict=True))
-
-    def _consistent(self, pairs: list[Pair]) -> list[Pair]:
-        """Written questions whose passage the teacher finds among all passages."""
-        if self.teacher is None:
-            return pairs
-        place = {text: i for i, text in enumerate(dict.fromkeys(p.second for p in pairs))}
-        found = found_again(
-            self.teacher.embed([p.first for p in pairs]),
-            self.teacher.embed(list(place)),
-            [place[p.second] for p in pairs],
-            top=FOUND_AMONG,
-        )
-        return [pair for pair, kept in zip(pairs, found, strict=True) if kept]
+    # The loop
 
     def run(self, show_progress: bool | None = None) -> Path:
         """Train to the last step, saving the state on the way, and write the checkpoint."""
-        show = sys.stderr.isatty() if show_progress is None else show_progress
-        self.prepare(show)
-        with live(self.config.steps, self.step, show) as report:
-            while self.step < self.config.steps:
-                facts = self.train_step()
-                report(facts)
-                self._log(facts)
-                if self.step % self.config.checkpoint_every == 0:
-                    self._save()
-        self._save()
-        seal(self.model)
-        return self.model.save_pretrained(self.output, card=model_card(self.model, self.config))
+        main = self.processes.is_main
+        show = main and (sys.stderr.isatty() if show_progress is None else show_progress)
+        if self.config.examples:
+            assert not isinstance(self.data, Pool)
+            with self.processes.main_first():  # what it makes on disk, the others find there
+                self.data, self.kept = prepare(
+                    self.config, self.model, self.data, self.teacher, show_progress=show
+                )
+        if main:
+            self.folder.trim_log(self.step)
+        if self.heldout is not None and self.step == 0:
+            self.heldout.record_checks(self.folder.folder, "before")
+        board = self.folder.folder / "tensorboard" if main and self.config.tensorboard else None
+        with reports(self.config.steps, self.step, show=show, tensorboard=board) as report:
+            while self.step < self.config.steps and not self.is_stopped:
+                facts = self.train_step() | self._measure()
+                if main:
+                    report(facts)
+                    self.folder.log(facts)
+                    if self.step % self.config.checkpoint_every == 0:
+                        self._save()
+        return self._finish()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the held-out quality has not become better for long enough."""
+        return 0 < self.config.patience <= self.best.worse_since
+
+    def _measure(self) -> dict[str, float]:
+        """Held-out quality, where it is due; keeps the best weights."""
+        every = self.config.eval_every
+        if not every or (self.step % every and self.step < self.config.steps):
+            return {}
+        mine = self.heldout.measure() if self.heldout is not None else {}
+        found: dict[str, float] = self.processes.from_main(mine)
+        if self.config.best_metric not in found:
+            raise GemError(
+                f"best_metric is {self.config.best_metric!r}, but what was measured is "
+                f"{sorted(found)}; choose one of these"
+            )
+        metric = self.config.best_metric
+        self.best.offer(found[metric], metric, self.step, parameters_of(self.optimizer))
+        return found
+
+    def _save(self) -> None:
+        self.folder.save(self.step, self.optimizer, self.best)
+
+    def _finish(self) -> Path:
+        """Write the best weights as the checkpoint, with card and recipe; hand it on."""
+        if self.processes.is_main:
+            self._save()
+            if self.best.weights:
+                with torch.no_grad():
+                    pairs = zip(parameters_of(self.optimizer), self.best.weights, strict=True)
+                    for parameter, weight in pairs:
+                        parameter.copy_(weight)
+            self.model.forget_preambles()
+            seal(self.model)
+            if self.heldout is not None:
+                self.heldout.record_checks(self.folder.folder, "after")
+            card = model_card(self.model, self.config, self.best)
+            full = self.config.full_fine_tuning
+            self.model.save_pretrained(self.output, card=card, with_base=full)
+            atomic_write(self.output / RECIPE, self.config.to_toml())
+            write_report(self.folder.folder, self.output)
+            if self.config.push_to_hub:
+                push(self.output, self.config.push_to_hub)
+        self.processes.wait()
+        return self.output
+
+    # One step
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns what to report."""
         started = time.perf_counter()
-        pairs = self.data.batch(self.step)
+        step, c = self.step, self.config
+        pairs = self.data.batch(step)
+        share = alpha(step, c)
         self.optimizer.zero_grad(set_to_none=True)
-        first, n_first = self._embed([(p.first, task_of(p)) for p in pairs])
-        second, n_second = self._embed([(p.second, "document") for p in pairs])
-        contrastive = info_nce(first, second, self.log_scale, same=self._no_negatives(pairs))
-        distilled = self._distillation(pairs, torch.cat([first, second]))
-        loss = contrastive + self.config.distillation * distilled
-        if not torch.isfinite(loss):
-            raise GemError(
-                f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or look "
-                f"for broken texts in this step's batch (resume starts from {self.folder})"
-            )
-        loss.backward()
-        parameters = [*self.model.parameters(), self.log_scale]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
+        facts: dict[str, float] = {"step": step + 1, "loss": 0.0, "alpha": share, "tokens": 0.0}
+        if share > 0:
+            self._contrastive(pairs, share, facts)
+        if share < 1:
+            self._language(pairs, 1 - share, facts)
+        rates = rate(step, c) * peak(step, c), rate(step, c) * c.token_learning_rate
+        facts |= {
+            "temperature": math.exp(-self.log_scale.item()),
+            "grad_norm": self._update(rates),
+            "lr": rates[0],
+        }
         self.step += 1
+        tokens = facts.pop("tokens") * self.processes.count
+        facts["seconds"] = time.perf_counter() - started
+        facts["tokens_per_second"] = tokens / facts["seconds"]
+        return facts
+
+    def _contrastive(self, pairs: Sequence[Pair], weight: float, facts: dict[str, float]) -> None:
+        """Gradients of the contrastive loss and distillation, times `weight`."""
+        parts = [self.processes.slice_of(pairs, r) for r in range(self.processes.count)]
+        texts = texts_of(parts[self.processes.rank])
+        chunks, lengths = self._chunks(texts)
+        back = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
+
+        def loss(vectors: Tensor) -> Tensor:
+            sizes = [len(texts_of(part)) for part in parts]
+            everyone = self.processes.gather(vectors[back.to(vectors.device)], sizes)
+            first, second, negatives = in_order(everyone, [len(part) for part in parts])
+            same = self._no_negatives(pairs).to(vectors.device)
+            contrastive = info_nce(first, second, self.log_scale, same, negatives)
+            distilled = self._distillation(pairs, torch.cat([first, second]))
+            total = contrastive + self.config.distillation * distilled
+            self._require_finite(total)
+            right = (first @ second.T).argmax(1) == torch.arange(len(pairs), device=first.device)
+            facts["contrastive"] = contrastive.item()
+            facts["accuracy"] = right.float().mean().item()
+            if self.config.distillation:
+                facts["distillation"] = distilled.item()
+            facts["loss"] += weight * total.item()
+            return weight * total
+
+        def embed(chunk: Sequence[int]) -> Tensor:
+            return self._embed([texts[i] for i in chunk])
+
+        GradCache(embed, cached=self.config.gradcache_tokens > 0).backward(chunks, loss)
+        if self.log_scale.grad is not None:  # every process has the whole of it
+            self.log_scale.grad /= self.processes.count
+        facts["tokens"] += sum(lengths)
+
+    def _language(self, pairs: Sequence[Pair], weight: float, facts: dict[str, float]) -> None:
+        """Gradients of the mean next-token loss, times `weight`."""
+        rows = self.processes.slice_of(self.rows.rows(self.step, pairs))
+        rows = [row for row in rows if label_count(self.model, row)]
+        count = sum(label_count(self.model, row) for row in rows)
+        device = self.model.base.device
+        labels = self.processes.sum(torch.tensor(float(count), device=device)).clamp(min=1)
+        total = torch.zeros((), device=device)
+        for special in (False, True):
+            kind = [row for row in rows if bool(row.suffix) == special]
+            kind.sort(key=len, reverse=True)
+            for batch in by_budget(range(len(kind)), [len(r) for r in kind], LM_TOKENS_PER_BATCH):
+                with self._precision():
+                    loss = language_loss(self.model, [kind[i] for i in batch]) / labels
+                if loss.requires_grad:
+                    (weight * loss).backward()
+                total += loss.detach()
+        total = self.processes.sum(total)
+        self._require_finite(total)
+        facts["ntp"] = total.item()
+        facts["loss"] += weight * total.item()
+        facts["tokens"] += sum(map(len, rows))
+
+    def _update(self, rates: tuple[float, float]) -> float:
+        """Sum the processes' gradients, clip them, step; the gradients' norm."""
+        parameters = parameters_of(self.optimizer)
+        self.processes.sum_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        self._require_finite(norm, "gradients' norm")
+        weights, tokens, scale = self.optimizer.param_groups
+        weights["lr"], tokens["lr"], scale["lr"] = rates[0], rates[1], rates[0]
+        self.optimizer.step()
         if self.config.adapter_scope != "tokens":
             self.model.forget_preambles()
-        seconds = time.perf_counter() - started
-        right = (first @ second.T).argmax(1) == torch.arange(len(pairs))
-        return {
-            "step": self.step,
-            "loss": loss.item(),
-            "contrastive": contrastive.item(),
-            "distillation": distilled.item(),
-            "accuracy": right.float().mean().item(),
-            "temperature": math.exp(-self.log_scale.item()),
-            "grad_norm": float(norm),
-            "lr": float(self.schedule.get_last_lr()[0]),
-            "tokens_per_second": (n_first + n_second) / seconds,
-        }
+        return float(norm)
+
+    def _require_finite(self, value: Tensor, what: str = "loss") -> None:
+        if not torch.isfinite(value):
+            raise GemError(
+                f"the {what} is {value.item()} at step {self.step}; lower the learning rate, or "
+                f"look for broken texts in this step's batch (resume starts from "
+                f"{self.folder.folder})"
+            )
 
     def _distillation(self, pairs: Sequence[Pair], vectors: Tensor) -> Tensor:
         """The distillation loss over all of the batch's texts; zero without it."""
         if self.teacher is None or not self.config.distillation:
-            return torch.zeros(())
+            return torch.zeros((), device=vectors.device)
         texts = [p.first for p in pairs] + [p.second for p in pairs]
         teacher = self.teacher.embed(texts).to(vectors.device)
         return distillation(vectors, teacher, self.config.distillation_temperature)
 
     def _no_negatives(self, pairs: Sequence[Pair]) -> Tensor:
-        """bool ``[B, B]``: same source, or about as near as the pair itself by the teacher."""
+        """bool ``[B, B + M]``: same source, or about as near as the pair itself by the teacher."""
         same = same_source(pairs)
         if self.teacher is None:
             return same
-        first, second = (self.teacher.embed([getattr(p, n) for p in pairs]) for n in SIDES)
-        scores = first @ second.T  # (B, B)
+        first = self.teacher.embed([p.first for p in pairs])
+        scores = first @ self.teacher.embed(seconds_of(pairs)).T  # (B, B + M)
         return same | (scores > FALSE_NEGATIVE * scores.diagonal()[:, None])
 
-    def _embed(self, texts: Sequence[tuple[str, Task]]) -> tuple[Tensor, int]:
-        """``[B, d]`` with gradients, in batches of one task and similar length; token count.
+    # Embedding with gradients
 
-        Args:
-            texts: Each text and how to embed it.
-        """
-        ids = self._tokenize([t for t, _ in texts])
-        lengths = [max(1, len(i)) for i in ids]
-        order: list[int] = []
-        rows: list[Tensor] = []
-        source = self.kept or self.model
+    def _chunks(self, texts: Sequence[Text]) -> tuple[list[list[int]], list[int]]:
+        """Indices in batches of one task and similar length, and each text's length."""
+        lengths = [max(1, len(ids)) for ids in self._tokenize([text for text, _ in texts])]
+        chunks: list[list[int]] = []
         for task in ("query", "document"):
             mine = [i for i, (_, t) in enumerate(texts) if t == task]
-            longest_first = sorted(mine, key=lambda i: -lengths[i])
-            for batch in self._batches(longest_first, lengths):
-                rows.append(source.forward_texts([ids[i] for i in batch], task))
-                order += batch
-        back = torch.tensor(order).argsort()
-        return torch.cat(rows)[back], sum(lengths)
+            chunks += self._batches(sorted(mine, key=lambda i: -lengths[i]), lengths)
+        return chunks, lengths
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
         """What one forward takes; from kept readings padding costs little, and rows are tokens."""
         if self.kept is None:
-            yield from by_budget(order, lengths, TOKENS_PER_BATCH)
+            yield from by_budget(order, lengths, self.config.gradcache_tokens or TOKENS_PER_BATCH)
             return
         for start in range(0, len(order), KEPT_ROWS):
             yield list(order[start : start + KEPT_ROWS])
 
+    def _embed(self, texts: Sequence[Text]) -> Tensor:
+        """``[B, d]`` with gradients, of texts of one task."""
+        ids = self._tokenize([text for text, _ in texts])
+        with self._precision():
+            return (self.kept or self.model).forward_texts(ids, texts[0][1])
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        enabled = self.config.mixed_precision == "bf16"
+        return torch.autocast(self.model.base.device.type, torch.bfloat16, enabled=enabled)
+
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [t.ids for t in self.model.codec.encode_texts(texts, self.config.max_length)]
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _save(self) -> None:
-        """Write the state atomically: weights, optimizer, step. Data order needs none (by step)."""
-        from safetensors.torch import save_file
-
-        tensors: dict[str, Tensor] = {}
-        for i, parameter in enumerate(self._parameters()):
-            tensors[f"{i}.weight"] = parameter.detach().contiguous()
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{i}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        log = self.folder / LOG
-        kept = log.read_text(encoding="utf-8") if log.exists() else ""
-        with atomic_dir(self.folder) as fresh:
-            save_file(tensors, fresh / STATE)
-            facts = {"step": self.step, "recipe": self.config.to_dict()}
-            (fresh / PROGRESS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-            (fresh / LOG).write_text(kept, encoding="utf-8")
-
-    def _load(self) -> None:
-        from safetensors.torch import load_file
-
-        try:
-            facts = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-            tensors = load_file(self.folder / STATE)
-        except FileNotFoundError:
-            raise GemError(f"nothing to resume in {self.folder}; start without --resume") from None
-        if facts["recipe"] != self.config.to_dict():
-            odd = sorted(k for k, v in self.config.to_dict().items() if facts["recipe"].get(k) != v)
-            raise GemError(f"{self.folder} is a run of another recipe (it differs in {odd})")
-        self.step = int(facts["step"])
-        with torch.no_grad():
-            for i, parameter in enumerate(self._parameters()):
-                parameter.copy_(tensors[f"{i}.weight"])
-                state = {
-                    k: tensors[f"{i}.{k}"]
-                    for k in ("step", "exp_avg", "exp_avg_sq")
-                    if f"{i}.{k}" in tensors
-                }
-                if state:
-                    self.optimizer.state[parameter] = state
-        self.schedule.last_epoch = self.step
-        for group, base_rate in zip(
-            self.optimizer.param_groups, self.schedule.base_lrs, strict=True
-        ):
-            group["lr"] = base_rate * rate(self.step, self.config)
-        self._trim_log()
-
-    def _trim_log(self) -> None:
-        """Drop log lines of steps that will be run again."""
-        log = self.folder / LOG
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def _log(self, facts: dict[str, float]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(facts) + "\n")
+def training_mix(config: TrainConfig, user: UserData, processes: int) -> TrainingMix:
+    """The run's batches; one is drawn, so that data that cannot make a batch is found now."""
+    size = config.batch_size
+    if size % processes:
+        raise GemError(
+            f"batch_size is {size} over {processes} processes; expected a multiple of them"
+        )
+    shares = config.shares or dict.fromkeys(user.kinds, 1.0)
+    own: dict[str, Any] = {"own": user.tasks()} if config.data_files else {}
+    mix = TrainingMix(shares, seed=config.seed, batch_size=size, **own)
+    mix.batch(0)
+    return mix
 
 
-def new_model(config: TrainConfig) -> GemModel:
-    """The model a recipe starts from: untrained, or with the weights of an earlier checkpoint."""
-    model = untrained(config)
-    if config.start_from:
-        earlier = GemModel.from_pretrained(config.start_from)
-        if earlier.reading_fingerprint != model.reading_fingerprint:
-            raise GemError(f"start_from {config.start_from} is for another base or preamble")
-        with torch.no_grad():
-            for mine, theirs in zip(model.parameters(), earlier.parameters(), strict=True):
-                mine.copy_(theirs)
-        seal(model)
-    return model
+def push(folder: Path, name: str) -> None:
+    """Upload a checkpoint to the hub, with the user's own login."""
+    from huggingface_hub import HfApi
 
-
-def untrained(config: TrainConfig) -> GemModel:
-    """A model whose adapter changes nothing yet."""
-    return create(
-        config.base,
-        seed=config.seed,
-        num_special_tokens=config.num_special_tokens,
-        pooling=config.pooling,
-        adapter_scope=config.adapter_scope,
-        embed_layers=config.embed_layers or None,
-        query_instruction=config.query_instruction,
-        document_instruction=config.document_instruction,
-        adapter=AdapterConfig(config.adapter_rank, config.adapter_alpha),
-    )
-
-
-def task_of(pair: Pair) -> Task:
-    """How a pair's first text is embedded."""
-    return "query" if pair.kind == "query_document" else "document"
-
-
-def same_source(pairs: Sequence[Pair]) -> Tensor:
-    """bool ``[B, B]``: rows that are no negatives of each other (same passage, or same text)."""
-    groups = [p.group for p in pairs]
-    seconds = [p.second for p in pairs]
-    return torch.tensor(
-        [
-            [g == h or s == t for h, t in zip(groups, seconds, strict=True)]
-            for g, s in zip(groups, seconds, strict=True)
-        ]
-    )
-
-
-def rate(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-@contextmanager
-def live(steps: int, start: int, show: bool) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A live line with the loss, the speed and the time left; the yielded function updates it."""
-    if not show:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.2f}"),
-        TextColumn("T {task.fields[temperature]:.3f}  |g| {task.fields[grad_norm]:.2f}"),
-        TextColumn("{task.fields[tokens_per_second]:.0f} tokens/s"),
-        TimeRemainingColumn(),
-    )
-    names = ("loss", "accuracy", "temperature", "grad_norm", "tokens_per_second")
-    nothing: dict[str, Any] = dict.fromkeys(names, 0.0)
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=steps, completed=start, **nothing)
-
-        def report(facts: dict[str, float]) -> None:
-            values: dict[str, Any] = {name: facts[name] for name in names}
-            bar.update(task, advance=1, **values)
-
-        yield report
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory: page faults cost more than half the time of CPU training."""
-    if not sys.platform.startswith("linux"):
-        return
-    m_trim_threshold, m_mmap_max = -1, -4
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):  # another libc: slower, nothing else
-        pass
+    api = HfApi()
+    api.create_repo(name, exist_ok=True)
+    api.upload_folder(folder_path=str(folder), repo_id=name)

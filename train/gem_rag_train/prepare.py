@@ -1,0 +1,76 @@
+"""What a run with `examples` makes once: the pairs, the model's own questions, kept readings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gem_rag.model import GemModel
+from gem_rag_train.batches import texts_of
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.data import Pair, Pool, TrainingMix
+from gem_rag_train.kept import KeptReadings
+from gem_rag_train.questions import found_again, written_pairs
+from gem_rag_train.teacher import Teacher
+
+FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
+
+
+def prepare(
+    config: TrainConfig,
+    model: GemModel,
+    mix: TrainingMix,
+    teacher: Teacher | None,
+    *,
+    show_progress: bool | None = None,
+) -> tuple[Pool, KeptReadings]:
+    """Draw the pairs, write the questions and read the texts that the whole run uses."""
+    folder = Path(f"{config.output}.readings")
+    pairs = mix.draw(config.examples)
+    most = int(config.kept_gigabytes * 1e9)
+    kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
+    _keep(kept, "pairs", pairs, model, config.max_length)
+    if config.written_questions:
+        written = written_pairs(
+            model,
+            pairs,
+            config.written_questions,
+            kept,
+            folder,
+            max_length=config.max_length,
+            seed=config.seed,
+            show_progress=show_progress,
+        )
+        written = _consistent(written, teacher)
+        _keep(kept, "questions", written, model, config.max_length)
+        pairs += written
+    pool = Pool(
+        pairs,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        vectors=teacher.embed([p.second for p in pairs]) if teacher else None,
+        neighbours=config.neighbours,
+    )
+    return pool, kept
+
+
+def _keep(
+    kept: KeptReadings, name: str, pairs: Sequence[Pair], model: GemModel, max_length: int
+) -> None:
+    texts = texts_of(pairs)
+    ids = [t.ids for t in model.codec.encode_texts([text for text, _ in texts], max_length)]
+    kept.add(name, zip(ids, (task for _, task in texts), strict=True))
+
+
+def _consistent(pairs: list[Pair], teacher: Teacher | None) -> list[Pair]:
+    """Written questions whose passage the teacher finds among all passages."""
+    if teacher is None:
+        return pairs
+    place = {text: i for i, text in enumerate(dict.fromkeys(p.second for p in pairs))}
+    found = found_again(
+        teacher.embed([p.first for p in pairs]),
+        teacher.embed(list(place)),
+        [place[p.second] for p in pairs],
+        top=FOUND_AMONG,
+    )
+    return [pair for pair, kept in zip(pairs, found, strict=True) if kept]

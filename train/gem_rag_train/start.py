@@ -1,0 +1,68 @@
+"""What a run starts from: its model, and the rows of its next-token loss."""
+
+from __future__ import annotations
+
+import torch
+
+from gem_rag.checkpoint import create, seal
+from gem_rag.config import AdapterConfig
+from gem_rag.errors import GemError
+from gem_rag.model import GemModel
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.files import UserData
+from gem_rag_train.objectives import FROM_FILES, LanguageRows
+
+
+def new_model(config: TrainConfig, device: str = "auto") -> GemModel:
+    """The model a recipe starts from: untrained, or with the weights of an earlier checkpoint."""
+    model = untrained(config, device)
+    if config.start_from:
+        earlier = GemModel.from_pretrained(config.start_from, device=device)
+        if earlier.reading_fingerprint != model.reading_fingerprint:
+            raise GemError(f"start_from {config.start_from} is for another base or preamble")
+        with torch.no_grad():
+            for mine, theirs in zip(model.parameters(), earlier.parameters(), strict=True):
+                mine.copy_(theirs)
+        seal(model)
+    return model
+
+
+def untrained(config: TrainConfig, device: str = "auto") -> GemModel:
+    """A model whose adapter changes nothing yet."""
+    full_precision = config.full_fine_tuning or config.mixed_precision != "no"
+    rank = 0 if config.full_fine_tuning else config.adapter_rank
+    return create(
+        config.base,
+        device=device,
+        dtype="float32" if full_precision else "auto",
+        seed=config.seed,
+        num_special_tokens=config.num_special_tokens,
+        pooling=config.pooling,
+        adapter_scope=config.adapter_scope,
+        embed_layers=config.embed_layers or None,
+        query_instruction=config.query_instruction,
+        document_instruction=config.document_instruction,
+        adapter=AdapterConfig(rank, config.adapter_alpha, config.adapter_targets),
+    )
+
+
+def language_rows(config: TrainConfig, model: GemModel, user: UserData) -> LanguageRows:
+    """The rows of the next-token loss.
+
+    Raises:
+        GemError: A task needs rows that the data files do not hold.
+    """
+    missing = [t for t in FROM_FILES if config.lm_tasks.get(t) and t not in user.pairs]
+    if missing and config.trains_language:
+        raise GemError(
+            f"lm_tasks has {missing}, but no data file holds such rows (context+summary, "
+            "prompt+answer); add one to data_files, or drop the task"
+        )
+    return LanguageRows(
+        model,
+        config.lm_tasks,
+        raw_share=config.raw_share,
+        own=user.pairs,
+        seed=config.seed,
+        max_length=config.max_length,
+    )

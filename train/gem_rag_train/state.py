@@ -1,0 +1,138 @@
+"""A run's state on disk: one file, replaced at once, that a killed run goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.errors import GemError
+from gem_rag.fetch import atomic_write
+from gem_rag_train.config import METRICS, TrainConfig
+
+STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
+
+
+@dataclass
+class Best:
+    """The best measurement so far, and the weights that gave it.
+
+    Attributes:
+        value: The metric; None before the first measurement.
+        step: When it was measured.
+        worse_since: Measurements since then.
+        weights: On the CPU, in the optimizer's order.
+    """
+
+    value: float | None = None
+    step: int = 0
+    worse_since: int = 0
+    weights: list[Tensor] = field(default_factory=list, repr=False)
+
+    def offer(self, value: float, metric: str, step: int, weights: Sequence[Tensor]) -> None:
+        """Take these weights if they are better (METRICS says which way)."""
+        sign = METRICS[metric]
+        if self.value is not None and sign * value <= sign * self.value:
+            self.worse_since += 1
+            return
+        self.value, self.step, self.worse_since = value, step, 0
+        self.weights = [w.detach().to("cpu", copy=True) for w in weights]
+
+
+class RunFolder:
+    """``<output>.run``: state and log.
+
+    Weights, optimizer moments and the best so far are in one safetensors file, the step in its
+    metadata. Data order, losses' weights and rates follow from the step, and no random state is
+    carried: every draw is seeded by seed and step.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.folder = folder
+        self._config = config
+
+    def save(self, step: int, optimizer: torch.optim.Optimizer, best: Best) -> None:
+        """Write the state: the old one or the new one is there at any moment, never a part."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        for i, parameter in enumerate(parameters_of(optimizer)):
+            tensors[f"{i}.weight"] = parameter.detach().contiguous()
+            state = optimizer.state.get(parameter, {})
+            tensors |= {f"{i}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        tensors |= {f"best.{i}": w for i, w in enumerate(best.weights)}
+        own = {"value": best.value, "step": best.step, "worse_since": best.worse_since}
+        facts = json.dumps({"step": step, "recipe": self._config.to_dict(), "best": own})
+        fresh = self.folder / f".{STATE}"
+        save_file(tensors, fresh, metadata={"progress": facts})
+        with fresh.open("r+b") as file:
+            os.fsync(file.fileno())
+        fresh.replace(self.folder / STATE)
+
+    def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Best]:
+        """Restore weights and moments; the step to go on from, and the best so far.
+
+        Raises:
+            GemError: There is no state, or it is another recipe's.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.folder / STATE, "pt") as file:
+                facts = self._facts((file.metadata() or {}).get("progress"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise GemError(f"nothing to resume in {self.folder}; start without --resume") from None
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters_of(optimizer)):
+                parameter.copy_(tensors[f"{i}.weight"])
+                names = [n for n in ("step", "exp_avg", "exp_avg_sq") if f"{i}.{n}" in tensors]
+                if names:
+                    optimizer.state[parameter] = {
+                        n: _beside(tensors[f"{i}.{n}"], parameter, n) for n in names
+                    }
+        weights = [tensors[f"best.{i}"] for i in range(sum(n.startswith("best.") for n in tensors))]
+        return int(facts["step"]), Best(**facts.get("best", {}), weights=weights)
+
+    def _facts(self, progress: str | None) -> dict[str, Any]:
+        if progress is None:  # written by an earlier version, which kept it in a file of its own
+            progress = (self.folder / PROGRESS).read_text(encoding="utf-8")
+        facts: dict[str, Any] = json.loads(progress)
+        mine = self._config.to_dict()
+        # Settings that came later stand at their defaults in an older run.
+        theirs = {**TrainConfig().to_dict(), **facts["recipe"]}
+        if odd := sorted(k for k in mine if theirs.get(k) != mine[k]):
+            raise GemError(f"{self.folder} is a run of another recipe (it differs in {odd})")
+        return facts
+
+    def log(self, facts: dict[str, float]) -> None:
+        """Append a step's facts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drop the lines of steps that will be run again, and one a kill cut short."""
+        log = self.folder / LOG
+        if not log.exists():
+            return
+        lines = log.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        atomic_write(log, "".join(f"{line}\n" for line in kept))
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All parameters, in the order they are saved in."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _beside(state: Tensor, parameter: Tensor, name: str) -> Tensor:
+    """A moment where its parameter is; AdamW keeps its step counter on the CPU."""
+    return state if name == "step" else state.to(parameter.device)
