@@ -31,6 +31,7 @@ COMMANDS = {
     "pull": models.pull,
     "info": models.info,
     "train": models.train,
+    "eval": models.eval_,
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)
