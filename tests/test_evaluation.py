@@ -43,6 +43,9 @@ def peer(texts):
     """An embedder that knows words: unit ``[n, 384]``."""
     out = np.zeros((len(texts), systems.MINILM_DIM), dtype=np.float32)
     for row, text in enumerate(texts):
+        out[row, 256:384] = (
+            np.frombuffer(hashlib.sha512(text.encode()).digest() * 2, np.uint8) / 999
+        )
         for word in text.split():
             out[row, hashlib.sha256(word.encode()).digest()[0]] += 1
     return out / np.maximum(1e-9, np.linalg.norm(out, axis=1, keepdims=True))
@@ -308,7 +311,7 @@ def test_the_harness_scores_the_base_once_where_generation_is_the_bases(gem, tmp
     for text in PARAGRAPHS[:5]:
         ids = gem.codec.tokenizer(text)["input_ids"]
         with torch.inference_mode():
-            logits = gem.base.model(torch.tensor([[gem.codec.tokenizer.eos_token_id, *ids]])).logits
+            logits = gem.base.model(torch.tensor([[gem.codec.tokenizer.bos_token_id, *ids]])).logits
         chosen = logits[0, :-1].log_softmax(-1)[range(len(ids)), ids]
         log_likelihood += chosen.double().sum().item()
         words += len(text.split())

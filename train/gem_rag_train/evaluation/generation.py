@@ -158,7 +158,7 @@ def task_config(name: str, rows: Sequence[Mapping[str, Any]], folder: Path) -> d
         "num_fewshot": 0,
     }
     if "text" in rows[0]:
-        metrics = [{"metric": "word_perplexity"}]
+        metrics = [_metric("word_perplexity", "weighted_perplexity", higher=False)]
         rolling = {"output_type": "loglikelihood_rolling", "doc_to_text": ""}
         return {**config, **rolling, "doc_to_target": "text", "metric_list": metrics}
     return {
@@ -167,8 +167,12 @@ def task_config(name: str, rows: Sequence[Mapping[str, Any]], folder: Path) -> d
         "doc_to_text": "prompt",
         "doc_to_choice": "choices",
         "doc_to_target": "gold",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "metric_list": [_metric("acc", "mean"), _metric("acc_norm", "mean")],
     }
+
+
+def _metric(name: str, aggregation: str, *, higher: bool = True) -> dict[str, Any]:
+    return {"metric": name, "aggregation": aggregation, "higher_is_better": higher}
 
 
 def harness(
@@ -187,6 +191,7 @@ def harness(
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     kept.parent.mkdir(parents=True, exist_ok=True)
     lm = HFLM(
@@ -197,7 +202,11 @@ def harness(
     )
     with model.adapter.at(scope), torch.inference_mode():
         results = simple_evaluate(
-            lm, tasks=list(tasks), use_cache=str(kept), log_samples=True, bootstrap_iters=0
+            lm,
+            tasks=list(tasks),
+            use_cache=str(kept),
+            bootstrap_iters=0,
+            task_manager=TaskManager(include_defaults=False),  # its own tasks need the hub
         )
     return {task["task"]: _sample(task, results["samples"][task["task"]]) for task in tasks}
 

@@ -87,7 +87,8 @@ class LocalRetrieval(AbsTaskRetrieval):
         GemError: A file is missing or not as expected.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
         qrels = folder / "qrels" / "test.tsv"
         self._files = [
             folder / "corpus.jsonl",
@@ -133,8 +134,8 @@ class LocalSTS(AbsTaskSTS):
         file: The CSV.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: str | Path) -> None:
+        self._file = Path(file)
         super().__init__()
 
     @cached_property
