@@ -13,7 +13,7 @@ from gem_rag import cli
 from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag_train.evaluation import EvalSettings, evaluate, run, sets, systems
+from gem_rag_train.evaluation import EvalSettings, evaluate, run, sets, statistics, systems
 from gem_rag_train.evaluation.answers import TwoModels, best, contains, exact, f1, plain
 from gem_rag_train.evaluation.embedding import gains, places, retrieval
 from gem_rag_train.evaluation.kept import CHUNK, KeptAnswers, KeptVectors
@@ -63,6 +63,7 @@ def small_sets(monkeypatch):
     monkeypatch.setattr(sets, "choices", lambda file: CHOICES)
     monkeypatch.setattr(sets, "held_out_passages", lambda: PARAGRAPHS)
     monkeypatch.setattr(systems, "minilm", lambda: peer)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
 
 
 @pytest.fixture
@@ -128,6 +129,8 @@ def test_options_are_taken_apart():
     assert sets.parse_choice(row) == Choice("Q?", ("bank", "a mall", "D. H. Lawrence"), 1)
     assert sets.parse_choice({**row, "answer": "Z. nothing"}) is None
     assert sets.parse_choice({"question": "Q?", "options": "A. one\nB. two"}) is None
+    assert sets.parse_choice({**row, "options": "C. one\nD. two"}) is None
+    assert sets.parse_choice({**row, "options": "A. \nB. two"}) is None
 
 
 def test_classes_with_one_text_are_left_out():

@@ -43,11 +43,18 @@ class Report:
         """As JSON has it."""
         return dataclasses.asdict(self)
 
-    def write(self, folder: Path) -> None:
-        """``eval.json``, ``eval.md`` and a plot for each part, in a folder."""
+    def write(self, folder: Path, draw: Sequence[str] | None = None) -> None:
+        """``eval.json``, ``eval.md`` and a plot for each part, in a folder.
+
+        Args:
+            folder: Where.
+            draw: Parts whose plots are drawn; the others' are there. None is all.
+        """
         atomic_write(folder / JSON_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
-        plots = [_plot(part, lines, folder) for part, lines in self.parts().items()]
-        atomic_write(folder / TABLE_FILE, self.markdown(plots))
+        for part, measures in self.parts().items():
+            if draw is None or part in draw:
+                _plot(part, measures, folder / f"{part}.svg")
+        atomic_write(folder / TABLE_FILE, self.markdown())
 
     def parts(self) -> dict[str, list[Measure]]:
         """The measures of each part."""
@@ -56,7 +63,7 @@ class Report:
             parts.setdefault(line.part, []).append(line)
         return parts
 
-    def markdown(self, plots: Sequence[Path] = ()) -> str:
+    def markdown(self) -> str:
         """Facts, one table with all systems side by side, notes, plots."""
         notes = list(dict.fromkeys(m.note for m in self.measures if m.note))
         lines = [
@@ -71,7 +78,7 @@ class Report:
             "",
             *(f"{number}. {note}" for number, note in enumerate(notes, 1)),
             "",
-            *(f"![{plot.stem}]({plot.name})" for plot in plots),
+            *(f"![{part}]({part}.svg)" for part in self.parts()),
         ]
         return "\n".join(lines) + "\n"
 
@@ -112,7 +119,7 @@ def _difference(m: Measure) -> str:
     return f"{m.against}: " + (f"**{text}**" if clear else text)
 
 
-def _plot(part: str, measures: Sequence[Measure], folder: Path) -> Path:
+def _plot(part: str, measures: Sequence[Measure], file: Path) -> None:
     """Bars with intervals, one group for each measure, one panel for each metric."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -127,9 +134,7 @@ def _plot(part: str, measures: Sequence[Measure], folder: Path) -> Path:
     panels[0].set_title(part)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(SYSTEMS))
-    file = folder / f"{part}.svg"
     figure.savefig(file, metadata={"Date": None})
-    return file
 
 
 def _bars(panel: Any, measures: Sequence[Measure], metric: str) -> None:

@@ -164,7 +164,7 @@ class Evaluation:
         report = Report(self._facts(), self._settings(), [])
         for part in self.settings.parts:
             report.measures.extend(steps[part]())
-            report.write(self.output)
+            report.write(self.output, draw=[part])
         return report
 
     def _facts(self) -> dict[str, Any]:

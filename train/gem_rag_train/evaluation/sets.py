@@ -209,14 +209,15 @@ def choices(path: str) -> list[Choice]:
 
 
 def parse_choice(row: dict[str, str]) -> Choice | None:
-    """A row with options ``A. ...`` on lines of their own; None without one clear answer."""
-    options = re.split(r"(?:^|\n)(?=[A-Z]\. )", row["options"].strip())
-    words = tuple(o[3:].strip() for o in options if o.strip())
-    gold = ord(row.get("answer", " ")[0]) - ord("A")
-    if len(words) < 2 or not 0 <= gold < len(words):
+    """A row with options ``A. ...`` on lines of their own; None if it is damaged or has no answer."""
+    options = re.split(r"\n(?=[A-Z]\. )", row["options"].strip())
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    answer = row.get("answer", "")[:1]
+    words = tuple(option[3:].strip() for option in options)
+    if [option[:1] for option in options] != letters or answer not in letters or not all(words):
         return None
     passage = row.get("passage", "").strip()
-    return Choice(row["question"].strip(), words, gold, passage)
+    return Choice(row["question"].strip(), words, letters.index(answer), passage)
 
 
 def held_out_passages() -> list[str]:
