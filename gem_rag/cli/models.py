@@ -23,11 +23,11 @@ def pull(as_json: Json = False) -> None:
     from gem_rag.embedded import NAME, embedded_base
 
     folder = embedded_base()
-    size = sum(f.stat().st_size for f in folder.iterdir())
+    total = sum(f.stat().st_size for f in folder.iterdir())
     if as_json:
-        print_json({"model": NAME, "path": str(folder), "bytes": size})
+        print_json({"model": NAME, "path": str(folder), "bytes": total})
     else:
-        out.print(f"{NAME} is ready: {size(size)} in {folder}")
+        out.print(f"{NAME} is ready: {size(total)} in {folder}")
 
 
 def info(index: IndexDir = None, model: Model = None, as_json: Json = False) -> None:

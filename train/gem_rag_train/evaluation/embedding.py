@@ -39,7 +39,8 @@ def sts(systems: Sequence[KeptVectors], rows: Sequence[tuple[str, str, float]]) 
     gold = np.array([score for _, _, score in rows])
     samples = {}
     for system in systems:
-        first, second = (system.embed([row[side] for row in rows]) for side in (0, 1))
+        first = system.embed([text for text, _, _ in rows])
+        second = system.embed([text for _, text, _ in rows])
         samples[system.name] = Sample("spearman", ((first * second).sum(1), gold))
     return [measure("sts", "STS-B dev", "Spearman", samples, against=MINILM)]
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SPLIT, SUBSET = "test", "default"
 
 
-class GemEncoder(AbsEncoder):
+class GemEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is skipped by mypy
     """A GEM checkpoint (or another embedder) as mteb calls it.
 
     mteb's prompt type decides how a text is embedded: queries as queries, everything else as
@@ -50,12 +50,11 @@ class GemEncoder(AbsEncoder):
     """
 
     def __init__(self, model: GemModel | KeptVectors) -> None:
-        embedder: Embedder | KeptVectors
+        named: Embedder
         if isinstance(model, GemModel):
-            embedder = named = GemEmbedder(model, model.config.max_text_tokens)
+            self.model = named = GemEmbedder(model, model.config.max_text_tokens)
         else:
-            embedder, named = model, model.embedder
-        self.model = embedder
+            self.model, named = model, model.embedder
         self.mteb_model_meta = ModelMeta.create_empty(
             {"name": f"gem-rag/{named.key}", "revision": named.key, "embed_dim": named.dim}
         )
@@ -74,7 +73,7 @@ class GemEncoder(AbsEncoder):
         return vectors
 
 
-class LocalRetrieval(AbsTaskRetrieval):
+class LocalRetrieval(AbsTaskRetrieval):  # type: ignore[misc]
     """A retrieval task over a local folder in the layout of BEIR.
 
     ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``), and
@@ -111,8 +110,6 @@ class LocalRetrieval(AbsTaskRetrieval):
 
     def load_data(self, *_: Any, **__: Any) -> None:
         """Read the three files."""
-        if self.data_loaded:
-            return
         corpus, queries, qrels = self._files
         self.dataset = {
             SUBSET: {
@@ -127,7 +124,7 @@ class LocalRetrieval(AbsTaskRetrieval):
         self.data_loaded = True
 
 
-class LocalSTS(AbsTaskSTS):
+class LocalSTS(AbsTaskSTS):  # type: ignore[misc]
     """Sentence similarity over a local CSV of ``sentence1,sentence2,score``, score 0 to 5.
 
     Args:
@@ -145,8 +142,6 @@ class LocalSTS(AbsTaskSTS):
 
     def load_data(self, *_: Any, **__: Any) -> None:
         """Read the file."""
-        if self.data_loaded:
-            return
         first, second, score = zip(*load_stsb(self._file), strict=True)
         columns = {"sentence1": first, "sentence2": second, "score": score}
         self.dataset = {SUBSET: DatasetDict({SPLIT: Dataset.from_dict(columns)})}

