@@ -50,6 +50,7 @@ class GemEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is skipped by mypy
     """
 
     def __init__(self, model: GemModel | KeptVectors) -> None:
+        self.model: GemEmbedder | KeptVectors
         named: Embedder
         if isinstance(model, GemModel):
             self.model = named = GemEmbedder(model, model.config.max_text_tokens)
