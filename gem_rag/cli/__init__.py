@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pull": models.pull,
     "info": models.info,
     "train": models.train,
+    "eval": models.eval_,
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)

@@ -1,8 +1,9 @@
-"""Commands about models: pull, info, train."""
+"""Commands about models: pull, info, train, eval."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from gem_rag.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
+    from gem_rag_train.evaluation import Report
 
 
 def pull(as_json: Json = False) -> None:
@@ -68,6 +70,84 @@ def train(
         print_json({"checkpoint": str(folder)})
     else:
         out.print(f"checkpoint: {escape(str(folder))}")
+
+
+def eval_(
+    model: Model = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the report.")] = Path("eval"),
+    stsb: Annotated[
+        Path | None, typer.Option("--stsb", help="CSV of sentence1,sentence2,score.")
+    ] = None,
+    only: Annotated[str, typer.Option("--only", help="Parts, with commas between.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Small samples: minutes.")] = False,
+    paragraphs: Annotated[
+        int | None, typer.Option("--paragraphs", help="Of each retrieval set.")
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", help="Of each retrieval set.")
+    ] = None,
+    ranked: Annotated[
+        int | None, typer.Option("--ranked", help="Questions whose ten best are ranked.")
+    ] = None,
+    labelled: Annotated[
+        int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
+    ] = None,
+    lm: Annotated[
+        int | None, typer.Option("--lm", help="Questions of each multiple-choice task.")
+    ] = None,
+    passages: Annotated[int | None, typer.Option("--passages", help="For perplexity.")] = None,
+    rag: Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option("--mteb", help="An mteb task, a local folder or CSV; repeatable."),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens of a text that count.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the samples.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Measure a checkpoint beside its base and all-MiniLM-L6-v2."""
+    try:
+        from gem_rag_train.evaluation import TABLE_FILE, EvalSettings, evaluate
+    except ImportError as error:
+        raise MissingExtraError("evaluation", "eval") from error
+    sizes = {
+        "paragraphs": paragraphs,
+        "questions": questions,
+        "ranked": ranked,
+        "labelled": labelled,
+        "lm": lm,
+        "passages": passages,
+        "rag": rag,
+        "max_length": max_length,
+    }
+    given = {name: size for name, size in sizes.items() if size is not None}
+    settings = (EvalSettings.quick if quick else EvalSettings)(
+        only=tuple(part.strip() for part in only.split(",") if part.strip()),
+        stsb=stsb,
+        mteb=tuple(mteb or ()),
+        seed=seed,
+        **given,
+    )
+    report = evaluate(model, output, settings)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_scores(report)
+        out.print(f"{output / TABLE_FILE} has intervals, notes and plots")
+
+
+def print_scores(report: Report) -> None:
+    """Every system's scores side by side."""
+    from rich.table import Table
+
+    systems = report.systems
+    table = Table("", "", *systems)
+    for m in report.measures:
+        scores = [f"{m.scores[s].value:.3f}" if s in m.scores else "" for s in systems]
+        table.add_row(escape(m.task), m.metric, *scores)
+    out.print(table)
 
 
 def model_facts(model: GemModel) -> dict[str, Any]:

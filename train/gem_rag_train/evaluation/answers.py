@@ -1,0 +1,190 @@
+"""RAG end to end: SQuAD questions answered through GemRAG, and by the two-model stack."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gem_rag.base import Base
+from gem_rag.checkpoint import seal
+from gem_rag.config import AdapterConfig
+from gem_rag.documents import Document
+from gem_rag.index import GemIndex
+from gem_rag.model import GemModel
+from gem_rag.progress import progress
+from gem_rag.rag import ASK, GemRAG
+from gem_rag.store import ReadingStore
+from gem_rag_train.evaluation.embedding import KEPT_BYTES
+from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors, digest
+from gem_rag_train.evaluation.measures import Measure, measure
+from gem_rag_train.evaluation.sets import Question, Retrieval
+from gem_rag_train.evaluation.statistics import Sample
+from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM
+
+LONGEST_ANSWER = 48  # tokens
+
+
+class _VectorsKept(ReadingStore):
+    """A store that takes vectors made before; readings are made when something is ranked."""
+
+    def __init__(self, model: GemModel, vectors: KeptVectors) -> None:
+        super().__init__(model, memory_bytes=KEPT_BYTES)
+        self._vectors = vectors
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """As `ReadingStore.embed`."""
+        return self._vectors.embed(texts)
+
+
+def end_to_end(
+    model: GemModel,
+    mine: KeptVectors,
+    peer: KeptVectors,
+    data: Retrieval,
+    folder: Path,
+    *,
+    chunk_tokens: int,
+    show_progress: bool | None = None,
+) -> list[Measure]:
+    """Exact match and F1 of answers through GemRAG, and through all-MiniLM-L6-v2 and the same LLM.
+
+    Both put one passage before the LLM, in the same words. Every question has an answer, so GemRAG
+    always answers (no relevance threshold).
+
+    Args:
+        model: The checkpoint.
+        mine: Its vectors.
+        peer: all-MiniLM-L6-v2's.
+        data: All paragraphs, and the questions to answer.
+        folder: Where index and answers are kept.
+        chunk_tokens: Longest chunk.
+        show_progress: As for `GemModel.read`.
+    """
+    name = f"{model.fingerprint[:16]}-{digest(data.paragraphs, chunk_tokens)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with GemIndex(folder / name, fingerprint=model.fingerprint, dim=model.dim) as index:
+        store = _VectorsKept(model, mine)
+        rag = GemRAG(model, index, store=store, threshold=None, chunk_tokens=chunk_tokens)
+        rag.add(
+            [Document(text, f"{i:05d}") for i, text in enumerate(data.paragraphs)],
+            show_progress=show_progress,
+        )
+        stack = TwoModels(model, peer, [record.text for record in index])
+        answerers: dict[str, Callable[[str], str]] = {
+            CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
+            MINILM: stack.answer,
+        }
+        said = {
+            system: _answers(system, answerer, data, folder / f"{name}-{system}", show_progress)
+            for system, answerer in answerers.items()
+        }
+    return _measures(said, data)
+
+
+class TwoModels:
+    """The usual stack: all-MiniLM-L6-v2 finds one chunk, an LLM that was not adapted answers.
+
+    Args:
+        model: Whose base is the LLM.
+        peer: The embedder's vectors.
+        chunks: What is searched.
+    """
+
+    def __init__(self, model: GemModel, peer: KeptVectors, chunks: Sequence[str]) -> None:
+        self._llm = plain(model)
+        self._peer = peer
+        self._chunks = chunks
+        self._vectors = peer.embed(chunks)
+
+    def answer(self, question: str) -> str:
+        """The LLM's words after the chunk nearest to the question."""
+        nearest = int((self._vectors @ self._peer.embed([question], "query")[0]).argmax())
+        (reading,) = self._llm.read([self._chunks[nearest]], show_progress=False)
+        asked = ASK.format(question=question)
+        return self._llm.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
+
+
+def plain(model: GemModel) -> GemModel:
+    """The same base weights without the adapter, to generate with."""
+    if model.config.adapter_scope == "tokens":
+        return model
+    config = replace(model.config, adapter_scope="tokens", adapter=AdapterConfig(rank=0))
+    return seal(GemModel(Base(model.base.model), model.codec, config))
+
+
+def _answers(
+    system: str,
+    answer: Callable[[str], str],
+    data: Retrieval,
+    file: Path,
+    show_progress: bool | None,
+) -> list[str]:
+    """An answer to each question, neighbouring paragraphs' one after the other (see `rank_top`)."""
+    kept = KeptAnswers(file.with_suffix(".jsonl"))
+    order = np.argsort(data.gold, kind="stable")
+    with progress(f"{system}: answering", len(order), show_progress) as advance:
+        for i in order:
+            question = data.questions[i].text
+            if question not in kept:
+                kept[question] = answer(question)
+            advance(1)
+    return [kept[question.text] for question in data.questions]
+
+
+def _measures(said: dict[str, list[str]], data: Retrieval) -> list[Measure]:
+    note = "all-MiniLM-L6-v2: the two-model stack, with the same LLM and prompt"
+    metrics: dict[str, Callable[[str, str], float]] = {
+        "exact match": exact,
+        "F1": f1,
+        "answer contains the gold one": contains,
+    }
+    measures = []
+    for metric, function in metrics.items():
+        samples = {
+            system: Sample.mean(
+                [best(function, a, q) for a, q in zip(answers, data.questions, strict=True)]
+            )
+            for system, answers in said.items()
+        }
+        task = f"SQuAD dev answered end to end, {len(data.paragraphs):,} paragraphs"
+        measures.append(measure("rag", task, metric, samples, against=MINILM, note=note))
+    return measures
+
+
+# SQuAD's metrics
+
+
+def normalised(text: str) -> list[str]:
+    """Words without letter case, punctuation and articles (SQuAD's convention)."""
+    text = re.sub(f"[{re.escape(string.punctuation)}]", "", text.lower())
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def exact(answer: str, gold: str) -> float:
+    """1 if both are the same words."""
+    return float(normalised(answer) == normalised(gold))
+
+
+def f1(answer: str, gold: str) -> float:
+    """Harmonic mean of precision and recall of the words."""
+    said, right = normalised(answer), normalised(gold)
+    common = (Counter(said) & Counter(right)).total()
+    if not said or not right:
+        return float(said == right)
+    return 2 * common / (len(said) + len(right))
+
+
+def contains(answer: str, gold: str) -> float:
+    """1 if the gold words stand in the answer, one after the other."""
+    return float(f" {' '.join(normalised(gold))} " in f" {' '.join(normalised(answer))} ")
+
+
+def best(metric: Callable[[str, str], float], answer: str, question: Question) -> float:
+    """The metric's best over the accepted answers."""
+    return max((metric(answer, gold) for gold in question.answers), default=0.0)

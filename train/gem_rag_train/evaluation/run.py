@@ -1,0 +1,261 @@
+"""`evaluate`: the parts, one after the other, over vectors and answers that are made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gem_rag.checkpoint import as_model, name_of
+from gem_rag.errors import GemError, MissingExtraError
+from gem_rag.model import GemModel
+from gem_rag_train.evaluation import embedding, sets
+from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
+from gem_rag_train.evaluation.measures import Measure
+from gem_rag_train.evaluation.report import Report
+from gem_rag_train.evaluation.sets import Retrieval
+from gem_rag_train.evaluation.systems import (
+    CHECKPOINT,
+    MINILM,
+    GemEmbedder,
+    MeanPooled,
+    MiniLM,
+)
+
+PARTS = (
+    "sts",
+    "retrieval",
+    "shifted",
+    "ranking",
+    "classification",
+    "clustering",
+    "generation",
+    "rag",
+    "mteb",
+)
+EXTRA = ("lm_eval", "matplotlib", "mteb", "scipy", "sentence_transformers", "sklearn")
+PACKAGES = ("gem-rag", "torch", "transformers", "mteb", "lm-eval", "sentence-transformers")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What to measure and how much of it. None means all there is.
+
+    Attributes:
+        only: Parts to run; empty is all of `PARTS` that have what they need.
+        stsb: A CSV of ``sentence1,sentence2,score`` rows, for ``sts``.
+        paragraphs: Of each retrieval set.
+        questions: Of each retrieval set.
+        ranked: Questions whose ten best are ranked.
+        labelled: Texts of each set for classification and clustering.
+        lm: Questions of each multiple-choice task.
+        passages: For perplexity.
+        rag: Questions answered end to end.
+        mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
+        max_length: Tokens of a text that count, and of a chunk.
+        seed: Draws all samples.
+    """
+
+    only: tuple[str, ...] = ()
+    stsb: Path | None = None
+    paragraphs: int | None = None
+    questions: int | None = None
+    ranked: int = 1000
+    labelled: int | None = 1000
+    lm: int | None = None
+    passages: int | None = 500
+    rag: int = 500
+    mteb: tuple[str, ...] = ()
+    max_length: int = 256
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.only if part not in PARTS]
+        if unknown:
+            raise GemError(f"no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+        for part, needed in (("sts", self.stsb), ("mteb", self.mteb)):
+            if part in self.only and not needed:
+                option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
+                raise GemError(f"part {part} needs {option}")
+        counts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("paragraphs", "questions", "ranked", "labelled", "lm", "passages", "rag"):
+            if counts[name] is not None and counts[name] < 2:
+                raise GemError(f"{name} is {counts[name]}; expected 2 at least")
+
+    @classmethod
+    def quick(cls, **settings: Any) -> EvalSettings:
+        """Sizes for some minutes on two cores; the intervals are wide."""
+        sizes = {
+            "paragraphs": 100,
+            "questions": 100,
+            "ranked": 20,
+            "labelled": 150,
+            "lm": 40,
+            "passages": 20,
+            "rag": 10,
+        }
+        return cls(**{**sizes, **settings})
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that are run, in order."""
+        needs = {"sts": self.stsb, "mteb": self.mteb}
+        return [p for p in PARTS if (p in self.only if self.only else needs.get(p, True))]
+
+
+def evaluate(
+    model: GemModel | str | Path | None,
+    output: Path,
+    settings: EvalSettings | None = None,
+    *,
+    show_progress: bool | None = None,
+) -> Report:
+    """Measure a checkpoint beside its base, the base mean-pooled, and all-MiniLM-L6-v2.
+
+    What is done is kept under ``output/kept``: an interrupted evaluation goes on where it was, and
+    one with other sizes makes only what is new.
+
+    Args:
+        model: The checkpoint, or its name.
+        output: Folder of the report, which is written anew after each part.
+        settings: What to measure.
+        show_progress: Progress bars; None shows them on a terminal.
+
+    Raises:
+        MissingExtraError: A library it needs is not installed.
+        GemError: Settings that do not fit together, or data that is not as expected.
+    """
+    require_extra()
+    return Evaluation(as_model(model), output, settings or EvalSettings(), show_progress).run()
+
+
+def require_extra() -> None:
+    """Raise `MissingExtraError` unless all of the extra ``eval`` is there."""
+    if any(importlib.util.find_spec(name) is None for name in EXTRA):
+        raise MissingExtraError("evaluation", "eval")
+
+
+class Evaluation:
+    """A run: the systems, the sets, and where finished work is kept."""
+
+    def __init__(
+        self, model: GemModel, output: Path, settings: EvalSettings, show_progress: bool | None
+    ) -> None:
+        self.model = model
+        self.output = output
+        self.settings = settings
+        self.show = show_progress
+        self.kept = output / "kept"
+        length = settings.max_length
+        self.systems = [
+            KeptVectors(embedder, self.kept / "vectors", show_progress=show_progress)
+            for embedder in (MeanPooled(model, length), MiniLM(), GemEmbedder(model, length))
+        ]
+
+    def run(self) -> Report:
+        """All parts; the report is written after each."""
+        steps: dict[str, Callable[[], Sequence[Measure]]] = {
+            part: getattr(self, f"_{part}") for part in PARTS
+        }
+        report = Report(self._facts(), self._settings(), [])
+        for part in self.settings.parts:
+            report.measures.extend(steps[part]())
+            report.write(self.output, draw=[part])
+        return report
+
+    def _facts(self) -> dict[str, Any]:
+        config = self.model.config
+        return {
+            "checkpoint": name_of(self.model),
+            "fingerprint": self.model.fingerprint[:16],
+            "base": config.base.name,
+            "scope": config.adapter_scope,
+            "dimensions": self.model.dim,
+            "versions": ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self.settings)
+        values["only"] = self.settings.parts
+        values["stsb"] = None if self.settings.stsb is None else self.settings.stsb.name
+        return {name: "all" if value is None else value for name, value in values.items()}
+
+    def _system(self, name: str) -> KeptVectors:
+        return next(system for system in self.systems if system.name == name)
+
+    def _drawn(self, questions: int | None) -> Retrieval:
+        """SQuAD dev's paragraphs and so many questions about them."""
+        s = self.settings
+        return Retrieval(*sets.squad()).sample(s.paragraphs, questions, s.seed)
+
+    # The parts
+
+    def _sts(self) -> list[Measure]:
+        assert self.settings.stsb is not None
+        return embedding.sts(self.systems, sets.load_stsb(self.settings.stsb))
+
+    def _retrieval(self) -> list[Measure]:
+        return self._find("retrieval", sets.SQUAD, "SQuAD dev")
+
+    def _shifted(self) -> list[Measure]:
+        lines: list[Measure] = []
+        for name in sets.SHIFTED:
+            lines += self._find("shifted", name, f"shifted: {name.rpartition('_')[0]}")
+        return lines
+
+    def _find(self, part: str, name: str, title: str) -> list[Measure]:
+        s = self.settings
+        data = Retrieval(*sets.squad(name)).sample(s.paragraphs, s.questions, s.seed)
+        return embedding.find(part, title, self.systems, data)
+
+    def _ranking(self) -> list[Measure]:
+        return embedding.ranked(
+            self.model,
+            self.systems,
+            self._drawn(self.settings.ranked),
+            KeptAnswers(self.kept / "ranking" / f"{self.model.fingerprint[:16]}.jsonl"),
+            name="SQuAD dev",
+            max_length=self.settings.max_length,
+            show_progress=self.show,
+        )
+
+    def _classification(self) -> list[Measure]:
+        return self._labelled(embedding.classify)
+
+    def _clustering(self) -> list[Measure]:
+        return self._labelled(embedding.cluster)
+
+    def _labelled(self, step: Callable[..., list[Measure]]) -> list[Measure]:
+        s = self.settings
+        samples = [data.sample(s.labelled, s.seed) for data in sets.labelled_sets()]
+        return [line for data in samples for line in step(self.systems, data, s.seed)]
+
+    def _generation(self) -> list[Measure]:
+        from gem_rag_train.evaluation.generation import generation
+
+        s = self.settings
+        return generation(
+            self.model, self.kept / "lm", questions=s.lm, passages=s.passages, seed=s.seed
+        )
+
+    def _rag(self) -> list[Measure]:
+        from gem_rag_train.evaluation.answers import end_to_end
+
+        return end_to_end(
+            self.model,
+            self._system(CHECKPOINT),
+            self._system(MINILM),
+            self._drawn(self.settings.rag),
+            self.kept / "rag",
+            chunk_tokens=self.settings.max_length,
+            show_progress=self.show,
+        )
+
+    def _mteb(self) -> list[Measure]:
+        from gem_rag_train.evaluation.mteb_tasks import run_tasks
+
+        return run_tasks(self.systems, self.settings.mteb, self.kept / "mteb", self.show)

@@ -1,0 +1,120 @@
+"""Numbers item by item, the statistic over them, and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)
+
+
+def _v_measure(gold: np.ndarray, found: np.ndarray) -> float:
+    from sklearn.metrics import v_measure_score
+
+    return float(v_measure_score(gold, found))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values))
+
+
+def _perplexity(log_likelihood: np.ndarray, count: np.ndarray) -> float:
+    return float(np.exp(-np.sum(log_likelihood) / np.sum(count)))
+
+
+STATISTICS: dict[str, Callable[..., float]] = {
+    "mean": _mean,
+    "spearman": _spearman,
+    "v_measure": _v_measure,
+    "perplexity": _perplexity,
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number and its 95 % bootstrap interval, where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one system got on each item of a task.
+
+    Attributes:
+        statistic: A name in `STATISTICS`: how the items become one number.
+        items: What it takes, each ``[n]``.
+    """
+
+    statistic: str
+    items: tuple[np.ndarray, ...]
+
+    @classmethod
+    def mean(cls, values: Any) -> Sample:
+        """Numbers whose mean is the score."""
+        return cls("mean", (np.asarray(values, dtype=np.float64),))
+
+    def __len__(self) -> int:
+        return len(self.items[0])
+
+    @cached_property
+    def value(self) -> float:
+        """The statistic over all items."""
+        return STATISTICS[self.statistic](*self.items)
+
+    def score(self) -> Score:
+        """The value with its interval; items are resampled."""
+        return _bootstrap(STATISTICS[self.statistic], self.items, self.value)
+
+    def minus(self, other: Sample) -> Score:
+        """The difference of two systems on the same items, which are resampled together.
+
+        Raises:
+            ValueError: They are not of the same items.
+        """
+        if len(self) != len(other) or self.statistic != other.statistic:
+            raise ValueError(
+                f"{len(self)} items by {self.statistic} and {len(other)} by {other.statistic}; "
+                "expected the same items"
+            )
+        statistic, mine = STATISTICS[self.statistic], len(self.items)
+
+        def difference(*items: np.ndarray) -> float:
+            return statistic(*items[:mine]) - statistic(*items[mine:])
+
+        return _bootstrap(difference, (*self.items, *other.items), self.value - other.value)
+
+
+def _bootstrap(
+    statistic: Callable[..., float], items: tuple[np.ndarray, ...], value: float
+) -> Score:
+    """Percentile interval over resampled items (scipy's bootstrap)."""
+    if len(items[0]) < 2:
+        return Score(value)
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        items,
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        batch=50,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Score(value, float(interval.low), float(interval.high))

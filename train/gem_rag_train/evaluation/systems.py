@@ -1,0 +1,154 @@
+"""What is measured side by side: the checkpoint, its base mean-pooled, and all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from gem_rag.config import Task
+from gem_rag.errors import MissingExtraError, TruncationWarning
+from gem_rag.model import GemModel
+from gem_rag.reader import by_budget
+from gem_rag_train.teacher import MINILM as MINILM_SOURCE
+from gem_rag_train.teacher import minilm_folder
+
+CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
+    "checkpoint",
+    "base",
+    "mean-pooled base",
+    "all-MiniLM-L6-v2",
+)
+MINILM_DIM = 384
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+class Embedder(Protocol):
+    """Something that embeds.
+
+    Attributes:
+        name: For tables.
+        key: Names the vectors: what has the same key makes the same ones.
+        dim: Length d of a vector.
+    """
+
+    name: str
+    key: str
+    dim: int
+
+    def embed(self, texts: Sequence[str], kind: Task) -> np.ndarray:
+        """Unit vectors ``[n, d]``, float32."""
+        ...
+
+
+class GemEmbedder:
+    """A GEM checkpoint.
+
+    Args:
+        model: The checkpoint.
+        max_length: Tokens of a text that count.
+    """
+
+    name = CHECKPOINT
+
+    def __init__(self, model: GemModel, max_length: int = 256) -> None:
+        self.key = f"gem-{model.fingerprint[:16]}-{max_length}"
+        self.dim = model.dim
+        self._model = model
+        self._max_length = max_length
+
+    def embed(self, texts: Sequence[str], kind: Task) -> np.ndarray:
+        """Queries and documents as the checkpoint embeds them."""
+        of_kind = self._model.embed_queries if kind == "query" else self._model.embed_documents
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the same bound for all systems
+            return of_kind(texts, max_length=self._max_length, show_progress=False)
+
+
+class MeanPooled:
+    """The raw base: the mean of its last layer's outputs, no special tokens, no preamble.
+
+    Args:
+        model: Whose base.
+        max_length: Tokens of a text that count.
+    """
+
+    name = MEAN_POOLED
+
+    def __init__(self, model: GemModel, max_length: int = 256) -> None:
+        self.key = f"mean-{model.config.base.weights[:16]}-{max_length}"
+        self.dim = model.base.hidden_size
+        self._model = model
+        self._max_length = max_length
+
+    def embed(self, texts: Sequence[str], kind: Task) -> np.ndarray:  # noqa: ARG002
+        """Queries and documents alike."""
+        ids = [self._ids(text) for text in texts]
+        out = np.empty((len(ids), self.dim), dtype=np.float32)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        for rows in by_budget(order, [len(i) for i in ids], self._model.tokens_per_batch):
+            out[rows] = self._batch([ids[i] for i in rows])
+        return out
+
+    def _ids(self, text: str) -> list[int]:
+        tokenizer: Any = self._model.codec.tokenizer
+        ids: list[int] = tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
+        return ids or list(self._model.config.preamble_ids[:1])  # an empty text has to be something
+
+    @torch.inference_mode()
+    def _batch(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        width = max(map(len, ids))
+        padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+        base = self._model.base
+        padded, mask = padded.to(base.device), mask.to(base.device)
+        hidden = base.decoder(
+            input_ids=padded, attention_mask=mask, use_cache=False
+        ).last_hidden_state.float()  # (B, n, hidden)
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return nn.functional.normalize(mean, dim=-1).cpu().numpy()
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2, the embedder users pick beside an LLM; loaded when first needed."""
+
+    name = MINILM
+    key = f"minilm-{MINILM_SOURCE.sha256[:16]}"
+    dim = MINILM_DIM
+
+    def embed(self, texts: Sequence[str], kind: Task) -> np.ndarray:  # noqa: ARG002
+        """Queries and documents alike."""
+        return self._embed(texts)
+
+    @cached_property
+    def _embed(self) -> Embed:
+        return minilm()
+
+
+def minilm() -> Embed:
+    """all-MiniLM-L6-v2 as a function: texts to unit ``[n, 384]``."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtraError("the comparison with all-MiniLM-L6-v2", "eval") from error
+    peer = SentenceTransformer(str(minilm_folder()), device="cpu")
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        vectors: Any = peer.encode(
+            list(texts), normalize_embeddings=True, batch_size=32, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    return embed
+
+
+def first_tokens(model: GemModel, text: str, count: int) -> str:
+    """The text's first `count` tokens."""
+    offsets = model.codec.encode_texts([text], count)[0].offsets
+    return text[: offsets[-1][1]] if offsets else text
