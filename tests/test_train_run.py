@@ -226,6 +226,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
         UnsupportedModelError,
         base=str(make_base(tmp_path / "gpt2", "gpt2")),
     )
+    fails("max_length is 600, but the context window of 1024", max_length=600)
     fails("adapter_scope", adapter_scope="tokens", full_fine_tuning=True)
     fails("adapter_scope", examples=100)
     fails("eval_every", patience=3)

@@ -11,6 +11,8 @@ from torch import nn
 
 from gem_rag.base import Base
 from gem_rag.errors import GemError
+from gem_rag.model import GemModel
+from gem_rag_train.config import TrainConfig
 
 BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so far; all fp32
 
@@ -22,6 +24,20 @@ def require_precision(mixed_precision: str) -> None:
     if mixed_precision == "bf16" and not is_bf16_available():
         raise GemError(
             "mixed_precision is 'bf16', which this device does not have; set mixed_precision='no'"
+        )
+
+
+def require_context(model: GemModel, config: TrainConfig) -> None:
+    """Raise `GemError` if a row of `max_length` tokens is longer than the context window."""
+    c = model.config
+    words = max(len(model.codec.encode(c.instruction(task))) for task in ("query", "document"))
+    around = len(c.preamble_ids) + words + c.num_special_tokens
+    texts = 2 if config.trains_language else 1  # a suffix may be as long as the prefix
+    most = (model.max_context - around) // texts
+    if config.max_length > most:
+        raise GemError(
+            f"max_length is {config.max_length}, but the context window of {model.max_context} "
+            f"tokens leaves {most} for a text; lower max_length"
         )
 
 

@@ -29,7 +29,12 @@ from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
 from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
 from gem_rag_train.objectives import label_count, language_loss
-from gem_rag_train.preflight import keep_freed_memory, require_memory, require_precision
+from gem_rag_train.preflight import (
+    keep_freed_memory,
+    require_context,
+    require_memory,
+    require_precision,
+)
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
 from gem_rag_train.report import write_report
@@ -85,6 +90,7 @@ class Trainer:
         self.user = load_files(config.data_files)
         self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
         self.model = new_model(config, self.processes.device)
+        require_context(self.model, config)
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
         self.teacher = Teacher(config.teacher) if config.teacher else None
