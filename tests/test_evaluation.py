@@ -14,9 +14,10 @@ from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag_train.evaluation import EvalSettings, evaluate, run, sets, statistics, systems
+from gem_rag_train.evaluation import kept as kept_module
 from gem_rag_train.evaluation.answers import TwoModels, best, contains, exact, f1, plain
 from gem_rag_train.evaluation.embedding import gains, places, retrieval
-from gem_rag_train.evaluation.kept import CHUNK, KeptAnswers, KeptVectors
+from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.sets import Choice, Labelled, Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM, GemEmbedder
@@ -200,7 +201,8 @@ def test_squad_metrics(answer, expected):
 
 
 def test_each_text_is_embedded_once_also_after_an_interruption(gem, tmp_path, monkeypatch):
-    texts = [sentence(i) for i in range(CHUNK + 9)]
+    monkeypatch.setattr(kept_module, "CHUNK_CHARACTERS", 100)
+    texts = [sentence(i) for i in range(20)]
     kept = KeptVectors(GemEmbedder(gem), tmp_path)
     vectors = kept.embed([*texts, texts[0]])
     np.testing.assert_allclose(vectors[:-1], gem.embed_documents(texts), atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from gem_rag.progress import progress
 if TYPE_CHECKING:
     from gem_rag_train.evaluation.systems import Embedder
 
-CHUNK = 64  # texts embedded between two writes
+CHUNK_CHARACTERS = 16_000  # embedded between two writes: some seconds' work
 HASH_BYTES = 32
 
 
@@ -47,8 +47,7 @@ class KeptVectors:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}
         longest_first = sorted(missing.items(), key=lambda item: -len(item[1]))
         with progress(f"{self.name}: embedding", len(missing), self._show) as advance:
-            for start in range(0, len(longest_first), CHUNK):
-                chunk = longest_first[start : start + CHUNK]
+            for chunk in _chunks(longest_first):
                 vectors = self.embedder.embed([text for _, text in chunk], kind)
                 self._append(kind, [key for key, _ in chunk], vectors)
                 advance(len(chunk))
@@ -89,6 +88,20 @@ class KeptVectors:
     def _vectors(self, kind: Task) -> np.ndarray:
         flat = np.fromfile(self._files(kind)[0], dtype="<f4")
         return flat.reshape(-1, self.embedder.dim)
+
+
+def _chunks(items: Sequence[tuple[bytes, str]]) -> Iterator[list[tuple[bytes, str]]]:
+    """Texts in their order, so many at a time that little is lost when one chunk is."""
+    chunk: list[tuple[bytes, str]] = []
+    size = 0
+    for key, text in items:
+        chunk.append((key, text))
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 class KeptAnswers:
