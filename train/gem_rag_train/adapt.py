@@ -29,7 +29,7 @@ from gem_rag_train.state import LOG, STATE
 from gem_rag_train.trainer import train
 
 CONFIDENCE = 0.8  # of the interval, two-sided: one useless change in ten would pass for a gain
-EPOCHS = 6  # over the questions, where neither steps nor minutes are given
+EPOCHS, FEWEST_STEPS = 6, 60  # over all rows, where neither steps nor minutes are given
 BATCH_SIZE = 32
 LEARNING_RATE, TOKEN_LEARNING_RATE = 1e-4, 5e-4
 SHARES = {"labelled": 0.7, "texts": 0.3}
@@ -219,7 +219,7 @@ def recipe(
         start_from=name_of(model),
         examples=examples if readings_fit(model, passages, folder, max_length) else 0,
         kept_gigabytes=KEPT_BYTES / 1e9,
-        steps=max(1, EPOCHS * len(material.learnt) // batch),
+        steps=max(FEWEST_STEPS, EPOCHS * len(material.rows) // batch),
         batch_size=batch,
         checkpoint_every=CHECKPOINT_EVERY,
         learning_rate=LEARNING_RATE,
