@@ -182,6 +182,48 @@ def test_usage_errors_exit_with_two(run):
     assert run("train", "default", "--set", "steps", model=False)[0] == 2
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_adapt_shows_both_numbers_and_what_to_use(run, docs, tmp_path, monkeypatch, kept):
+    from gem_rag_train import adapt
+    from gem_rag_train.adapt import Adapted, Found, Verdict
+
+    def fake(paths, output, **options):
+        assert (paths, options["steps"], options["seed"]) == ([docs], 3, 7)
+        gain = 0.2 if kept else -0.1
+        return Adapted(
+            kept=kept,
+            checkpoint="new" if kept else "old",
+            verdict=Verdict(Found(0.5, 0.6), Found(0.5 + gain, 0.6 + gain), gain, gain, gain),
+            chunks=30,
+            held_out_chunks=6,
+            held_out_questions=12,
+            questions_written=60,
+            questions_used=50,
+            steps=3,
+            candidate=None if kept else "attempt",
+            skipped=(("a.pdf", "is damaged"),),
+        )
+
+    monkeypatch.setattr(adapt, "adapt", fake)
+    arguments = ["adapt", docs, "--output", tmp_path / "new", "--steps", 3, "--seed", 7]
+    code, out, err = run(*arguments)
+    assert code == 0
+    assert "a.pdf" in err
+    assert ("--model new" if kept else "not better") in " ".join(out.split())
+    assert "0.600" in out
+    code, out, _ = run(*arguments, "--json")
+    facts = json.loads(out)
+    assert (facts["kept"], facts["before"]["recall1"]) == (kept, 0.5)
+    assert run(*arguments, "--minutes", 1)[0] == 2
+
+
+def test_adapt_says_how_many_chunks_it_needs(run, docs, tmp_path):
+    code, _, err = run("adapt", docs, "--output", tmp_path / "new")
+    assert code == 1
+    assert "adapting needs 20" in " ".join(err.split())
+    assert not (tmp_path / "new").exists()
+
+
 def test_unknown_recipes_and_models_are_named(run):
     code, _, err = run("train", "nosuch", model=False)
     assert code == 1

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": models.info,
     "train": models.train,
     "eval": models.eval_,
+    "adapt": models.adapt,
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)

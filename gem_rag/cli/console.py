@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,7 +70,12 @@ def print_report(report: IngestReport) -> None:
 
 def print_problems(report: IngestReport) -> None:
     """Sources that were skipped, with the reason."""
-    for source, reason in report.skipped:
+    print_skipped(report.skipped)
+
+
+def print_skipped(skipped: Iterable[tuple[str, str]]) -> None:
+    """Files or sources and the reason why they are left out."""
+    for source, reason in skipped:
         err.print(f"[yellow]skipped[/yellow] {escape(source)}: {escape(reason)}")
 
 

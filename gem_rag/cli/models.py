@@ -1,4 +1,4 @@
-"""Commands about models: pull, info, train, eval."""
+"""Commands about models: pull, info, train, adapt, eval."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import typer
 from rich.markup import escape
 
 from gem_rag.cli.ask import IndexDir
-from gem_rag.cli.console import Json, Model, load_model, out, print_json, size
+from gem_rag.cli.console import Json, Model, load_model, out, print_json, print_skipped, size
 from gem_rag.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
+    from gem_rag_train.adapt import Adapted
     from gem_rag_train.evaluation import Report
 
 
@@ -148,6 +149,74 @@ def print_scores(report: Report) -> None:
         scores = [f"{m.scores[s].value:.3f}" if s in m.scores else "" for s in systems]
         table.add_row(escape(m.task), m.metric, *scores)
     out.print(table)
+
+
+def adapt(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders of your own.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the new checkpoint.")],
+    model: Model = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.1, help="Of training.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of training, instead of minutes.")
+    ] = None,
+    questions_per_chunk: Annotated[
+        int, typer.Option("--questions-per-chunk", min=1, help="Questions the model writes.")
+    ] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything drawn by chance.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a checkpoint that finds things in your documents better, without labels.
+
+    Written only if questions held out from training say that it is better. Made again after an
+    interruption, the command goes on where it was.
+    """
+    if minutes is not None and steps is not None:
+        raise typer.BadParameter("give --minutes or --steps, not both")
+    try:
+        from gem_rag_train.adapt import adapt as run
+    except ImportError as error:
+        raise MissingExtraError("adapting to documents", "train") from error
+    result = run(
+        paths,
+        output,
+        model=model,
+        minutes=minutes,
+        steps=steps,
+        questions_per_chunk=questions_per_chunk,
+        seed=seed,
+    )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_skipped(result.skipped)
+        print_adapted(result)
+
+
+def print_adapted(result: Adapted) -> None:
+    """The before/after table and what to use from now on."""
+    from rich.table import Table
+
+    from gem_rag_train.adapt import CONFIDENCE
+
+    verdict, held_out = result.verdict, result.held_out_chunks
+    table = Table("", "before", "after")
+    for name, row in (("recall@1", "recall1"), ("nDCG@10", "ndcg10")):
+        table.add_row(name, *(f"{getattr(v, row):.3f}" for v in (verdict.before, verdict.after)))
+    out.print(table)
+    out.print(
+        f"{result.held_out_questions} questions about {held_out} chunks held out from training, "
+        f"among all {result.chunks} chunks; nDCG@10 {verdict.gain:+.3f} a chunk, between "
+        f"{verdict.low:+.3f} and {verdict.high:+.3f} ({CONFIDENCE:.0%} interval)"
+    )
+    if result.kept:
+        out.print(f"better: use --model {escape(result.checkpoint)}, and index again with it")
+    else:
+        out.print(
+            "[yellow]not better[/yellow] beyond chance, so nothing was written: keep "
+            f"{escape(result.checkpoint)} (the attempt is in {escape(str(result.candidate))})"
+        )
 
 
 def model_facts(model: GemModel) -> dict[str, Any]:

@@ -73,6 +73,11 @@ class TrainConfig:
             false negatives, and drops written questions that do not lead back to their passage.
         distillation: Weight of the distillation loss; 0 is without a teacher.
         distillation_temperature: Of the similarities it compares.
+        ranker_weight: Weight of the loss that makes the base's own ranking of the batch's passages
+            the embedding's soft labels; 0 is without it.
+        ranker_candidates: Passages it ranks for each question: its own and those now found nearest;
+            0 is all of the batch.
+        ranker_temperature: The ranking's log-likelihoods (nats per token) are divided by it.
         mixed_precision: "no" or "bf16" (weights stay fp32).
         activation_checkpointing: Compute each layer twice instead of keeping its activations.
         eval_every: Measure held-out quality every so many steps and keep the best weights; 0: not.
@@ -122,6 +127,9 @@ class TrainConfig:
     teacher: str = ""
     distillation: float = 0.0
     distillation_temperature: float = 0.05
+    ranker_weight: float = 0.0
+    ranker_candidates: int = 8
+    ranker_temperature: float = 0.2
     mixed_precision: Literal["no", "bf16"] = "no"
     activation_checkpointing: bool = False
     eval_every: int = 0

@@ -134,6 +134,11 @@ class KeptReadings:
         )
         return self._model.restore_reading(text, tokenized, key_values)
 
+    def readings(self, texts: Sequence[str], max_length: int) -> list[Reading]:
+        """`reading` of several texts, cut as they were when they were kept."""
+        tokenized = self._model.codec.encode_texts(texts, max_length)
+        return [self.reading(*pair) for pair in zip(texts, tokenized, strict=True)]
+
     def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
         """As `GemModel.forward_texts`, from what was kept: only the special tokens are run."""
         kept = [self._block(self._whole(i, task)) for i in ids]

@@ -11,6 +11,11 @@ LOG_SCALE_START = math.log(20)
 LOG_SCALE_MAX = math.log(100)
 
 
+def scale_of(log_scale: Tensor) -> Tensor:
+    """What similarities are multiplied by, within [1, 100]."""
+    return log_scale.clamp(0, LOG_SCALE_MAX).exp()
+
+
 def info_nce(
     first: Tensor,
     second: Tensor,
@@ -31,9 +36,8 @@ def info_nce(
         Scalar loss.
     """
     size = len(first)
-    scale = log_scale.clamp(0, LOG_SCALE_MAX).exp()
     columns = second if negatives is None else torch.cat([second, negatives])
-    scores = scale * first @ columns.T  # (B, B + M)
+    scores = scale_of(log_scale) * first @ columns.T  # (B, B + M)
     if same is not None:
         others = same.clone()
         others.fill_diagonal_(False)
@@ -61,3 +65,22 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         (v @ v.T / temperature).masked_fill(itself, -1e4).log_softmax(1) for v in (student, teacher)
     )
     return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
+
+
+def soft_labels(similarity: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """How far similarities are from a teacher's scores of the same candidates.
+
+    Both as distributions over a row's candidates; KL divergence, averaged over rows (ART, Sachan
+    et al. 2022).
+
+    Args:
+        similarity: ``[Q, C]`` with gradients, already scaled.
+        scores: ``[Q, C]``, the teacher's.
+        temperature: `scores` are divided by it.
+
+    Returns:
+        Scalar loss.
+    """
+    target = (scores / temperature).log_softmax(1)
+    mine = similarity.log_softmax(1)
+    return nn.functional.kl_div(mine, target, log_target=True, reduction="batchmean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from gem_rag.progress import progress
 from gem_rag.reading import Reading
 from gem_rag_train.data import Pair
 from gem_rag_train.kept import KeptReadings
+from gem_rag_train.lines import append_line, read_lines
 
 ASK = "\n\nWrite one short question that is answered by the text above."
 MAX_NEW_TOKENS = 28
@@ -37,6 +39,7 @@ def write_questions(
     temperature: float = 0.8,
     top_p: float = 0.95,
     seed: int = 0,
+    least_score: float | None = None,
     show_progress: bool | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Sample questions after each passage's reading (the idea of doc2query and InPars).
@@ -50,6 +53,8 @@ def write_questions(
         temperature: Of sampling.
         top_p: Of sampling.
         seed: Decides the samples, whatever was written before: each passage has its own.
+        least_score: Drop questions whose passage does not make them likelier by so much
+            (`Ranked.score`): those that fit any text.
         show_progress: A bar; None shows one on a terminal.
 
     Yields:
@@ -60,11 +65,13 @@ def write_questions(
     with progress("writing questions", len(passages), show_progress) as advance:
         for start in range(0, len(passages), AT_ONCE):
             batch = passages[start : start + AT_ONCE]
-            readings = read(batch)
+            readings = read(batch) if model.shares_readings else None
+            asks = [ASK] * len(batch) if readings else [text + ASK for text in batch]
+            sources: Sequence[str | Reading] = readings or batch
             written: list[set[str]] = [set() for _ in batch]
             for sample in range(per_passage):
                 answers = model.generate_batch(
-                    [ASK] * len(batch),
+                    asks,
                     after=readings,
                     max_new_tokens=MAX_NEW_TOKENS,
                     temperature=temperature,
@@ -74,10 +81,16 @@ def write_questions(
                 )
                 for i, answer in enumerate(answers):
                     question = as_question(answer.text, answer.finish_reason)
-                    if question and question not in written[i]:
-                        written[i].add(question)
+                    if not question or question.casefold() in written[i]:
+                        continue
+                    written[i].add(question.casefold())
+                    if least_score is None or _score(model, question, sources[i]) >= least_score:
                         yield start + i, question
             advance(len(batch))
+
+
+def _score(model: GemModel, question: str, passage: str | Reading) -> float:
+    return model.rank(question, [passage])[0].score
 
 
 def as_question(text: str, finish_reason: str) -> str:
@@ -97,10 +110,59 @@ def found_again(questions: Tensor, passages: Tensor, own: Sequence[int], top: in
         own: Index of each question's passage.
         top: How far down it may be.
     """
+    found: list[bool] = (places(questions, passages, own) < top).tolist()
+    return found
+
+
+def places(questions: Tensor, passages: Tensor, own: Sequence[int]) -> Tensor:
+    """How many passages are nearer to each question than its own, ``[q]``: 0 is found first."""
     scores = questions @ passages.T  # (q, n)
     right = scores.gather(1, torch.tensor(own)[:, None])
-    found: list[bool] = ((scores > right).sum(1) < top).tolist()
-    return found
+    return (scores > right).sum(1)
+
+
+def kept_questions(
+    model: GemModel,
+    passages: Sequence[str],
+    file: Path,
+    *,
+    per_passage: int,
+    max_length: int,
+    seed: int,
+    least_score: float | None = None,
+    show_progress: bool | None = None,
+) -> list[list[str]]:
+    """`write_questions`, each passage's once: they are kept in a file, a group of passages a line.
+
+    An interrupted call goes on with the next group and ends at the same questions.
+
+    Returns:
+        For each passage its questions; may be none.
+    """
+    facts = (model.reading_fingerprint, per_passage, max_length, seed, least_score)
+    keys = [hashlib.sha256(repr((facts, text)).encode()).hexdigest()[:32] for text in passages]
+    known: dict[str, list[str]] = {}
+    for group in read_lines(file):
+        known |= group
+    missing = [(key, text) for key, text in zip(keys, passages, strict=True) if key not in known]
+    with progress("writing questions", len(missing), show_progress) as advance:
+        for start in range(0, len(missing), AT_ONCE):
+            few = missing[start : start + AT_ONCE]
+            written: dict[str, list[str]] = {key: [] for key, _ in few}
+            for i, question in write_questions(
+                model,
+                [text for _, text in few],
+                per_passage=per_passage,
+                max_length=max_length,
+                seed=seed,
+                least_score=least_score,
+                show_progress=False,
+            ):
+                written[few[i][0]].append(question)
+            append_line(file, written)
+            known |= written
+            advance(len(few))
+    return [known[key] for key in keys]
 
 
 def written_pairs(
@@ -134,16 +196,11 @@ def written_pairs(
     except (OSError, ValueError):
         stored = {}
     if stored.get("wanted") != wanted:
-
-        def read(texts: Sequence[str]) -> list[Reading]:
-            tokenized = model.codec.encode_texts(texts, max_length)
-            return [kept.reading(*pair) for pair in zip(texts, tokenized, strict=True)]
-
         questions = list(
             write_questions(
                 model,
                 passages,
-                read=read,
+                read=partial(kept.readings, max_length=max_length),
                 per_passage=PER_PASSAGE,
                 seed=seed,
                 show_progress=show_progress,

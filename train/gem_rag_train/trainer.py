@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gem_rag_train.gradcache import GradCache
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
-from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
+from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce, scale_of
 from gem_rag_train.objectives import label_count, language_loss
 from gem_rag_train.preflight import (
     keep_freed_memory,
@@ -37,6 +38,7 @@ from gem_rag_train.preflight import (
 )
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
+from gem_rag_train.ranker import Ranker
 from gem_rag_train.report import write_report
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.start import language_rows, new_model
@@ -94,6 +96,7 @@ class Trainer:
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
         self.teacher = Teacher(config.teacher) if config.teacher else None
+        self.ranker = self._ranker() if config.ranker_weight else None
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START, device=self.model.base.device))
         self.optimizer = self._optimizer()
         self._require_memory()
@@ -117,6 +120,16 @@ class Trainer:
             {"params": [self.log_scale], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+
+    def _ranker(self) -> Ranker:
+        c, rank = self.config, self.processes.rank
+        return Ranker(
+            self.model,
+            candidates=c.ranker_candidates,
+            temperature=c.ranker_temperature,
+            max_length=c.max_length,
+            memory=Path(f"{c.output}.scores{rank or ''}.jsonl"),
+        )
 
     def _require_memory(self) -> None:
         """By the first batch's lengths."""
@@ -145,6 +158,8 @@ class Trainer:
                 self.data, self.kept = prepare(
                     self.config, self.model, self.data, self.teacher, show_progress=show
                 )
+            if self.ranker is not None:
+                self.ranker.read = partial(self.kept.readings, max_length=self.config.max_length)
         if main:
             self.folder.trim_log(self.step)
         if self.heldout is not None and self.step == 0:
@@ -247,13 +262,17 @@ class Trainer:
             same = self._no_negatives(pairs).to(vectors.device)
             contrastive = info_nce(first, second, self.log_scale, same, negatives)
             distilled = self._distillation(pairs, torch.cat([first, second]))
+            ranked = self._ranking(pairs, first, torch.cat([second, negatives]))
             total = contrastive + self.config.distillation * distilled
+            total = total + self.config.ranker_weight * ranked
             self._require_finite(total)
             right = (first @ second.T).argmax(1) == torch.arange(len(pairs), device=first.device)
             facts["contrastive"] = contrastive.item()
             facts["accuracy"] = right.float().mean().item()
             if self.config.distillation:
                 facts["distillation"] = distilled.item()
+            if self.config.ranker_weight:
+                facts["ranking"] = ranked.item()
             facts["loss"] += weight * total.item()
             return weight * total
 
@@ -316,6 +335,16 @@ class Trainer:
         texts = [p.first for p in pairs] + [p.second for p in pairs]
         teacher = self.teacher.embed(texts).to(vectors.device)
         return distillation(vectors, teacher, self.config.distillation_temperature)
+
+    def _ranking(self, pairs: Sequence[Pair], first: Tensor, passages: Tensor) -> Tensor:
+        """The ranking's soft labels for the batch's questions; zero without a ranker."""
+        if self.ranker is None:
+            return torch.zeros((), device=first.device)
+        asked = [i for i, pair in enumerate(pairs) if pair.kind == "query_document"]
+        # The scale is detached: soft labels would lower it, and it is the contrastive loss's.
+        similarity = scale_of(self.log_scale).detach() * first[asked] @ passages.T
+        questions = [pairs[i].first for i in asked]
+        return self.ranker.loss(questions, seconds_of(pairs), asked, similarity)
 
     def _no_negatives(self, pairs: Sequence[Pair]) -> Tensor:
         """bool ``[B, B + M]``: same source, or about as near as the pair itself by the teacher."""

@@ -1,0 +1,26 @@
+"""JSON objects in a file that is only appended to, a line each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gem_rag.fetch import atomic_write
+
+
+def append_line(file: Path, row: dict[str, Any]) -> None:
+    """Add an object; the folder is made where it is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects, none where there is no file; a line that a crash cut short is removed."""
+    if not file.exists():
+        return []
+    *whole, cut = file.read_text(encoding="utf-8").split("\n")
+    if cut:
+        atomic_write(file, "".join(f"{line}\n" for line in whole))
+    return [json.loads(line) for line in whole]
