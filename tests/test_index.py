@@ -244,7 +244,6 @@ def test_it_opens_again_as_it_was(tmp_path):
 def small_limit(monkeypatch):
     """Above this many matches approximate kinds no longer search exactly."""
     monkeypatch.setattr(ann, "FLAT_LIMIT", 500)
-    monkeypatch.setattr(ann, "FILTERED_EXACT", 500)
 
 
 @pytest.mark.usefixtures("small_limit")

@@ -212,8 +212,9 @@ def test_memory_is_saved_without_changing_the_gradients(mixed, scope, option):
         found.append((facts, [p.grad for p in parameters_of(trainer.optimizer)]))
     (plain, expected), (saved, grads) = found
     assert saved["loss"] == pytest.approx(plain["loss"], rel=1e-5)
-    for a, b in zip(grads, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    largest = max(float(g.abs().max()) for g in expected)
+    for a, b in zip(grads, expected, strict=True):  # fp32: sums in another order
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * largest)
     assert all(g.abs().max() > 1e-4 for g in expected)
 
 

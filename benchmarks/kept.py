@@ -1,0 +1,42 @@
+"""Training steps from kept readings against steps that read the texts afresh: the same batches.
+
+Needs the extra ``train``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+
+from common import arguments, show
+
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.preflight import keep_freed_memory
+from gem_rag_train.prepare import prepare
+from gem_rag_train.trainer import Trainer
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=int, default=3, help="timed on either side")
+    options = parser.parse_args()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = TrainConfig.from_recipe("default", {"output": f"{folder}/run"})
+        small = {"examples": 4 * recipe.batch_size, "written_questions": 0, "neighbours": 1}
+        config = dataclasses.replace(recipe, **small, teacher="", distillation=0.0)
+        trainer = Trainer(config, resume=False)
+        trainer.data, kept = prepare(config, trainer.model, trainer.data, None)
+        seconds = {}
+        for name, source in (("kept readings", kept), ("reading afresh", None)):
+            trainer.kept, trainer.step = source, 0
+            trainer.train_step()  # to warm up
+            facts = [trainer.train_step() for _ in range(options.steps)]
+            seconds[name] = sum(f["seconds"] for f in facts) / len(facts)
+    report = {f"{name}, seconds a step": value for name, value in seconds.items()}
+    report["ratio"] = seconds["reading afresh"] / seconds["kept readings"]
+    show(report, options.json)
+
+
+if __name__ == "__main__":
+    main()
