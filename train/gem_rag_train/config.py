@@ -64,6 +64,8 @@ class TrainConfig:
         start_from: A checkpoint to go on from (its base, K and adapter must be the recipe's).
         examples: Draw this many pairs once, keep their readings on disk and train on them in
             epochs: each step then costs only the special tokens. 0 draws new pairs each step.
+        readings: Folder of those readings, which runs on the same texts can share; empty is
+            ``<output>.readings``.
         kept_gigabytes: Bound of those readings.
         written_questions: About so many questions that the model itself writes for passages that
             were drawn (with `examples`): further pairs, without labels.
@@ -121,6 +123,7 @@ class TrainConfig:
     document_instruction: str = ""
     start_from: str = ""
     examples: int = 0
+    readings: str = ""
     kept_gigabytes: float = 20.0
     written_questions: int = 0
     neighbours: int = 1

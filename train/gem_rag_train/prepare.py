@@ -25,7 +25,7 @@ def prepare(
     show_progress: bool | None = None,
 ) -> tuple[Pool, KeptReadings]:
     """Draw the pairs, write the questions and read the texts that the whole run uses."""
-    folder = Path(f"{config.output}.readings")
+    folder = Path(config.readings or f"{config.output}.readings")
     pairs = mix.draw(config.examples)
     most = int(config.kept_gigabytes * 1e9)
     kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
