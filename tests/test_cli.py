@@ -288,3 +288,9 @@ def test_the_commands_page_names_every_command_and_option():
             for option in parameter.opts:
                 if option.startswith("-") and option != "--help":
                     assert f"`{option}" in section[1], f"docs/cli.md lacks {name} {option}"
+
+
+def test_the_demo_finds_the_documentation():
+    from gem_rag.cli.ask import own_docs
+
+    assert (own_docs() / "how-it-works.md").is_file()

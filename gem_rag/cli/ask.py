@@ -200,8 +200,9 @@ def demo(as_json: Json = False) -> None:
 
 def own_docs() -> Path:
     """The documentation: inside an installed package, or beside it in a source tree."""
-    packaged = Path(__file__).parent / "_docs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "docs"
+    package = Path(__file__).parents[1]
+    packaged = package / "_docs"
+    return packaged if packaged.is_dir() else package.parent / "docs"
 
 
 @contextmanager
