@@ -178,7 +178,7 @@ def show_sources(citations: list[Citation], as_json: bool) -> None:
 
 def demo(as_json: Json = False) -> None:
     """Index this project's own documentation and answer a question about it."""
-    question = "Where does GemIndex keep text, metadata and vectors?"
+    question = "What does gem-rag pull do?"
     docs = own_docs()
     with tempfile.TemporaryDirectory() as folder:
         if not as_json:
@@ -193,7 +193,7 @@ def demo(as_json: Json = False) -> None:
             model=None,
             rank=True,
             context=1,
-            max_tokens=96,
+            max_tokens=24,  # the sentence that answers
             as_json=as_json,
         )
 
