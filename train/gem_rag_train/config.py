@@ -182,6 +182,11 @@ class TrainConfig:
             raise GemError("recipe: patience needs eval_every, the steps between measurements")
 
     @property
+    def readings_folder(self) -> Path:
+        """Where kept readings are."""
+        return Path(self.readings or f"{self.output}.readings")
+
+    @property
     def trains_language(self) -> bool:
         """Whether any step has a next-token loss."""
         return self.alpha_hold > 0 or self.alpha_ramp > 0 or self.alpha_end < 1

@@ -67,8 +67,7 @@ class HeldOut:
         self._loss: float | None = None
         self._kept: KeptReadings | None = None
         if model.config.adapter_scope == "tokens":
-            output, most = Path(config.output), int(config.kept_gigabytes * 1e9)
-            folder = output.with_name(f"{output.name}.readings")
+            folder, most = config.readings_folder, int(config.kept_gigabytes * 1e9)
             self._kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
             self._kept.add("heldout", zip(self._ids, self._tasks, strict=True))
 

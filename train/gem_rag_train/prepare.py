@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from gem_rag.model import GemModel
 from gem_rag_train.batches import texts_of
@@ -25,7 +24,7 @@ def prepare(
     show_progress: bool | None = None,
 ) -> tuple[Pool, KeptReadings]:
     """Draw the pairs, write the questions and read the texts that the whole run uses."""
-    folder = Path(config.readings or f"{config.output}.readings")
+    folder = config.readings_folder
     pairs = mix.draw(config.examples)
     most = int(config.kept_gigabytes * 1e9)
     kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
