@@ -1,0 +1,56 @@
+"""A checkpoint on held-out BoolQ: question to passage, and how like the teacher sentences lie.
+
+Needs the extra ``train``. Nothing here is trained on; recipes may be chosen by it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from random import Random
+
+import numpy as np
+from common import arguments, show
+from scipy.stats import spearmanr
+
+from gem_rag.model import GemModel
+from gem_rag_train.data import sentences
+from gem_rag_train.evaluation import retrieval
+from gem_rag_train.heldout import questions
+from gem_rag_train.sources import boolq
+from gem_rag_train.teacher import Teacher
+
+RELATED = 0.25  # by the teacher's cosine
+
+
+def held_out_sentences(count: int = 400) -> list[str]:
+    found: list[str] = []
+    for passage in Random(0).sample(boolq("dev"), 120):
+        found += [s for s in sentences(passage.body) if 5 < len(s.split()) < 40][:4]
+    return list(dict.fromkeys(found))[:count]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    model = GemModel.from_pretrained(options.checkpoint)
+    pairs = questions(150)
+    asked = model.embed_queries([p.first for p in pairs])
+    passages = model.embed_documents([p.second for p in pairs], max_length=128)
+    scores, _ = retrieval(passages, asked, range(len(pairs)))
+    texts = held_out_sentences()
+    mine, theirs = model.embed_documents(texts), Teacher("all-MiniLM-L6-v2").embed(texts).numpy()
+    above = np.triu_indices(len(texts), 1)
+    cosines, wanted = (mine @ mine.T)[above], (theirs @ theirs.T)[above]
+    related = wanted > RELATED
+    report = {
+        "BoolQ dev, nDCG@10": scores.ndcg10,
+        "BoolQ dev, recall@1": scores.recall1,
+        "like the teacher": float(spearmanr(cosines[related], wanted[related]).statistic),
+    }
+    show(report, options.json)
+
+
+if __name__ == "__main__":
+    main()
