@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from gem_rag.generation import Generation, Stream
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     import numpy as np
 
-    from gem_rag.generation import Generation, Stream
     from gem_rag.ranking import Ranked
     from gem_rag.reading import Reading
 
 
-class AsyncStream:
-    """A `Stream` whose pieces are awaited; leaving the loop or cancelling stops the computation.
+class Pieces(Protocol):
+    """Text that comes piece by piece and can be stopped."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def close(self) -> None:
+        """Stop; nothing more is computed."""
+
+
+S = TypeVar("S", bound=Pieces)
+
+
+class AwaitedPieces(Generic[S]):
+    """`Pieces` that are awaited; leaving the loop or cancelling stops the computation.
 
     Args:
-        start: Makes the stream; called in a worker thread for the first piece, since tokenizing,
-            choosing a tool and compiling a schema may take a while.
+        start: Makes the stream; called in a worker thread for the first piece, since what comes
+            before it (tokenizing, compiling a schema, retrieving) may take a while.
     """
 
-    def __init__(self, start: Callable[[], Stream]) -> None:
+    def __init__(self, start: Callable[[], S]) -> None:
         self._start = start
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -39,11 +52,15 @@ class AsyncStream:
             self.close()
 
     @cached_property
-    def _stream(self) -> Stream:
+    def _stream(self) -> S:
         return self._start()
 
+    @cached_property
+    def _iterator(self) -> Iterator[str]:
+        return iter(self._stream)
+
     def _piece(self) -> str | None:
-        return next(self._stream, None)
+        return next(self._iterator, None)
 
     async def _next(self) -> str | None:
         step = asyncio.ensure_future(asyncio.to_thread(self._piece))
@@ -53,15 +70,19 @@ class AsyncStream:
             await asyncio.wait([step])  # a token under way ends first: only then can it be closed
             raise
 
-    @property
-    def generation(self) -> Generation:
-        """What was generated so far: see `Stream.generation`."""
-        return self._stream.generation
-
     def close(self) -> None:
         """Stop; nothing more is computed."""
         if "_stream" in vars(self):
             self._stream.close()
+
+
+class AsyncStream(AwaitedPieces[Stream]):
+    """A `Stream` whose pieces are awaited."""
+
+    @property
+    def generation(self) -> Generation:
+        """What was generated so far: see `Stream.generation`."""
+        return self._stream.generation
 
 
 class AsyncTwins:

@@ -17,6 +17,7 @@ from gem_rag.base import Base
 from gem_rag.config import CONFIG_FILE, BaseIdentity, GemConfig
 from gem_rag.errors import CheckpointError
 from gem_rag.fetch import atomic_dir, atomic_write, cache_dir
+from gem_rag.progress import quiet_transformers
 from gem_rag.text import TextCodec
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel
     own = config.base.name == OWN_BASE
     base_folder = folder / OWN_BASE if own else resolve_base(config.base.name, config.base.revision)
     found = weights_hash(base_folder)
+    if found != config.base.weights and config.base.name == EMBEDDED_BASE:
+        from gem_rag.embedded import embedded_base
+
+        found = weights_hash(embedded_base(verify=True))  # converts it again if it is damaged
     if found != config.base.weights:
         raise CheckpointError(
             f"checkpoint {folder.name} was made for base {config.base.name} with weights "
@@ -224,7 +229,6 @@ def load_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and tokenizer in a folder; safetensors only, no code from the folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     where = _device(device)
     if dtype == "auto":
@@ -233,18 +237,14 @@ def load_base(
         chosen = getattr(torch, str(dtype).removeprefix("torch."), None)
         if not isinstance(chosen, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}; expected 'auto', 'float32', 'bfloat16', ...")
-    quiet = not logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, use_safetensors=True, trust_remote_code=False
-        )
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=chosen, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no base model that loads: {error}") from error
-    finally:
-        if not quiet:
-            logging.enable_progress_bar()
     placed: Any = model
     return placed.to(where), tokenizer
 

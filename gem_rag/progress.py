@@ -47,3 +47,17 @@ def status(what: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' own bars, which are drawn whether or not there is a terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

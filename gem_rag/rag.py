@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gem_rag.asynchronous import AwaitedPieces
 from gem_rag.documents import Chunk, Document, content_hash, find_files, load_file, split
 from gem_rag.errors import GemError
 from gem_rag.generation import Generation, Stream, Usage
@@ -125,6 +128,20 @@ class AnswerStream:
         """The answer so far with citations, timings and usage."""
         generation = None if self._pieces is None else self._pieces.generation
         return self._found.answer(generation, self._first)
+
+
+class AsyncAnswerStream(AwaitedPieces[AnswerStream]):
+    """An `AnswerStream` whose pieces are awaited; retrieval is done for the first one."""
+
+    @property
+    def citations(self) -> list[Citation]:
+        """What was retrieved, once the first piece has come."""
+        return self._stream.citations
+
+    @property
+    def answer(self) -> Answer:
+        """See `AnswerStream.answer`."""
+        return self._stream.answer
 
 
 @dataclass
@@ -382,17 +399,25 @@ class GemRAG:
         """Answer the next question of a conversation; arguments as for `stream`."""
         return self.answer(question, history=history, **options)
 
-    async def aanswer(self, question: str, **options: Any) -> Answer:
-        """`answer` without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.answer, question, **options)
+    async def aadd(self, paths_or_documents: Any, **options: Any) -> IngestReport:
+        """`add` without blocking the event loop."""
+        return await asyncio.to_thread(self.add, paths_or_documents, **options)
 
     async def aretrieve(self, question: str, **options: Any) -> list[Citation]:
         """`retrieve` without blocking the event loop."""
-        import asyncio
-
         return await asyncio.to_thread(self.retrieve, question, **options)
+
+    async def aanswer(self, question: str, **options: Any) -> Answer:
+        """`answer` without blocking the event loop."""
+        return await asyncio.to_thread(self.answer, question, **options)
+
+    async def achat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
+        """`chat` without blocking the event loop."""
+        return await asyncio.to_thread(self.chat, question, history, **options)
+
+    def astream(self, question: str, **options: Any) -> AsyncAnswerStream:
+        """`stream` without blocking the event loop."""
+        return AsyncAnswerStream(partial(self.stream, question, **options))
 
     def _irrelevant(self, best: Citation) -> bool:
         ranked = best.rank_score is not None and self.threshold is not None

@@ -1,14 +1,17 @@
 """The embedded default: converted once, sound, offline afterwards; and it does its three jobs."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from tiny import make_base
 
-from gem_rag import embedded
+from gem_rag import GemModel, embedded
+from gem_rag.checkpoint import EMBEDDED_BASE, create
 from gem_rag.embedded import MANIFEST, embedded_base, is_whole
 
 
@@ -81,6 +84,33 @@ def test_a_flipped_byte_is_found_on_request(converter):
     (folder / "model.safetensors").write_bytes(b"weightz")
     assert is_whole(folder)
     assert not is_whole(folder, verify=True)
+
+
+def test_a_base_with_a_flipped_byte_is_converted_again_when_it_is_loaded(
+    monkeypatch, tmp_path, tmp_path_factory
+):
+    base = make_base(tmp_path_factory.mktemp("sound") / "base")
+
+    def convert(folder):
+        with embedded.atomic_dir(folder) as fresh:
+            shutil.copytree(base, fresh, dirs_exist_ok=True)
+            files = {
+                f.name: {"size": f.stat().st_size, "sha256": embedded.sha256_of(f)}
+                for f in fresh.iterdir()
+            }
+            manifest = {"conversion": embedded.CONVERSION, "files": files}
+            (fresh / MANIFEST).write_text(json.dumps(manifest))
+
+    monkeypatch.setenv("GEM_RAG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedded, "_convert", convert)
+    made = create(EMBEDDED_BASE)
+    made.save_pretrained(tmp_path / "checkpoint")
+    weights = embedded_base() / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    assert GemModel.from_pretrained(tmp_path / "checkpoint").fingerprint == made.fingerprint
+    assert is_whole(embedded_base(), verify=True)
 
 
 @pytest.mark.model

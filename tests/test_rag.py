@@ -179,9 +179,29 @@ def test_scope_embedding_answers_by_reading_afresh(docs, tmp_path):
 
 
 async def test_async_twins(rag, docs):
-    rag.add(docs)
-    assert (await rag.aanswer("Who?", max_new_tokens=2)).citations
+    assert (await rag.aadd(docs)).added
     assert await rag.aretrieve("Who?", k=1)
+    assert (await rag.aanswer("Who?", max_new_tokens=2)).citations
+    history = [{"role": "user", "content": "Where?"}]
+    chatted = await rag.achat("Who?", history, max_new_tokens=2)
+    assert chatted.answer == rag.chat("Who?", history, max_new_tokens=2).answer
+
+
+async def test_an_awaited_answer_comes_in_the_same_pieces(rag, docs):
+    rag.add(docs)
+    stream = rag.astream("Who?", max_new_tokens=4)
+    pieces = [piece async for piece in stream]
+    assert pieces == list(rag.stream("Who?", max_new_tokens=4))
+    assert stream.citations == stream.answer.citations != []
+
+
+async def test_leaving_an_awaited_answer_stops_it(rag, docs):
+    rag.add(docs)
+    stream = rag.astream("Who?", max_new_tokens=200)
+    async for _ in stream:
+        break
+    stream.close()
+    assert stream.answer.usage.completion_tokens < 200
 
 
 def test_an_interrupted_ingest_leaves_whole_sources(gem, docs, monkeypatch):

@@ -165,6 +165,8 @@ def test_empty_and_duplicate_questions_are_dropped(gem, monkeypatch):
     written = list(write_questions(gem, PASSAGES[:1], per_passage=4, show_progress=False))
     assert written == [(0, "Where do they run?"), (0, "And who wrote it?")]
     assert as_question("  \n", "stop") == ""
+    assert as_question("Question: 1. What is the kettle for", "stop") == "What is the kettle for?"
+    assert as_question('**Question 2:** "Who sells 3 kettles', "stop") == "Who sells 3 kettles?"
 
 
 def test_questions_that_fit_any_text_are_dropped(gem, monkeypatch):

@@ -18,7 +18,7 @@ from gem_rag_train import trainer as module
 from gem_rag_train.batches import same_source
 from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
 from gem_rag_train.kept import KeptReadings
-from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce
+from gem_rag_train.losses import LOG_SCALE_START, Alignment, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.schedule import rate
 from gem_rag_train.trainer import Trainer
@@ -294,23 +294,60 @@ def test_a_student_equal_to_its_teacher_loses_nothing():
     assert float(distillation(vectors, other, 0.05)) > 0.1
 
 
+def unit(*shape):
+    return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
+
+
+@pytest.mark.parametrize(("size", "teacher_size"), [(8, 5), (8, 8), (5, 8)])
+def test_alignment_turns_the_teachers_space_onto_the_students(size, teacher_size):
+    torch.manual_seed(0)
+    wide = unit(64, min(size, teacher_size))
+    turn, other = (torch.linalg.qr(torch.randn(n, n))[0] for n in (size, teacher_size))
+    student = torch.nn.functional.pad(wide, (0, size - wide.shape[1])) @ turn
+    teacher = torch.nn.functional.pad(wide, (0, teacher_size - wide.shape[1])) @ other
+    loss = Alignment(size, teacher_size)(student, teacher)
+    assert float(loss) == pytest.approx(0, abs=1e-5)
+    assert float(Alignment(size, teacher_size)(unit(64, size), teacher)) > 0.3
+
+
+class WordCounts:
+    """A teacher that looks at letters."""
+
+    dim = 3
+
+    def __init__(self, name):
+        pass
+
+    def embed(self, texts):
+        rows = [torch.tensor([len(t), t.count("e"), 1.0]) for t in texts]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+
 def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
-    class Fixed:
-        def __init__(self, name):
-            pass
-
-        def embed(self, texts):
-            rows = [torch.tensor([len(t), t.count("e"), 1.0]) for t in texts]
-            return torch.nn.functional.normalize(torch.stack(rows), dim=1)
-
-    monkeypatch.setattr(module, "Teacher", Fixed)
-    taught = with_output(config, tmp_path / "t", teacher="x", distillation=2.0, steps=2)
+    monkeypatch.setattr(module, "Teacher", WordCounts)
+    taught = with_output(
+        config, tmp_path / "t", teacher="x", distillation=2.0, alignment=3.0, contrastive=0.5
+    )
     train(taught)
-    line = json.loads(Path(f"{taught.output}.run/log.jsonl").open().readline())
-    expected = line["contrastive"] + 2 * line["distillation"]
+    log = [json.loads(line) for line in Path(f"{taught.output}.run/log.jsonl").open()]
+    line = log[0]
+    expected = 0.5 * line["contrastive"] + 2 * line["distillation"] + 3 * line["alignment"]
     assert line["loss"] == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(GemError, match="teacher"):
-        with_output(config, tmp_path / "u", distillation=1.0)
+    for name in ("distillation", "alignment"):
+        with pytest.raises(GemError, match=f"{name} needs a teacher"):
+            with_output(config, tmp_path / "u", **{name: 1.0})
+
+
+def test_a_run_with_a_teacher_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Teacher", WordCounts)
+    taught = with_output(config, tmp_path / "whole", teacher="x", alignment=3.0)
+    whole = GemModel.from_pretrained(train(taught))
+    cut = with_output(taught, tmp_path / "cut")
+    trainer = Trainer(cut, resume=False)
+    for _ in range(3):
+        trainer.train_step()
+    trainer._save()
+    assert GemModel.from_pretrained(train(cut, resume=True)).fingerprint == whole.fingerprint
 
 
 def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path):

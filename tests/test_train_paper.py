@@ -17,7 +17,7 @@ from gem_rag.reading import empty_cache
 from gem_rag_train import TrainConfig
 from gem_rag_train.batches import same_source, texts_of
 from gem_rag_train.data import Pair
-from gem_rag_train.files import load_files
+from gem_rag_train.files import UserData, hold_out, load_files
 from gem_rag_train.gradcache import GradCache
 from gem_rag_train.losses import LOG_SCALE_START, info_nce
 from gem_rag_train.objectives import LanguageRows, Row, label_count, language_loss
@@ -256,6 +256,20 @@ def test_files_say_what_they_hold(tmp_path):
     assert {kind: draw(rng).second != "" for kind, draw in data.tasks().items()}.keys() == {
         *data.kinds, "masked_texts"
     }  # fmt: skip
+
+
+def test_what_is_held_out_of_the_users_data_is_not_trained_on():
+    pairs = [Pair(f"q{i}", f"p{i // 2}", "query_document", f"p{i // 2}") for i in range(60)]
+    data = UserData({"labelled": pairs}, [f"A text {i}. It ends." for i in range(10)])
+    left, aside = hold_out(data, 150, seed=0)
+    assert len(aside) == len({p.group for p in aside}) == 4  # a tenth of 40 passages
+    groups = {p.group for p in aside}
+    assert not groups & ({p.group for p in left.pairs["labelled"]} | set(left.texts))
+    assert len({p.group for p in left.pairs["labelled"]} | set(left.texts)) == 36
+    assert hold_out(data, 150, seed=0) == (left, aside)
+    assert len(hold_out(data, 3, seed=0)[1]) == 3
+    few = UserData({"labelled": pairs[:30]})
+    assert hold_out(few, 150, seed=0) == (few, [])
 
 
 @pytest.mark.parametrize(

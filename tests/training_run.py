@@ -19,7 +19,7 @@ from gem_rag_train.trainer import Trainer
 class FakeHeldOut:
     """A quality that rises and falls, whatever the weights: the third measurement is the best."""
 
-    def __init__(self, model, config):
+    def __init__(self, model, config, pairs):
         self.count = 0
 
     def record_checks(self, run_folder, when):
@@ -36,7 +36,7 @@ class FakeHeldOut:
 class ByWeights(FakeHeldOut):
     """A quality that only the weights decide, and not steadily."""
 
-    def __init__(self, model, config):
+    def __init__(self, model, config, pairs):
         self.model = model
 
     def measure(self):

@@ -48,7 +48,8 @@ class TrainConfig:
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Tokens of each training text.
         checkpoint_every: Steps between saved states a run can resume from.
-        heldout_passages: Passages (with a question each) that held-out retrieval is measured on.
+        heldout_passages: Pairs that held-out retrieval is measured on: a tenth of `data_files`,
+            which is not trained on then, or questions and passages of BoolQ's dev part.
         seed: Of the start, the data order and the crops.
         num_special_tokens: K.
         pooling: As in `GemConfig`.
@@ -71,9 +72,12 @@ class TrainConfig:
             were drawn (with `examples`): further pairs, without labels.
         neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
             are near to each other: harder negatives. 1 is by chance.
+        contrastive: Weight of InfoNCE over the batch; 0 leaves embedding to the teachers alone.
         teacher: An embedder: "all-MiniLM-L6-v2", a folder or hub id. It is distilled from, finds
             false negatives, and drops written questions that do not lead back to their passage.
-        distillation: Weight of the distillation loss; 0 is without a teacher.
+        alignment: Weight of the loss that brings each vector to the teacher's of the same text, the
+            teacher's space being turned onto the model's; 0 is without it.
+        distillation: Weight of the loss that makes the similarities within the batch the teacher's.
         distillation_temperature: Of the similarities it compares.
         ranker_weight: Weight of the loss that makes the base's own ranking of the batch's passages
             the embedding's soft labels; 0 is without it.
@@ -128,6 +132,8 @@ class TrainConfig:
     written_questions: int = 0
     neighbours: int = 1
     teacher: str = ""
+    contrastive: float = 1.0
+    alignment: float = 0.0
     distillation: float = 0.0
     distillation_temperature: float = 0.05
     ranker_weight: float = 0.0
@@ -167,8 +173,9 @@ class TrainConfig:
             raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
-        if self.distillation and not self.teacher:
-            raise GemError("recipe: distillation needs a teacher, such as 'all-MiniLM-L6-v2'")
+        for name in ("alignment", "distillation"):
+            if getattr(self, name) and not self.teacher:
+                raise GemError(f"recipe: {name} needs a teacher, such as 'all-MiniLM-L6-v2'")
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:

@@ -72,6 +72,27 @@ def _masked_text(texts: Sequence[str], rng: Random) -> Pair:
     return masked(text, rng, text)
 
 
+def hold_out(data: UserData, count: int, seed: int) -> tuple[UserData, list[Pair]]:
+    """Set aside a tenth of the data, at most `count` pairs, that is then not trained on.
+
+    Pairs of one passage stay together. Texts alone are set aside as two crops each.
+
+    Returns:
+        What is left, and the pairs set aside: none where a tenth is less than two pairs.
+    """
+    rng = Random(f"{seed}:held out")
+    single = [_two_crops([text], rng) for text in dict.fromkeys(data.texts)]
+    everything = [pair for pairs in data.pairs.values() for pair in pairs] + single
+    groups = list(dict.fromkeys(pair.group for pair in everything))
+    chosen = set(rng.sample(groups, min(count, len(groups) // 10)))
+    aside = list({p.group: p for p in everything if p.group in chosen}.values())
+    if len(aside) < 2:
+        return data, []
+    left = {k: [p for p in pairs if p.group not in chosen] for k, pairs in data.pairs.items()}
+    texts = [text for text in data.texts if text not in chosen]
+    return UserData({kind: pairs for kind, pairs in left.items() if pairs}, texts), aside
+
+
 def load_files(paths: Sequence[str | Path]) -> UserData:
     """Read training files.
 

@@ -15,6 +15,7 @@ LABELS = {
     "loss": "loss {:.3f}",
     "ntp": "ntp {:.3f}",
     "contrastive": "contrastive {:.3f}",
+    "alignment": "alignment {:.3f}",
     "distillation": "distillation {:.3f}",
     "alpha": "alpha {:.2f}",
     "accuracy": "acc {:.2f}",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 LOG_SCALE_START = math.log(20)
 LOG_SCALE_MAX = math.log(100)
+ALIGNMENT_MEMORY = 0.95  # of the running mean, a step: thousands of texts weigh in
 
 
 def scale_of(log_scale: Tensor) -> Tensor:
@@ -65,6 +66,39 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         (v @ v.T / temperature).masked_fill(itself, -1e4).log_softmax(1) for v in (student, teacher)
     )
     return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
+
+
+class Alignment(nn.Module):
+    """How far texts' vectors are from the teacher's, whose space is turned onto the student's.
+
+    The rotation that fits best is known in closed form (orthogonal Procrustes: Schönemann 1966). It
+    is that of a running mean over the batches, so it follows the student while that moves.
+
+    Args:
+        size: d, of the student's vectors.
+        teacher_size: d', of the teacher's.
+    """
+
+    def __init__(self, size: int, teacher_size: int) -> None:
+        super().__init__()
+        # A parameter that no gradient moves: it is saved and resumed with the others.
+        self.covariance = nn.Parameter(torch.zeros(size, teacher_size), requires_grad=False)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Mean of one minus the cosine; also takes the batch into the running mean.
+
+        Args:
+            student: ``[N, d]`` unit vectors, with gradients.
+            teacher: ``[N, d']`` unit vectors of the same texts.
+
+        Returns:
+            Scalar loss, 0 to 2.
+        """
+        with torch.no_grad():
+            self.covariance.lerp_(student.T @ teacher / len(student), 1 - ALIGNMENT_MEMORY)
+            left, _, right = torch.linalg.svd(self.covariance, full_matrices=False)
+            target = nn.functional.normalize(teacher @ (left @ right).T, dim=-1)  # (N, d)
+        return 1 - (student * target).sum(1).mean()
 
 
 def soft_labels(similarity: Tensor, scores: Tensor, temperature: float) -> Tensor:

@@ -12,6 +12,7 @@ from gem_rag_train.kept import KeptReadings
 from gem_rag_train.questions import found_again, written_pairs
 from gem_rag_train.teacher import Teacher
 
+FILE_PAIRS = 1600  # in a file of readings: reading that was interrupted goes on with the next
 FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
 
 
@@ -28,7 +29,9 @@ def prepare(
     pairs = mix.draw(config.examples)
     most = int(config.kept_gigabytes * 1e9)
     kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
-    _keep(kept, "pairs", pairs, model, config.max_length)
+    for start in range(0, len(pairs), FILE_PAIRS):
+        part = pairs[start : start + FILE_PAIRS]
+        _keep(kept, f"pairs-{start // FILE_PAIRS}", part, model, config.max_length)
     if config.written_questions:
         written = written_pairs(
             model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ FEWEST_WORDS = 4
 FEWEST_PASSAGE_WORDS = 20
 PER_PASSAGE = 2
 WRITTEN = "written.json"
+# What a model puts before a question: a number, "Question:".
+LABEL = re.compile(r"^\W*((\d+[.)]|question\s*\d*:)\s*)+", re.IGNORECASE)
 
 
 def write_questions(
@@ -95,7 +98,7 @@ def _score(model: GemModel, question: str, passage: str | Reading) -> float:
 
 def as_question(text: str, finish_reason: str) -> str:
     """One tidy question, or nothing where the model wrote something else."""
-    words = text.strip().strip("\"'*").split()
+    words = LABEL.sub("", text).strip("\"'* \n").split()
     if finish_reason != "stop" or len(words) < FEWEST_WORDS:
         return ""
     return " ".join(words).rstrip(".") + "?"

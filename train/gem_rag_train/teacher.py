@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel
+from gem_rag.progress import quiet_transformers
 from gem_rag_train.sources import Source
 
 if TYPE_CHECKING:
@@ -50,10 +51,16 @@ class Teacher:
         from transformers import AutoModel, AutoTokenizer
 
         where = str(minilm_folder()) if name in TEACHERS else name
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
-        self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
+        with quiet_transformers():
+            self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+            self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
         self._max_length = max_length
         self._known: dict[str, Tensor] = {}
+
+    @property
+    def dim(self) -> int:
+        """d', the size of its vectors."""
+        return int(self._model.config.hidden_size)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors ``[n, d]``."""

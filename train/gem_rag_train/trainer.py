@@ -23,12 +23,18 @@ from gem_rag_train.card import model_card
 from gem_rag_train.checkpointing import checkpoint_activations
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
-from gem_rag_train.files import UserData, load_files
+from gem_rag_train.files import UserData, hold_out, load_files
 from gem_rag_train.gradcache import GradCache
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
-from gem_rag_train.losses import LOG_SCALE_START, distillation, info_nce, scale_of
+from gem_rag_train.losses import (
+    LOG_SCALE_START,
+    Alignment,
+    distillation,
+    info_nce,
+    scale_of,
+)
 from gem_rag_train.objectives import label_count, language_loss
 from gem_rag_train.preflight import (
     keep_freed_memory,
@@ -52,6 +58,13 @@ KEPT_ROWS = 64  # in one forward from kept readings
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
 RECIPE = "recipe.toml"
+# Losses on embeddings, and the settings that weigh them.
+WEIGHTS = {
+    "contrastive": "contrastive",
+    "alignment": "alignment",
+    "distillation": "distillation",
+    "ranking": "ranker_weight",
+}
 
 
 def train(config: TrainConfig, *, resume: bool = False, show_progress: bool | None = None) -> Path:
@@ -89,13 +102,16 @@ class Trainer:
                 "choose another output"
             )
         self.folder = RunFolder(folder, config)
-        self.user = load_files(config.data_files)
+        self.user, held_out = load_files(config.data_files), list[Pair]()
+        if config.eval_every:
+            self.user, held_out = hold_out(self.user, config.heldout_passages, config.seed)
         self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
         self.model = new_model(config, self.processes.device)
         require_context(self.model, config)
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
         self.teacher = Teacher(config.teacher) if config.teacher else None
+        self.alignment = self._alignment() if config.alignment else None
         self.ranker = self._ranker() if config.ranker_weight else None
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START, device=self.model.base.device))
         self.optimizer = self._optimizer()
@@ -103,7 +119,7 @@ class Trainer:
         if config.activation_checkpointing:
             checkpoint_activations(self.model.base)
         measures = config.eval_every and self.processes.is_main
-        self.heldout = HeldOut(self.model, config) if measures else None
+        self.heldout = HeldOut(self.model, config, held_out) if measures else None
         self.best = Best()
         self.step = 0
         if resume:
@@ -119,7 +135,13 @@ class Trainer:
             {"params": [self.model.special_vectors], "weight_decay": 0.0},
             {"params": [self.log_scale], "weight_decay": 0.0},
         ]
+        if self.alignment is not None:
+            groups[-1]["params"] += list(self.alignment.parameters())
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+
+    def _alignment(self) -> Alignment:
+        assert self.teacher is not None
+        return Alignment(self.model.dim, self.teacher.dim).to(self.model.base.device)
 
     def _ranker(self) -> Ranker:
         c, rank = self.config, self.processes.rank
@@ -260,19 +282,19 @@ class Trainer:
             everyone = self.processes.gather(vectors[back.to(vectors.device)], sizes)
             first, second, negatives = in_order(everyone, [len(part) for part in parts])
             same = self._no_negatives(pairs).to(vectors.device)
-            contrastive = info_nce(first, second, self.log_scale, same, negatives)
-            distilled = self._distillation(pairs, torch.cat([first, second]))
-            ranked = self._ranking(pairs, first, torch.cat([second, negatives]))
-            total = contrastive + self.config.distillation * distilled
-            total = total + self.config.ranker_weight * ranked
+            losses = {
+                "contrastive": info_nce(first, second, self.log_scale, same, negatives),
+                **self._taught(pairs, torch.cat([first, second])),
+                **self._ranking(pairs, first, torch.cat([second, negatives])),
+            }
+            total = sum(
+                (getattr(self.config, WEIGHTS[name]) * value for name, value in losses.items()),
+                start=torch.zeros((), device=first.device),
+            )
             self._require_finite(total)
             right = (first @ second.T).argmax(1) == torch.arange(len(pairs), device=first.device)
-            facts["contrastive"] = contrastive.item()
+            facts.update({name: value.item() for name, value in losses.items()})
             facts["accuracy"] = right.float().mean().item()
-            if self.config.distillation:
-                facts["distillation"] = distilled.item()
-            if self.config.ranker_weight:
-                facts["ranking"] = ranked.item()
             facts["loss"] += weight * total.item()
             return weight * total
 
@@ -328,23 +350,29 @@ class Trainer:
                 f"{self.folder.folder})"
             )
 
-    def _distillation(self, pairs: Sequence[Pair], vectors: Tensor) -> Tensor:
-        """The distillation loss over all of the batch's texts; zero without it."""
-        if self.teacher is None or not self.config.distillation:
-            return torch.zeros((), device=vectors.device)
+    def _taught(self, pairs: Sequence[Pair], vectors: Tensor) -> dict[str, Tensor]:
+        """The losses against the teacher's vectors of the batch's texts."""
+        losses: dict[str, Tensor] = {}
+        if self.teacher is None or not (self.config.alignment or self.config.distillation):
+            return losses
         texts = [p.first for p in pairs] + [p.second for p in pairs]
         teacher = self.teacher.embed(texts).to(vectors.device)
-        return distillation(vectors, teacher, self.config.distillation_temperature)
+        if self.alignment is not None:
+            losses["alignment"] = self.alignment(vectors, teacher)
+        if self.config.distillation:
+            temperature = self.config.distillation_temperature
+            losses["distillation"] = distillation(vectors, teacher, temperature)
+        return losses
 
-    def _ranking(self, pairs: Sequence[Pair], first: Tensor, passages: Tensor) -> Tensor:
-        """The ranking's soft labels for the batch's questions; zero without a ranker."""
+    def _ranking(self, pairs: Sequence[Pair], first: Tensor, passages: Tensor) -> dict[str, Tensor]:
+        """The ranking's soft labels for the batch's questions."""
         if self.ranker is None:
-            return torch.zeros((), device=first.device)
+            return {}
         asked = [i for i, pair in enumerate(pairs) if pair.kind == "query_document"]
         # The scale is detached: soft labels would lower it, and it is the contrastive loss's.
         similarity = scale_of(self.log_scale).detach() * first[asked] @ passages.T
         questions = [pairs[i].first for i in asked]
-        return self.ranker.loss(questions, seconds_of(pairs), asked, similarity)
+        return {"ranking": self.ranker.loss(questions, seconds_of(pairs), asked, similarity)}
 
     def _no_negatives(self, pairs: Sequence[Pair]) -> Tensor:
         """bool ``[B, B + M]``: same source, or about as near as the pair itself by the teacher."""
