@@ -29,6 +29,14 @@ def held_out_sentences(count: int = 400) -> list[str]:
     return list(dict.fromkeys(found))[:count]
 
 
+def likeness(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Rank correlation of two embedders' cosines, over pairs that the second one finds related."""
+    above = np.triu_indices(len(mine), 1)
+    cosines, wanted = (mine @ mine.T)[above], (theirs @ theirs.T)[above]
+    related = wanted > RELATED
+    return float(spearmanr(cosines[related], wanted[related]).statistic)
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
@@ -41,13 +49,10 @@ def main() -> None:
     scores, _ = retrieval(passages, asked, range(len(pairs)))
     texts = held_out_sentences()
     mine, theirs = model.embed_documents(texts), Teacher("all-MiniLM-L6-v2").embed(texts).numpy()
-    above = np.triu_indices(len(texts), 1)
-    cosines, wanted = (mine @ mine.T)[above], (theirs @ theirs.T)[above]
-    related = wanted > RELATED
     report = {
         "BoolQ dev, nDCG@10": scores.ndcg10,
         "BoolQ dev, recall@1": scores.recall1,
-        "like the teacher": float(spearmanr(cosines[related], wanted[related]).statistic),
+        "like the teacher": likeness(mine, theirs),
     }
     show(report, options.json)
 

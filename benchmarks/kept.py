@@ -23,8 +23,8 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         recipe = TrainConfig.from_recipe("default", {"output": f"{folder}/run"})
-        small = {"examples": 4 * recipe.batch_size, "written_questions": 0, "neighbours": 1}
-        config = dataclasses.replace(recipe, **small, teacher="", distillation=0.0)
+        alone = {"teacher": "", "contrastive": 1.0, "alignment": 0.0, "distillation": 0.0}
+        config = dataclasses.replace(recipe, examples=4 * recipe.batch_size, **alone)
         trainer = Trainer(config, resume=False)
         trainer.data, kept = prepare(config, trainer.model, trainer.data, None)
         seconds = {}

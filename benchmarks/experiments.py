@@ -1,0 +1,171 @@
+"""Short trainings that differ in one thing, on the same kept readings: `docs/experiments.md`.
+
+Needs the extra ``train``. Each is the default recipe with an equal, small budget, measured on
+held-out BoolQ only: question to passage, and how like the teacher sentences lie. What was run
+already is read from the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from agreement import held_out_sentences, likeness
+from common import arguments
+
+from gem_rag.attention import Rule
+from gem_rag.fetch import atomic_write
+from gem_rag.model import GemModel
+from gem_rag_train.config import TrainConfig
+from gem_rag_train.heldout import HeldOut
+from gem_rag_train.kept import KeptReadings
+from gem_rag_train.preflight import keep_freed_memory
+from gem_rag_train.teacher import Teacher
+from gem_rag_train.trainer import Trainer
+
+TEACHER = "all-MiniLM-L6-v2"
+MIXED = {"crops": 0.17, "questions": 0.2, "titles": 0.1, "sentences": 0.4, "verses": 0.13}
+Settings = dict[str, Any]
+
+# Group -> run -> what it changes. `rule` and `place` are no settings of a recipe: see `changed`.
+EXPERIMENTS: dict[str, dict[str, Settings]] = {
+    "specials": {f"K = {k}": {"num_special_tokens": k} for k in (1, 2, 4, 8)},
+    "pooling": {name: {"pooling": name} for name in ("mean", "concat")},
+    "mask": {
+        "specials do not see each other": {},
+        "specials see the ones before": {"rule": Rule.CAUSAL},
+    },
+    "place": {
+        "right after the text": {},
+        "100 positions later": {"place": 100},
+    },
+    "losses": {
+        "contrastive": {"contrastive": 1.0, "alignment": 0.0, "distillation": 0.0},
+        "distillation": {"contrastive": 0.0, "alignment": 0.0, "distillation": 1.0},
+        "alignment": {"contrastive": 0.0, "alignment": 1.0, "distillation": 0.0},
+        "contrastive, distillation": {"contrastive": 1.0, "alignment": 0.0, "distillation": 2.0},
+        "all three (default)": {},
+    },
+    "positives": {
+        name: {
+            "contrastive": 1.0,
+            "alignment": 0.0,
+            "distillation": 0.0,
+            "shares": shares,
+            "examples": 1920,
+        }
+        for name, shares in {
+            "masked": {"masked": 1.0},
+            "crops": {"crops": 1.0},
+            "questions": {"questions": 1.0},
+            "mixed": MIXED,
+        }.items()
+    },
+    "learning rate": {f"{rate:.0e}": {"learning_rate": rate} for rate in (1e-4, 5e-4, 2e-3)},
+    "rank": {f"rank {r}": {"adapter_rank": r, "adapter_alpha": 2.0 * r} for r in (4, 16, 32)},
+    "pairs": {f"{n} pairs": {"examples": n} for n in (512, 2048, 8192)},
+    "layers": {f"{n} of 30 layers": {"embed_layers": n} for n in (12, 18, 24, 30)},
+    "neighbours": {f"{n} at a time": {"neighbours": n} for n in (1, 8)},
+}
+
+
+class Measure:
+    """Held-out quality of a model, from readings that all runs share."""
+
+    def __init__(self, readings: Path) -> None:
+        self._readings = readings
+        self._sentences = held_out_sentences()
+        self._wanted = Teacher(TEACHER).embed(self._sentences).numpy()
+
+    def __call__(self, model: GemModel, config: TrainConfig) -> dict[str, float]:
+        found = HeldOut(model, config).measure()
+        kept = KeptReadings(model, self._readings, most_bytes=10**11)
+        ids = [t.ids for t in model.codec.encode_texts(self._sentences, config.max_length)]
+        kept.add("sentences", [(i, "document") for i in ids])
+        batches = [ids[at : at + 64] for at in range(0, len(ids), 64)]
+        mine = np.concatenate([kept.forward_texts(b, "document").detach() for b in batches])
+        names = ("heldout_ndcg10", "heldout_recall1")
+        return {n: found[n] for n in names} | {"like_teacher": likeness(mine, self._wanted)}
+
+
+def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
+    """Make a model's special tokens see by another rule, or stand elsewhere."""
+    run: Callable[..., Any] = model.run_specials
+    queries: Callable[..., Any] = model._special_queries
+    model.run_specials = partial(run, rule=rule)  # type: ignore[method-assign]
+    model._special_queries = lambda starts, task: queries(starts + place, task)  # type: ignore[method-assign]
+
+
+def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settings, str]:
+    """A run's recipe, what is beyond a recipe, and a name by both: equal runs are made once."""
+    settings = dict(settings)
+    beyond = {key: settings.pop(key) for key in ("rule", "place") if key in settings}
+    config = dataclasses.replace(base, **settings)
+    facts = {**config.to_dict(), **beyond, "output": "", "readings": ""}
+    name = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:12]
+    output = f"{base.output}/{name}"
+    if "examples" in settings:  # other texts, which are not to take the place of the shared ones
+        config = dataclasses.replace(config, readings=f"{output}.readings")
+    return dataclasses.replace(config, output=output), beyond, name
+
+
+def run(config: TrainConfig, beyond: Settings, measure: Measure) -> dict[str, float]:
+    """Train and measure one."""
+    shutil.rmtree(f"{config.output}.run", ignore_errors=True)
+    trainer = Trainer(config, resume=False)
+    changed(trainer.model, **beyond)
+    trainer.run()
+    log = Path(f"{config.output}.run/log.jsonl").read_text().splitlines()
+    seconds = float(np.median([json.loads(line)["seconds"] for line in log]))
+    facts = measure(trainer.model, config) | {"seconds_a_step": seconds}
+    for folder in (config.output, f"{config.output}.run", f"{config.output}.readings"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return facts
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none: all")
+    parser.add_argument("--folder", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--readings", help="kept readings to share; default: in the folder")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--examples", type=int, default=4800)
+    options = parser.parse_args()
+    keep_freed_memory()
+    readings = Path(options.readings or options.folder / "readings")
+    base = dataclasses.replace(
+        TrainConfig.from_recipe("default"),
+        output=str(options.folder),
+        readings=str(readings),
+        steps=options.steps,
+        checkpoint_every=options.steps,
+        warmup_steps=10,
+        examples=options.examples,
+    )
+    measure = Measure(readings)
+    for group in options.groups or EXPERIMENTS:
+        print(f"\n| {group} | BoolQ nDCG@10 | recall@1 | like the teacher | s a step |")
+        print("|---" * 5 + "|")
+        for name, settings in EXPERIMENTS[group].items():
+            config, beyond, key = resolved(settings, base)
+            file = options.folder / f"{key}.json"
+            if not file.exists():
+                facts = run(config, beyond, measure)
+                atomic_write(file, json.dumps({"group": group, "run": name} | facts))
+                gc.collect()
+            row = json.loads(file.read_text())
+            numbers = [row[k] for k in ("heldout_ndcg10", "heldout_recall1", "like_teacher")]
+            print(f"| {name} | " + " | ".join(f"{n:.3f}" for n in numbers), end=" | ")
+            print(f"{row['seconds_a_step']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
