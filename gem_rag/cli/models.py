@@ -102,6 +102,13 @@ def eval_(
         list[str] | None,
         typer.Option("--mteb", help="An mteb task, a local folder or CSV; repeatable."),
     ] = None,
+    mean_pooled: Annotated[
+        bool,
+        typer.Option(
+            "--mean-pooled/--no-mean-pooled",
+            help="The base mean-pooled too: takes as long as the checkpoint.",
+        ),
+    ] = True,
     max_length: Annotated[
         int | None, typer.Option("--max-length", help="Tokens of a text that count.")
     ] = None,
@@ -128,6 +135,7 @@ def eval_(
         only=tuple(part.strip() for part in only.split(",") if part.strip()),
         stsb=stsb,
         mteb=tuple(mteb or ()),
+        mean_pooled=mean_pooled,
         seed=seed,
         **given,
     )

@@ -50,7 +50,9 @@ def prepare(
         pairs,
         seed=config.seed,
         batch_size=config.batch_size,
-        vectors=teacher.embed([p.second for p in pairs]) if teacher else None,
+        vectors=teacher.embed([p.second for p in pairs])
+        if teacher and config.neighbours > 1
+        else None,
         neighbours=config.neighbours,
     )
     return pool, kept

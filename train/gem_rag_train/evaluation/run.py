@@ -56,6 +56,7 @@ class EvalSettings:
         passages: For perplexity.
         rag: Questions answered end to end.
         mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
+        mean_pooled: Measure the base mean-pooled too, which takes as long as the checkpoint.
         max_length: Tokens of a text that count, and of a chunk.
         seed: Draws all samples.
     """
@@ -70,6 +71,7 @@ class EvalSettings:
     passages: int | None = 500
     rag: int = 500
     mteb: tuple[str, ...] = ()
+    mean_pooled: bool = True
     max_length: int = 256
     seed: int = 1
 
@@ -153,7 +155,11 @@ class Evaluation:
         length = settings.max_length
         self.systems = [
             KeptVectors(embedder, self.kept / "vectors", show_progress=show_progress)
-            for embedder in (MeanPooled(model, length), MiniLM(), GemEmbedder(model, length))
+            for embedder in (
+                *([MeanPooled(model, length)] if settings.mean_pooled else []),
+                MiniLM(),
+                GemEmbedder(model, length),
+            )
         ]
 
     def run(self) -> Report:
