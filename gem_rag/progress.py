@@ -10,15 +10,18 @@ MANY = 64  # fewer than this is over before a bar is read
 
 
 @contextmanager
-def progress(what: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, total: int, show: bool | None = None, *, many: int = MANY
+) -> Iterator[Callable[[float], None]]:
     """A bar on stderr that the yielded function advances.
 
     Args:
         what: What is being done, for the label.
         total: How many units there are.
         show: None decides: a terminal, and enough to do.
+        many: What is enough.
     """
-    if not (sys.stderr.isatty() and total >= MANY if show is None else show):
+    if not (sys.stderr.isatty() and total >= many if show is None else show):
         yield lambda _: None
         return
     from rich.console import Console

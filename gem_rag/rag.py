@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # nothing about it. Chosen on BoolQ's dev part: see docs/benchmarks.md.
 RELEVANCE_THRESHOLD = 0.6
 NOTHING_FOUND = "I found nothing about this in the documents."
-COMMIT_CHUNKS = 64
+COMMIT_CHUNKS = 32  # about so many at once: what an interruption loses
 ASK = (
     "\n\nAnswer the question with the information above, in one or two sentences.\n"
     "Question: {question}"
@@ -252,25 +252,24 @@ class GemRAG:
         paths = [Path(p) for p in paths_or_documents if not isinstance(p, Document)]
         documents = [p for p in paths_or_documents if isinstance(p, Document)]
         report = _Report()
-        pending: list[tuple[str, str, list[Chunk]]] = []
+        pending: list[Work] = []
         files = find_files(paths)
-        with progress("indexing", len(files) + len(documents), show_progress) as advance:
-            sources: list[Path | Document] = [*documents, *files]
+        sources: list[Path | Document] = [*documents, *files]
+        with progress("indexing", len(sources), show_progress, many=1) as advance:
             for source in sources:
                 if (work := self._prepare(source, report)) is not None:
                     pending.append(work)
+                else:
+                    advance(1)
                 if sum(len(chunks) for _, _, chunks in pending) >= COMMIT_CHUNKS:
-                    self._commit(pending, report)
+                    self._commit(pending, report, advance)
                     pending = []
-                advance(1)
-            self._commit(pending, report)
+            self._commit(pending, report, advance)
         if remove_missing:
             self._remove_missing(paths, {str(f) for f in files}, report)
         return report.freeze()
 
-    def _prepare(
-        self, source: Path | Document, report: _Report
-    ) -> tuple[str, str, list[Chunk]] | None:
+    def _prepare(self, source: Path | Document, report: _Report) -> Work | None:
         """A source's name, hash and chunks; None where there is nothing to do."""
         name = source.source if isinstance(source, Document) else str(source)
         try:
@@ -287,10 +286,15 @@ class GemRAG:
         (report.added if known is None else report.replaced).append(name)
         return name, digest, chunks
 
-    def _commit(self, pending: Sequence[tuple[str, str, list[Chunk]]], report: _Report) -> None:
-        """Embed and write whole sources in one transaction."""
+    def _commit(
+        self, pending: Sequence[Work], report: _Report, advance: Callable[[float], None]
+    ) -> None:
+        """Embed and write whole sources in one transaction; `advance` counts them as they go."""
         chunks = [chunk for _, _, group in pending for chunk in group]
-        vectors = self.store.embed([chunk.text for chunk in chunks])
+        vectors = self.store.embed(
+            [chunk.text for chunk in chunks],
+            lambda count: advance(len(pending) * count / len(chunks)),
+        )
         with self.index.transaction():
             for name, digest, _ in pending:
                 self.index.delete(where={"source": name})
@@ -299,6 +303,8 @@ class GemRAG:
                 self.index.add(
                     [chunk.text for chunk in chunks], vectors, [_metadata(c) for c in chunks]
                 )
+        if not chunks:
+            advance(len(pending))
         report.chunks += len(chunks)
 
     def _remove_missing(self, paths: Sequence[Path], found: set[str], report: _Report) -> None:
@@ -448,6 +454,7 @@ def in_context(question: str, history: Sequence[Message]) -> str:
 
 
 _META = "source:"
+Work = tuple[str, str, list[Chunk]]  # a source's name, its hash, its chunks
 
 
 def _meta_key(name: str) -> str:

@@ -7,7 +7,7 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,9 +90,15 @@ class ReadingStore:
                 self._put(keys[i], reading, evict)
         return [reading for reading in found.values() if reading is not None]
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], advance: Callable[[int], object] = lambda _: None
+    ) -> np.ndarray:
         """Document vectors, float32 ``[n, d]``; the readings made for them are kept while there is
         room, so that ranking need not read again.
+
+        Args:
+            texts: What to embed.
+            advance: Called with how many more are done.
         """
         out = np.empty((len(texts), self.model.dim), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -103,6 +109,7 @@ class ReadingStore:
                 out[rows] = self.model.embed_readings(self.read(batch, evict=False))
             else:
                 out[rows] = self.model.embed_documents(batch, show_progress=False)
+            advance(len(batch))
         return out
 
     def rank(self, query: str, texts: Sequence[str]) -> list[Ranked]:

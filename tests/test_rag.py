@@ -211,10 +211,10 @@ def test_an_interrupted_ingest_leaves_whole_sources(gem, docs, monkeypatch):
     rag = GemRAG(gem, threshold=None)
     commit = rag._commit
 
-    def interrupted(pending, report):
+    def interrupted(pending, report, advance):
         if report.chunks:
             raise KeyboardInterrupt
-        commit(pending, report)
+        commit(pending, report, advance)
 
     monkeypatch.setattr(rag, "_commit", interrupted)
     with pytest.raises(KeyboardInterrupt):

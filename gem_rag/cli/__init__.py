@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 
 from gem_rag.cli import ask, models
-from gem_rag.cli.console import err
+from gem_rag.cli.console import err, leave_quietly, out
 from gem_rag.errors import GemError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -39,9 +40,20 @@ for name, command in COMMANDS.items():
     app.command(name=name)(command)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        out.print(version("gem-rag"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     state["debug"] = debug
 
@@ -52,18 +64,20 @@ state: dict[str, bool] = {"debug": False}
 def main() -> None:
     """Entry point: errors become one line and an exit code (1; 2 for usage; 130 for Ctrl-C)."""
     warnings.showwarning = lambda message, *_, **__: err.print(
-        f"[yellow]warning[/yellow] {escape(str(message))}"
+        f"[yellow]warning:[/yellow] {escape(str(message))}"
     )
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except BrokenPipeError:
+        leave_quietly()
     except Exception as error:
         if state["debug"]:
             raise
         _fail(error)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code itself
-        err.print("interrupted; what was committed is kept")
+        err.print("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -74,7 +88,7 @@ def _print_usage_error(error: Any) -> None:
     if "NoArgs" in type(error).__name__:
         error.show()
     else:
-        err.print(f"[red]error[/red] {escape(message)} (see {command} --help)")
+        err.print(f"[red]error:[/red] {escape(message)} (see {command} --help)")
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -84,5 +98,5 @@ def _fail(error: Exception) -> NoReturn:
     known = isinstance(error, GemError | OSError | ValueError)
     hint = "" if known else " (a bug: run with --debug and report it)"
     text = str(error) or type(error).__name__
-    err.print(f"[red]error[/red] {escape(text)}{hint}")
+    err.print(f"[red]error:[/red] {escape(text)}{hint}")
     sys.exit(1)

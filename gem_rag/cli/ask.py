@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,7 @@ Docs = Annotated[
 IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
+CHAT_COMMANDS = "/sources /clear /quit"
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 
 
@@ -68,7 +69,9 @@ def ask(
             print_json(dataclasses.asdict(stream.answer))
             return
         print_stream(stream)
-        print_citations(stream.citations)
+        if stream.citations:
+            out.print()
+            print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
 
 
 def index_(
@@ -81,8 +84,13 @@ def index_(
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
+    require_paths(paths)
     with open_rag(None, index, model, create=True) as rag:
-        report = rag.add(paths, remove_missing=remove_missing)
+        try:
+            report = rag.add(paths, remove_missing=remove_missing)
+        except KeyboardInterrupt:
+            err.print(f"{rag.index.count()} chunks were committed and are kept")
+            raise
         if as_json:
             print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()})
         else:
@@ -107,7 +115,7 @@ def search(
         if as_json:
             print_json([dataclasses.asdict(c) for c in citations])
         elif citations:
-            print_citations(citations, whole=True)
+            print_citations(citations)
         else:
             out.print("nothing found")
 
@@ -129,7 +137,7 @@ def chat(
     """
     with open_rag(docs, index, model, rank=rank, context=context) as rag:
         if not as_json:
-            err.print(f"[dim]{rag.index.count()} chunks. /sources /clear /quit[/dim]")
+            err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
         history: list[dict[str, str]] = []
         citations: list[Citation] = []
         while (line := prompt()) is not None:
@@ -139,6 +147,8 @@ def chat(
                 history, citations = [], []
             elif line == "/sources":
                 show_sources(citations, as_json)
+            elif line.startswith("/"):
+                err.print(f"the commands are {CHAT_COMMANDS}; anything else is a question")
             elif line:
                 answer = reply(rag, line, history, max_tokens, as_json)
                 citations = answer.citations
@@ -172,8 +182,10 @@ def show_sources(citations: list[Citation], as_json: bool) -> None:
     """What the last answer rests on."""
     if as_json:
         print_json([dataclasses.asdict(c) for c in citations], indent=None)
+    elif citations:
+        print_citations(citations)
     else:
-        print_citations(citations, whole=True)
+        out.print("no sources yet")
 
 
 def demo(as_json: Json = False) -> None:
@@ -220,9 +232,7 @@ def open_rag(
     from gem_rag.index import GemIndex
     from gem_rag.rag import GemRAG
 
-    for path in docs or []:
-        if not path.exists():
-            raise GemError(f"no file or folder {str(path)!r}; check the path given to --docs")
+    require_paths(docs or [])
     gem = load_model(model)
     opened = GemIndex(
         index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
@@ -236,10 +246,19 @@ def open_rag(
         yield rag
 
 
+def require_paths(paths: Sequence[Path]) -> None:
+    """Find a wrong path before a model is loaded or an index made."""
+    for path in paths:
+        if not path.exists():
+            raise GemError(f"no file or folder {str(path)!r}; check the path")
+
+
 def prompt() -> str | None:
     """The next line; None at the end of the input."""
     try:
         if sys.stdin.isatty():
+            with suppress(ImportError):  # where there is one, it edits lines and recalls them
+                import readline  # noqa: F401
             return out.input("[bold]> [/bold]").strip()
         line = sys.stdin.readline()
         return line.strip() if line else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,8 +17,23 @@ if TYPE_CHECKING:
     from gem_rag.model import GemModel
     from gem_rag.rag import Citation, IngestReport
 
+
+class Output(Console):
+    """Stdout, which may be closed early: whoever reads (``| head``) has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """End without a word."""
+        leave_quietly()
+
+
+def leave_quietly() -> NoReturn:
+    """Exit with 0 although stdout is gone, which Python would complain about when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
 # Lines are not wrapped: where the output is no terminal, rich would break paths at 80 columns.
-out = Console(soft_wrap=True)
+out = Output(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[
@@ -26,12 +43,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 
 
 def load_model(name: str | None) -> GemModel:
-    """The model of a name, with a spinner while its libraries load."""
+    """The model of a name, with a spinner while it loads."""
     from gem_rag.progress import status
 
+    if name is None:
+        from gem_rag.embedded import embedded_base
+
+        embedded_base()  # the first time it has spinners of its own
     with status("loading the model"):
         from gem_rag.model import GemModel
-    return GemModel.from_pretrained(name)
+
+        return GemModel.from_pretrained(name)
 
 
 def print_stream(pieces: Any) -> None:
@@ -41,14 +63,34 @@ def print_stream(pieces: Any) -> None:
     out.print()
 
 
-def print_citations(citations: list[Citation], *, whole: bool = False) -> None:
-    """Numbered passages with their place and scores."""
+def print_citations(citations: list[Citation], *, about: str | None = None) -> None:
+    """Numbered passages with their place and scores.
+
+    Args:
+        citations: The passages.
+        about: Show the part of each that says most about these words; None shows all of it.
+    """
     for number, c in enumerate(citations, 1):
+        if number > 1:
+            out.print()
         rank = "" if c.rank_score is None else f"  rank {c.rank_score:.2f}"
         place = f"{c.source}:{c.start}-{c.end}" + (f"  {c.heading}" if c.heading else "")
-        out.print(f"\n[dim]\\[{number}] {escape(place)}  score {c.score:.2f}{rank}[/dim]")
-        text = c.text if whole else shortened(c.text)
+        out.print(f"[dim]\\[{number}] {escape(place)}  score {c.score:.2f}{rank}[/dim]")
+        text = c.text if about is None else excerpt(c.text, about)
         out.print(escape(text), highlight=False)
+
+
+def excerpt(text: str, about: str, length: int = 240) -> str:
+    """One line of a passage, from the sentence on that shares most words with `about`."""
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", text) if s.strip()]
+    wanted = words_of(about)
+    best = max(range(len(sentences)), key=lambda i: len(wanted & words_of(sentences[i])))
+    return ("... " if best else "") + shortened(" ".join(sentences[best:]), length)
+
+
+def words_of(text: str) -> set[str]:
+    """Its different words, small words aside."""
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 3}
 
 
 def shortened(text: str, length: int = 240) -> str:

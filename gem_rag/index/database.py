@@ -85,7 +85,10 @@ class Database:
         self._timeout = timeout
         if path is not None and not path.exists():
             if not create:
-                raise GemIndexError(f"no index at {path.parent}: add documents to create one")
+                raise GemIndexError(
+                    f"no index at {path.parent}; check the path, or make one with "
+                    f"`gem-rag index PATH --index {path.parent}`"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
             self._connection = sqlite3.connect(
