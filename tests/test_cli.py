@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gem_rag import cli
+from gem_rag.cli.console import excerpt
 from gem_rag.index import GemIndex
 
 
@@ -102,6 +103,37 @@ def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
     assert "docs/" in out
 
 
+def test_chat_asks_the_model_nothing_that_looks_like_a_command(run, docs, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/sources\n/help\n"))
+    code, out, err = run("chat", "--docs", docs, "--max-tokens", 3)
+    assert (code, out) == (0, "no sources yet\n")
+    assert "the commands are /sources" in err
+
+
+def test_chat_goes_on_after_an_answer_that_was_stopped(run, docs, monkeypatch):
+    import io
+
+    from gem_rag.model import GemModel
+
+    rank = GemModel.rank
+    stopped = []
+
+    def once(self, *args):
+        if not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return rank(self, *args)
+
+    monkeypatch.setattr(GemModel, "rank", once)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\nkettle?\n/sources\n"))
+    code, out, _ = run("chat", "--docs", docs, "--max-tokens", 3)
+    assert code == 0
+    assert out.startswith("no sources yet\n")
+    assert "docs/" in out
+
+
 def test_chat_as_json_prints_each_answer_on_a_line(run, docs, monkeypatch):
     import io
 
@@ -166,6 +198,34 @@ def test_errors_are_one_line_with_an_exit_code(run, args, code, says):
     assert says in err
     assert len(err.splitlines()) == 1
     assert "Traceback" not in err
+    assert not Path("unused").exists()
+
+
+def test_a_closed_pipe_is_no_error(checkpoint, docs, tmp_path):
+    command = [sys.executable, "-m", "gem_rag.cli", "search", "kettle", "--docs", str(docs)]
+    for extra in ([], ["--json"]):
+        process = subprocess.Popen(
+            [*command, "--model", checkpoint, *extra],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(120) == 0
+
+
+def test_an_excerpt_shows_what_the_question_is_about():
+    text = "# Commands\n\nChat talks and talks.\nPull fetches the model. It takes a minute."
+    assert excerpt(text, "What does pull do?") == "... Pull fetches the model. It takes a minute."
+    assert excerpt(text, "What talks?").startswith("... Chat talks and talks.")
+    assert excerpt(text, "zebra") == " ".join(text.split())
+    assert len(excerpt("word " * 100, "word")) < 250
+
+
+def test_the_version_is_the_packages(run):
+    from importlib.metadata import version
+
+    assert run("--version", model=False) == (0, version("gem-rag") + "\n", "")
 
 
 def test_a_folder_without_text_is_an_error(run, tmp_path):

@@ -151,6 +151,8 @@ def chat(
                 err.print(f"the commands are {CHAT_COMMANDS}; anything else is a question")
             elif line:
                 answer = reply(rag, line, history, max_tokens, as_json)
+                if answer is None:
+                    continue
                 citations = answer.citations
                 history += [
                     {"role": "user", "content": line},
@@ -160,19 +162,25 @@ def chat(
 
 def reply(
     rag: GemRAG, line: str, history: list[dict[str, str]], max_tokens: int, as_json: bool
-) -> Answer:
-    """Answer one line of a conversation; Ctrl-C stops this answer, not the conversation."""
-    stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
+) -> Answer | None:
+    """Answer one line of a conversation; Ctrl-C stops this answer, not the conversation.
+
+    Returns:
+        The answer as far as it came; None where nothing was retrieved yet.
+    """
+    stream = None
     try:
+        stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
                 pass
         else:
             print_stream(stream)
     except KeyboardInterrupt:
-        stream.close()
-        if not as_json:
-            out.print()
+        err.print()
+    if stream is None:
+        return None
+    stream.close()
     if as_json:
         print_json(dataclasses.asdict(stream.answer), indent=None)
     return stream.answer
