@@ -15,6 +15,8 @@ from gem_rag.reader import Reader, by_budget
 from gem_rag.reading import Reading, collate
 from gem_rag.text import Tokenized
 
+# Of readings only the query is run, so more fit into a batch than of texts; their copies bound it.
+KEPT_BUDGET = 4
 RANK_INSTRUCTION = "\nPlease write a question based on this passage.\nQuestion:"
 
 
@@ -69,10 +71,13 @@ class Ranks(Reader):
         tokenized = self._tokenize(texts, max_length, reserve=len(prompt))
         ids = iter(tokenized)
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
-        floor = self._likelihoods([Tokenized([], [], 0)], prompt, len(words))[0]
-        scores = self._likelihoods(passages, prompt, len(words))
+        *scores, floor = self._likelihoods([*passages, self._nothing(readings)], prompt, len(words))
         ranked = [Ranked(i, float(s - floor), float(s)) for i, s in enumerate(scores)]
         return sorted(ranked, key=lambda r: -r.score)
+
+    def _nothing(self, readings: Sequence[Reading]) -> Reading | Tokenized:
+        """An empty passage, of the kind that runs in one batch with the others."""
+        return self.read([""], show_progress=False)[0] if readings else Tokenized([], [], 0)
 
     @cached_property
     def _rank_instruction(self) -> list[int]:
@@ -95,7 +100,8 @@ class Ranks(Reader):
         for kind in (True, False):
             rows_of_kind = [i for i in order if kinds[i] is kind]
             padded = [n + len(prompt) for n in lengths]
-            for rows in by_budget(rows_of_kind, padded, self.tokens_per_batch):
+            budget = self.tokens_per_batch * (KEPT_BUDGET if kind else 1)
+            for rows in by_budget(rows_of_kind, padded, budget):
                 with torch.inference_mode():
                     out[rows] = self._likelihood_batch([passages[i] for i in rows], prompt, scored)
         return out
