@@ -37,9 +37,13 @@ class _VectorsKept(ReadingStore):
         super().__init__(model, memory_bytes=KEPT_BYTES)
         self._vectors = vectors
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], advance: Callable[[int], object] = lambda _: None
+    ) -> np.ndarray:
         """As `ReadingStore.embed`."""
-        return self._vectors.embed(texts)
+        vectors = self._vectors.embed(texts)
+        advance(len(texts))
+        return vectors
 
 
 def end_to_end(

@@ -21,6 +21,7 @@ from gem_rag_train.evaluation.sets import Retrieval
 from gem_rag_train.evaluation.systems import (
     CHECKPOINT,
     MINILM,
+    Embedder,
     GemEmbedder,
     MeanPooled,
     MiniLM,
@@ -153,13 +154,12 @@ class Evaluation:
         self.show = show_progress
         self.kept = output / "kept"
         length = settings.max_length
+        embedders: list[Embedder] = [MiniLM(), GemEmbedder(model, length)]
+        if settings.mean_pooled:
+            embedders.insert(0, MeanPooled(model, length))
         self.systems = [
             KeptVectors(embedder, self.kept / "vectors", show_progress=show_progress)
-            for embedder in (
-                *([MeanPooled(model, length)] if settings.mean_pooled else []),
-                MiniLM(),
-                GemEmbedder(model, length),
-            )
+            for embedder in embedders
         ]
 
     def run(self) -> Report:
