@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from gem_rag.cli import ask, models
-from gem_rag.cli.console import err, leave_quietly, out
+from gem_rag.cli.console import err, out
 from gem_rag.errors import GemError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -70,8 +70,6 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:
-        leave_quietly()
     except Exception as error:
         if state["debug"]:
             raise

@@ -123,8 +123,11 @@ def print_skipped(skipped: Iterable[tuple[str, str]]) -> None:
 
 def print_json(value: Any, indent: int | None = 2) -> None:
     """One JSON document on stdout; without an indent on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n")
-    sys.stdout.flush()  # a script may be waiting for this line before it writes the next
+    try:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n")
+        sys.stdout.flush()  # a script may be waiting for this line before it writes the next
+    except BrokenPipeError:
+        leave_quietly()
 
 
 def size(count: int) -> str:
