@@ -14,6 +14,7 @@ from torch import nn
 from gem_rag.config import Task
 from gem_rag.errors import MissingExtraError, TruncationWarning
 from gem_rag.model import GemModel
+from gem_rag.progress import quiet_transformers
 from gem_rag.reader import by_budget
 from gem_rag_train.teacher import MINILM as MINILM_SOURCE
 from gem_rag_train.teacher import minilm_folder
@@ -137,7 +138,8 @@ def minilm() -> Embed:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingExtraError("the comparison with all-MiniLM-L6-v2", "eval") from error
-    peer = SentenceTransformer(str(minilm_folder()), device="cpu")
+    with quiet_transformers():
+        peer = SentenceTransformer(str(minilm_folder()), device="cpu")
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         vectors: Any = peer.encode(
