@@ -291,18 +291,15 @@ class GemRAG:
     ) -> None:
         """Embed and write whole sources in one transaction; `advance` counts them as they go."""
         chunks = [chunk for _, _, group in pending for chunk in group]
-        vectors = self.store.embed(
-            [chunk.text for chunk in chunks],
-            lambda count: advance(len(pending) * count / len(chunks)),
-        )
+        each = len(pending) / max(1, len(chunks))  # sources a chunk
+        texts = [chunk.text for chunk in chunks]
+        vectors = self.store.embed(texts, lambda count: advance(each * count))
         with self.index.transaction():
             for name, digest, _ in pending:
                 self.index.delete(where={"source": name})
                 self.index.set_meta(_meta_key(name), digest)
             if chunks:
-                self.index.add(
-                    [chunk.text for chunk in chunks], vectors, [_metadata(c) for c in chunks]
-                )
+                self.index.add(texts, vectors, [_metadata(c) for c in chunks])
         if not chunks:
             advance(len(pending))
         report.chunks += len(chunks)

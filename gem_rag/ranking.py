@@ -12,7 +12,7 @@ import torch
 
 from gem_rag.errors import ContextLengthError
 from gem_rag.reader import Reader, by_budget
-from gem_rag.reading import Reading, collate
+from gem_rag.reading import Reading, collate, row_of
 from gem_rag.text import Tokenized
 
 # Of readings only the query is run, so more fit into a batch than of texts; their copies bound it.
@@ -77,7 +77,11 @@ class Ranks(Reader):
 
     def _nothing(self, readings: Sequence[Reading]) -> Reading | Tokenized:
         """An empty passage, of the kind that runs in one batch with the others."""
-        return self.read([""], show_progress=False)[0] if readings else Tokenized([], [], 0)
+        empty = Tokenized([], [], 0)
+        if not readings:
+            return empty
+        tokens, cache = self._preamble(self.config.adapter_scope == "always")
+        return self.restore_reading("", empty, row_of(tokens, cache, 0))
 
     @cached_property
     def _rank_instruction(self) -> list[int]:

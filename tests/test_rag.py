@@ -41,7 +41,9 @@ def test_unchanged_files_are_not_read_again_changed_ones_replaced(rag, docs, mon
     rag.add(docs)
     embedded = []
     embed = rag.store.embed
-    monkeypatch.setattr(rag.store, "embed", lambda texts: embedded.extend(texts) or embed(texts))
+    monkeypatch.setattr(
+        rag.store, "embed", lambda texts, *rest: embedded.extend(texts) or embed(texts, *rest)
+    )
     assert len(rag.add(docs).unchanged) == 2
     assert embedded == []
     (docs / "kettle.md").write_text("The kettle has no warranty.")
