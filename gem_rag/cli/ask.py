@@ -262,13 +262,17 @@ def require_paths(paths: Sequence[Path]) -> None:
 
 
 def prompt() -> str | None:
-    """The next line; None at the end of the input."""
-    try:
-        if sys.stdin.isatty():
-            with suppress(ImportError):  # where there is one, it edits lines and recalls them
-                import readline  # noqa: F401
-            return out.input("[bold]> [/bold]").strip()
+    """The next line; None at the end of the input. On a terminal Ctrl-C starts the line again."""
+    if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.strip() if line else None
+    with suppress(ImportError):  # where there is one, it edits lines and recalls them
+        import readline  # noqa: F401
+    try:
+        return out.input("[bold]> [/bold]").strip()
     except EOFError:
+        out.print()
         return None
+    except KeyboardInterrupt:
+        out.print()
+        return ""
