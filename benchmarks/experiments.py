@@ -32,8 +32,9 @@ from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
 
 TEACHER = "all-MiniLM-L6-v2"
-MIXED = {"crops": 0.17, "questions": 0.2, "titles": 0.1, "sentences": 0.4, "verses": 0.13}
 Settings = dict[str, Any]
+ALONE: Settings = {"contrastive": 1.0, "alignment": 0.0, "distillation": 0.0}
+FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 
 # Group -> run -> what it changes. `rule` and `place` are no settings of a recipe: see `changed`.
 EXPERIMENTS: dict[str, dict[str, Settings]] = {
@@ -48,26 +49,15 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         "100 positions later": {"place": 100},
     },
     "losses": {
-        "contrastive": {"contrastive": 1.0, "alignment": 0.0, "distillation": 0.0},
+        "contrastive": ALONE,
         "distillation": {"contrastive": 0.0, "alignment": 0.0, "distillation": 1.0},
         "alignment": {"contrastive": 0.0, "alignment": 1.0, "distillation": 0.0},
-        "contrastive, distillation": {"contrastive": 1.0, "alignment": 0.0, "distillation": 2.0},
+        "contrastive, distillation": ALONE | {"distillation": 2.0},
         "all three (default)": {},
     },
     "positives": {
-        name: {
-            "contrastive": 1.0,
-            "alignment": 0.0,
-            "distillation": 0.0,
-            "shares": shares,
-            "examples": 1920,
-        }
-        for name, shares in {
-            "masked": {"masked": 1.0},
-            "crops": {"crops": 1.0},
-            "questions": {"questions": 1.0},
-            "mixed": MIXED,
-        }.items()
+        **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
+        "mixed (default)": FEW,
     },
     "learning rate": {f"{rate:.0e}": {"learning_rate": rate} for rate in (1e-4, 5e-4, 2e-3)},
     "rank": {f"rank {r}": {"adapter_rank": r, "adapter_alpha": 2.0 * r} for r in (4, 16, 32)},
@@ -112,7 +102,10 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     facts = {**config.to_dict(), **beyond, "output": "", "readings": ""}
     name = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:12]
     output = f"{base.output}/{name}"
-    if "examples" in settings:  # other texts, which are not to take the place of the shared ones
+    if {
+        "examples",
+        "shares",
+    } & settings.keys():  # other texts, which are not to take the place of the shared ones
         config = dataclasses.replace(config, readings=f"{output}.readings")
     return dataclasses.replace(config, output=output), beyond, name
 

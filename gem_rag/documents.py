@@ -68,14 +68,25 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
         DocumentError: A path does not exist.
     """
     found: set[Path] = set()
-    for path in (Path(p).expanduser().resolve() for p in paths):
+    for path in existing(paths):
         if path.is_file():
             found.add(path)
-        elif path.is_dir():
-            found.update(f for f in path.rglob("*") if _is_wanted(f, path))
         else:
-            raise DocumentError(f"no file or folder {str(path)!r}; check the path")
+            found.update(f for f in path.rglob("*") if _is_wanted(f, path))
     return sorted(found)
+
+
+def existing(paths: Sequence[str | Path]) -> list[Path]:
+    """Files and folders as absolute paths.
+
+    Raises:
+        DocumentError: A path does not exist.
+    """
+    whole = [Path(p).expanduser().resolve() for p in paths]
+    for path in whole:
+        if not (path.is_file() or path.is_dir()):
+            raise DocumentError(f"no file or folder {str(path)!r}; check the path")
+    return whole
 
 
 def _is_wanted(file: Path, root: Path) -> bool:

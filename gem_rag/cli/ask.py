@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from gem_rag.cli.console import (
     print_report,
     print_stream,
 )
+from gem_rag.documents import existing
 from gem_rag.errors import GemError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def index_(
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
-    require_paths(paths)
+    existing(paths)  # a wrong one is found before a model is loaded or an index made
     with open_rag(None, index, model, create=True) as rag:
         try:
             report = rag.add(paths, remove_missing=remove_missing)
@@ -240,7 +241,7 @@ def open_rag(
     from gem_rag.index import GemIndex
     from gem_rag.rag import GemRAG
 
-    require_paths(docs or [])
+    existing(docs or [])
     gem = load_model(model)
     opened = GemIndex(
         index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
@@ -252,13 +253,6 @@ def open_rag(
             if not opened.count():
                 raise GemError(f"no text in {', '.join(map(str, docs))}; nothing to answer from")
         yield rag
-
-
-def require_paths(paths: Sequence[Path]) -> None:
-    """Find a wrong path before a model is loaded or an index made."""
-    for path in paths:
-        if not path.exists():
-            raise GemError(f"no file or folder {str(path)!r}; check the path")
 
 
 def prompt() -> str | None:
