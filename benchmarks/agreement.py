@@ -1,4 +1,4 @@
-"""A checkpoint on held-out BoolQ: question to passage, and how like the teacher sentences lie.
+"""A checkpoint on held-out texts: BoolQ's questions, and how like the teacher sentences lie.
 
 Needs the extra ``train``. Nothing here is trained on; recipes may be chosen by it.
 """
@@ -13,10 +13,10 @@ from common import arguments, show
 from scipy.stats import spearmanr
 
 from gem_rag.model import GemModel
-from gem_rag_train.data import sentences
+from gem_rag_train.data import SHORT, sentences
 from gem_rag_train.evaluation import retrieval
 from gem_rag_train.heldout import questions
-from gem_rag_train.sources import boolq
+from gem_rag_train.sources import boolq, web
 from gem_rag_train.teacher import Teacher
 
 RELATED = 0.25  # by the teacher's cosine
@@ -27,6 +27,17 @@ def held_out_sentences(count: int = 400) -> list[str]:
     for passage in Random(0).sample(boolq("dev"), 120):
         found += [s for s in sentences(passage.body) if 5 < len(s.split()) < 40][:4]
     return list(dict.fromkeys(found))[:count]
+
+
+def held_out_short(count: int = 400) -> list[str]:
+    """Sentences of few words from web pages."""
+    found = [s for page in web("dev") for s in sentences(page.body) if len(s.split()) in SHORT]
+    return list(dict.fromkeys(found))[:count]
+
+
+def held_out_texts() -> dict[str, list[str]]:
+    """What likeness is measured on, by name."""
+    return {"sentences": held_out_sentences(), "short": held_out_short()}
 
 
 def likeness(mine: np.ndarray, theirs: np.ndarray) -> float:
@@ -47,13 +58,11 @@ def main() -> None:
     asked = model.embed_queries([p.first for p in pairs])
     passages = model.embed_documents([p.second for p in pairs], max_length=128)
     scores, _ = retrieval(passages, asked, range(len(pairs)))
-    texts = held_out_sentences()
-    mine, theirs = model.embed_documents(texts), Teacher("all-MiniLM-L6-v2").embed(texts).numpy()
-    report = {
-        "BoolQ dev, nDCG@10": scores.ndcg10,
-        "BoolQ dev, recall@1": scores.recall1,
-        "like the teacher": likeness(mine, theirs),
-    }
+    report = {"BoolQ dev, nDCG@10": scores.ndcg10, "BoolQ dev, recall@1": scores.recall1}
+    teacher = Teacher("all-MiniLM-L6-v2")
+    for name, texts in held_out_texts().items():
+        theirs = teacher.embed(texts).numpy()
+        report[f"like the teacher, {name}"] = likeness(model.embed_documents(texts), theirs)
     show(report, options.json)
 
 

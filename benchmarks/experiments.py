@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agreement import held_out_sentences, likeness
+from agreement import held_out_texts, likeness
 from common import arguments
 
 from gem_rag.attention import Rule
@@ -26,15 +26,24 @@ from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.heldout import HeldOut
-from gem_rag_train.kept import KeptReadings
 from gem_rag_train.preflight import keep_freed_memory
 from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
 
 TEACHER = "all-MiniLM-L6-v2"
+COLUMNS = {
+    "heldout_ndcg10": "BoolQ nDCG@10",
+    "heldout_recall1": "recall@1",
+    "like, sentences": "like the teacher",
+    "like, short": "the same, short",
+    "heldout_ntp_loss": "next-token loss",
+    "seconds_a_step": "s a step",
+}
 Settings = dict[str, Any]
 ALONE: Settings = {"contrastive": 1.0, "alignment": 0.0, "distillation": 0.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
+FRESH: Settings = ALONE | {"examples": 0, "teacher": "", "batch_size": 32, "steps": 40}
+ALWAYS: Settings = FRESH | {"adapter_scope": "always", "alpha_end": 0.5}
 
 # Group -> run -> what it changes. `rule` and `place` are no settings of a recipe: see `changed`.
 EXPERIMENTS: dict[str, dict[str, Settings]] = {
@@ -63,27 +72,33 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     "rank": {f"rank {r}": {"adapter_rank": r, "adapter_alpha": 2.0 * r} for r in (4, 16, 32)},
     "pairs": {f"{n} pairs": {"examples": n} for n in (512, 2048, 8192)},
     "layers": {f"{n} of 30 layers": {"embed_layers": n} for n in (12, 18, 24, 30)},
+    "scopes": {
+        scope: FRESH | {"adapter_scope": scope} for scope in ("tokens", "embedding", "always")
+    },
+    "alpha (always)": {
+        "0.5": ALWAYS,
+        "0.9": ALWAYS | {"alpha_end": 0.9},
+        "0, then rising to 1": ALWAYS | {"alpha_end": 1.0, "alpha_hold": 10, "alpha_ramp": 20},
+    },
+    "p (always)": {f"{p}": ALWAYS | {"raw_share": p} for p in (0.0, 0.8)},
     "neighbours": {f"{n} at a time": {"neighbours": n} for n in (1, 8)},
 }
 
 
 class Measure:
-    """Held-out quality of a model, from readings that all runs share."""
+    """Held-out quality of a model."""
 
-    def __init__(self, readings: Path) -> None:
-        self._readings = readings
-        self._sentences = held_out_sentences()
-        self._wanted = Teacher(TEACHER).embed(self._sentences).numpy()
+    def __init__(self) -> None:
+        teacher = Teacher(TEACHER)
+        self._texts = held_out_texts()
+        self._wanted = {n: teacher.embed(texts).numpy() for n, texts in self._texts.items()}
 
     def __call__(self, model: GemModel, config: TrainConfig) -> dict[str, float]:
-        found = HeldOut(model, config).measure()
-        kept = KeptReadings(model, self._readings, most_bytes=10**11)
-        ids = [t.ids for t in model.codec.encode_texts(self._sentences, config.max_length)]
-        kept.add("sentences", [(i, "document") for i in ids])
-        batches = [ids[at : at + 64] for at in range(0, len(ids), 64)]
-        mine = np.concatenate([kept.forward_texts(b, "document").detach() for b in batches])
-        names = ("heldout_ndcg10", "heldout_recall1")
-        return {n: found[n] for n in names} | {"like_teacher": likeness(mine, self._wanted)}
+        facts = HeldOut(model, config).measure()
+        for name, texts in self._texts.items():
+            mine = model.embed_documents(texts, max_length=config.max_length, show_progress=False)
+            facts[f"like, {name}"] = likeness(mine, self._wanted[name])
+        return facts
 
 
 def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
@@ -102,10 +117,8 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     facts = {**config.to_dict(), **beyond, "output": "", "readings": ""}
     name = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:12]
     output = f"{base.output}/{name}"
-    if {
-        "examples",
-        "shares",
-    } & settings.keys():  # other texts, which are not to take the place of the shared ones
+    others = settings.keys() & {"examples", "shares", "batch_size"}
+    if config.examples and others:  # the shared readings are of other texts
         config = dataclasses.replace(config, readings=f"{output}.readings")
     return dataclasses.replace(config, output=output), beyond, name
 
@@ -130,7 +143,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--readings", help="kept readings to share; default: in the folder")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--examples", type=int, default=4800)
     options = parser.parse_args()
     keep_freed_memory()
     readings = Path(options.readings or options.folder / "readings")
@@ -141,12 +153,11 @@ def main() -> None:
         steps=options.steps,
         checkpoint_every=options.steps,
         warmup_steps=10,
-        examples=options.examples,
     )
-    measure = Measure(readings)
+    measure = Measure()
     for group in options.groups or EXPERIMENTS:
-        print(f"\n| {group} | BoolQ nDCG@10 | recall@1 | like the teacher | s a step |")
-        print("|---" * 5 + "|")
+        print(f"\n| {group} | " + " | ".join(COLUMNS.values()) + " |")
+        print("|---" * (1 + len(COLUMNS)) + "|")
         for name, settings in EXPERIMENTS[group].items():
             config, beyond, key = resolved(settings, base)
             file = options.folder / f"{key}.json"
@@ -155,9 +166,7 @@ def main() -> None:
                 atomic_write(file, json.dumps({"group": group, "run": name} | facts))
                 gc.collect()
             row = json.loads(file.read_text())
-            numbers = [row[k] for k in ("heldout_ndcg10", "heldout_recall1", "like_teacher")]
-            print(f"| {name} | " + " | ".join(f"{n:.3f}" for n in numbers), end=" | ")
-            print(f"{row['seconds_a_step']:.1f} |", flush=True)
+            print(f"| {name} | " + " | ".join(f"{row[k]:.3f}" for k in COLUMNS) + " |", flush=True)
 
 
 if __name__ == "__main__":

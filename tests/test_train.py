@@ -16,11 +16,21 @@ from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
 from gem_rag_train.batches import same_source
-from gem_rag_train.data import Pair, Pool, TrainingMix, crop, drop_words, sentences
+from gem_rag_train.data import (
+    Pair,
+    Pool,
+    TrainingMix,
+    crop,
+    drop_words,
+    exchange_word,
+    phrase,
+    sentences,
+)
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, Alignment, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.schedule import rate
+from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
 
 
@@ -200,6 +210,15 @@ def test_kept_readings_are_made_once_and_bounded(gem, tmp_path):
         KeptReadings(gem, tmp_path, most_bytes=10).add("texts", texts)
 
 
+def test_readings_in_use_survive_another_runs(gem, tmp_path):
+    first, second = (KeptReadings(gem, tmp_path, most_bytes=10**9) for _ in range(2))
+    mine, theirs = ([t.ids for t in gem.codec.encode_texts([x * 9], 20)] for x in ("a b ", "c d "))
+    first.add("texts", [(mine[0], "document")])
+    before = first.forward_texts(mine, "document")
+    second.add("texts", [(theirs[0], "document")])
+    assert torch.equal(first.forward_texts(mine, "document"), before)
+
+
 def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
     pooled = with_output(config, tmp_path / "whole", examples=16, steps=5)
     whole = GemModel.from_pretrained(train(pooled))
@@ -323,6 +342,30 @@ class WordCounts:
         return torch.nn.functional.normalize(torch.stack(rows), dim=1)
 
 
+class Remembering(Teacher):
+    """The real one but for its vectors, which it counts."""
+
+    def __init__(self, name):
+        self._name, self._max_length, self._known, self.embedded = name, 8, {}, 0
+
+    def _embed(self, texts):
+        self.embedded += len(texts)
+        return WordCounts(self._name).embed(texts)
+
+
+def test_a_teachers_vectors_are_kept(tmp_path):
+    file, texts = tmp_path / "kept" / "teacher.safetensors", ["one", "three", "one"]
+    first = Remembering("t")
+    first.keep(texts, file)
+    again = Remembering("t")
+    again.keep(texts, file)
+    assert (first.embedded, again.embedded) == (2, 0)
+    assert torch.equal(first.embed(texts), again.embed(texts))
+    for other, wanted in ((Remembering("u"), texts), (Remembering("t"), ["two"])):
+        other.keep(wanted, file)
+        assert other.embedded == len(set(wanted))
+
+
 def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Teacher", WordCounts)
     taught = with_output(
@@ -400,9 +443,26 @@ def test_text_tools():
     assert drop_words("word", rng, 1.0) == "word"
 
 
+def test_a_phrase_is_a_few_words_of_the_sentence():
+    rng = random.Random(0)
+    sentence = "When it rains, all rivers run to the sea; " + "and on and on it goes " * 5
+    found = {phrase(sentence, rng) for _ in range(40)}
+    assert "all rivers run to the sea" in found
+    assert all(p in sentence and 4 <= len(p.split()) <= 14 for p in found)
+    assert phrase("Short.", rng) == "Short."
+
+
+def test_exchanging_a_word_changes_one_word():
+    new = exchange_word("the river runs south", "A KETTLE boils", random.Random(0)).split()
+    old = ["the", "river", "runs", "south"]
+    assert new.count("boils") == 1
+    assert sum(a != b for a, b in zip(new, old, strict=True)) == 1
+    assert exchange_word("Rome", "boils", random.Random(0)) == "Rome"
+
+
 @pytest.mark.model
 def test_the_real_mix_depends_on_seed_and_step_alone():
-    shares = {"crops": 1, "questions": 1, "titles": 1, "sentences": 1, "verses": 1}
+    shares = {"crops": 1, "questions": 1, "titles": 1, "sentences": 1, "phrases": 1, "verses": 1}
     mix = TrainingMix(shares, seed=3, batch_size=32)
     batch = mix.batch(5)
     assert batch == TrainingMix(shares, seed=3, batch_size=32).batch(5)
@@ -414,8 +474,9 @@ def test_the_real_mix_depends_on_seed_and_step_alone():
 
 @pytest.mark.model
 def test_no_dev_passage_is_trained_on():
-    from gem_rag_train.sources import boolq
+    from gem_rag_train.sources import boolq, web
 
-    train_part = {p.body for p in boolq("train")}
-    assert len(train_part) > 7000
-    assert not train_part & {p.body for p in boolq("dev")}
+    for source, least in ((boolq, 7000), (web, 700)):
+        train_part = {p.body for p in source("train")}
+        assert len(train_part) > least
+        assert not train_part & {p.body for p in source("dev")}

@@ -19,6 +19,7 @@ from gem_rag_train.sources import (
     BOOLQ,
     DJANGO,
     KJV,
+    OPENWEBTEXT,
     WEB,
     Passage,
     Source,
@@ -26,9 +27,12 @@ from gem_rag_train.sources import (
     boolq,
     manual,
     verses,
+    web,
 )
 
 PairKind = Literal["query_document", "document_document"]
+SHORT = range(4, 15)  # words of a phrase
+WORD = re.compile(r"\b[a-z]{4,}\b")  # that says something and is no name
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,37 @@ def _sentences(rng: Random) -> Pair:
     return Pair(first, second, "document_document", passage.group)
 
 
+def phrase(sentence: str, rng: Random) -> str:
+    """A part of a sentence that has few words: a clause, or words in a row."""
+    clauses = [c.strip() for c in re.split(r"[,;:()]|\s[-\u2013\u2014]+\s", sentence)]
+    short = [c for c in (sentence, *clauses) if len(c.split()) in SHORT]
+    if short:
+        return rng.choice(short)
+    words = sentence.split()
+    size = rng.choice(SHORT)
+    start = rng.randint(0, max(0, len(words) - size))
+    return " ".join(words[start : start + size])
+
+
+def exchange_word(text: str, other: str, rng: Random) -> str:
+    """The text with one word of some length replaced by one of another text."""
+    places, theirs = (list(WORD.finditer(t)) for t in (text, other))
+    if not places or not theirs:
+        return text
+    start, end = rng.choice(places).span()
+    return text[:start] + rng.choice(theirs)[0] + text[end:]
+
+
+def _phrases(rng: Random) -> Pair:
+    """A few words, the same with some missing, and, as a hard negative, with one exchanged."""
+    passage, other = (rng.choice((_passage(rng), rng.choice(web("train")))) for _ in range(2))
+    text = phrase(rng.choice(sentences(passage.body)), rng)
+    near = drop_words(text, rng, rng.choice((0.15, 0.3)))
+    exchanged = exchange_word(text, other.body, rng)
+    negatives = (exchanged,) if exchanged != text else ()
+    return Pair(text, near, "document_document", passage.group, negatives)
+
+
 def _verse_pairs(rng: Random) -> Pair:
     """One verse in two translations."""
     one, two = rng.choice(verses())
@@ -134,6 +169,7 @@ TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {
     "questions": (_questions, (BOOLQ,)),
     "titles": (_titles, (BOOLQ, BBC, DJANGO)),
     "sentences": (_sentences, (BOOLQ, BBC, DJANGO)),
+    "phrases": (_phrases, (BOOLQ, BBC, DJANGO, OPENWEBTEXT)),
     "verses": (_verse_pairs, (KJV, WEB)),
     "masked": (_masked, (BOOLQ,)),
 }

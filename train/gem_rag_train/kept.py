@@ -15,6 +15,7 @@ from torch import Tensor
 from gem_rag.attention import Role, Tokens, positions_of, together
 from gem_rag.config import Task
 from gem_rag.errors import GemError
+from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reader import by_budget
@@ -94,9 +95,11 @@ class KeptReadings:
         shape = (int(starts[-1]), *self._shape)
         if not (path.exists() and _read_json(facts) == made_of):
             self._folder.mkdir(parents=True, exist_ok=True)
-            facts.unlink(missing_ok=True)  # written last: the file is whole then
-            self._make(np.memmap(path, np.float16, "w+", shape=shape), fresh, starts)
-            facts.write_text(json.dumps(made_of), encoding="utf-8")
+            unfinished = path.with_suffix(".unfinished")
+            self._make(np.memmap(unfinished, np.float16, "w+", shape=shape), fresh, starts)
+            facts.unlink(missing_ok=True)  # written last: it speaks for the file
+            unfinished.replace(path)  # a run that still reads the old file keeps it
+            atomic_write(facts, json.dumps(made_of))
         data = np.memmap(path, np.float16, "r", shape=shape)
         self._blocks |= {
             ids: data[start:end]
@@ -144,7 +147,10 @@ class KeptReadings:
         kept = [self._block(self._whole(i, task)) for i in ids]
         lengths = torch.tensor([len(block) for block in kept])
         width, start = int(lengths.max()), self._head.positions.shape[1]
-        block = torch.zeros(*self._shape[:2], len(kept), self._shape[2], width, self._shape[3])
+        layers, pair, heads, size = self._shape
+        block = torch.empty(
+            layers, pair, len(kept), heads, width, size
+        ).zero_()  # `zeros` asks for fresh pages, which are dear
         for row, own in enumerate(kept):  # (L, 2, B, H, n, D)
             block[:, :, row, :, : len(own)] = own.permute(1, 2, 3, 0, 4)
         block = block.to(self._model.base.device, self._model.base.dtype)

@@ -13,6 +13,7 @@ from gem_rag_train.questions import found_again, written_pairs
 from gem_rag_train.teacher import Teacher
 
 FILE_PAIRS = 1600  # in a file of readings: reading that was interrupted goes on with the next
+TAUGHT = "teacher.safetensors"
 FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
 
 
@@ -46,6 +47,9 @@ def prepare(
         written = _consistent(written, teacher)
         _keep(kept, "questions", written, model, config.max_length)
         pairs += written
+    if teacher:
+        texts = [text for text, _ in texts_of(pairs)]
+        teacher.keep(texts, folder / TAUGHT, show_progress=show_progress)
     pool = Pool(
         pairs,
         seed=config.seed,

@@ -74,6 +74,14 @@ DJANGO = Source(
     "technical prose under headings",
     sdist=True,
 )
+OPENWEBTEXT = Source(
+    "OpenWebText",
+    "evals==3.0.1.post1",
+    "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    "as published on the web (package: MIT)",
+    "starts of 1,000 web pages, of which 800 to train on",
+)
+WEB_TRAIN = 800  # of OpenWebText's pages; the others are held out
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,16 @@ def bbc() -> tuple[Passage, ...]:
             bodies = [b.strip() for b in paragraphs if len(b.split()) >= 25]
             out += [Passage(headline.strip(), body, name) for body in bodies]
     return tuple(out)
+
+
+@cache
+def web(part: Literal["train", "dev"]) -> tuple[Passage, ...]:
+    """Starts of web pages, cut to whole sentences; they have no titles."""
+    with OPENWEBTEXT.open() as wheel:
+        rows = _json_lines(wheel, "evals/registry/data/schelling_point/owt_5.jsonl")
+    texts = [" ".join(re.split(r"(?<=[.!?])[^.!?]*$", row["0"])[0].split()) for row in rows]
+    mine = texts[:WEB_TRAIN] if part == "train" else texts[WEB_TRAIN:]
+    return tuple(Passage("", text, text) for text in mine if text)
 
 
 @cache

