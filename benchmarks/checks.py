@@ -1,17 +1,20 @@
-"""A checkpoint beside what it was before training: text length, and where a suffix looks.
+"""A checkpoint beside what it was before training: text length, and where attention goes.
 
 Needs the extra ``train``. Held-out Wikipedia: the embedding of an article's start beside the whole
-article's, and a text restored from the special tokens alone.
+article's; a text restored from the special tokens alone; how the special tokens spread their
+attention over the text, where an encoder's mean pooling looks at every token alike.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from common import arguments, show
+from torch import Tensor
 
 from gem_rag.model import GemModel
-from gem_rag_train.checks import bottleneck, stability
+from gem_rag_train.checks import attention_weights, bottleneck, stability
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.heldout import LONG_TEXTS, articles, longest, questions
 from gem_rag_train.start import untrained
@@ -29,7 +32,33 @@ def checks(model: GemModel) -> dict[str, float]:
     report["attention of the suffix on the specials, mean of layers"] = sum(special) / len(special)
     report["the same if it were even"] = restored.attention.even
     report["tokens restored"] = restored.accuracy
-    return report
+    return report | spread(model, [p.second for p in questions(TEXTS)])
+
+
+def spread(model: GemModel, texts: list[str]) -> dict[str, float]:
+    """Where the special tokens look, mean over texts, layers, heads and special tokens."""
+    before = len(model.config.preamble_ids)
+    on_text: list[Tensor] = []
+    evenness: list[Tensor] = []
+    for reading in model.read(texts, show_progress=False):
+        text = slice(before, before + len(reading.offsets))
+
+        def look(weights: Tensor, text: slice = text) -> None:
+            mine = weights[:, :, -model.config.num_special_tokens :, text].double()
+            share = mine.sum(-1)
+            mine = mine / share[..., None]
+            entropy = -(mine * mine.clamp(min=1e-12).log()).sum(-1)
+            on_text.append(share.mean())
+            evenness.append((entropy.exp() / mine.shape[-1]).mean())
+
+        with attention_weights(model.base, look):
+            reading.embed()
+    return {
+        "special tokens' attention on the text": float(torch.stack(on_text).mean()),
+        "share of the text it is spread over (mean pooling: 1)": float(
+            torch.stack(evenness).mean()
+        ),
+    }
 
 
 def main() -> None:

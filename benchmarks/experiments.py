@@ -68,8 +68,18 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
         "mixed (default)": FEW,
     },
-    "learning rate": {f"{rate:.0e}": {"learning_rate": rate} for rate in (1e-4, 5e-4, 2e-3)},
-    "rank": {f"rank {r}": {"adapter_rank": r, "adapter_alpha": 2.0 * r} for r in (4, 16, 32)},
+    "rank and rate": {
+        f"rank {r}, {rate:.0e}": {
+            "adapter_rank": r,
+            "adapter_alpha": 2.0 * r,
+            "learning_rate": rate,
+        }
+        for r, rate in ((16, 5e-4), (16, 2e-3), (16, 5e-3), (32, 2e-3))
+    },
+    "batch": {
+        f"{n} pairs, {steps} steps": {"batch_size": n, "steps": steps}
+        for n, steps in ((32, 120), (64, 60), (128, 30))
+    },
     "pairs": {f"{n} pairs": {"examples": n} for n in (512, 2048, 8192)},
     "layers": {f"{n} of 30 layers": {"embed_layers": n} for n in (12, 18, 24, 30)},
     "scopes": {

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, Alignment, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.schedule import rate
+from gem_rag_train.start import new_model
 from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
 
@@ -77,8 +79,6 @@ def config(base_folder, tmp_path, monkeypatch):
 
 
 def with_output(config, path, **changes):
-    from dataclasses import replace
-
     return replace(config, output=str(path), **changes)
 
 
@@ -381,6 +381,20 @@ def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
             with_output(config, tmp_path / "u", **{name: 1.0})
 
 
+def test_a_teacher_says_where_hard_negatives_lie(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Teacher", WordCounts)
+    trainer = Trainer(with_output(config, tmp_path / "n", teacher="x", alignment=1.0), resume=False)
+    taught = []
+    trainer.alignment.register_forward_pre_hook(lambda _, vectors: taught.append(vectors[1]))
+    pairs = [
+        Pair("a", "be", "document_document", "1", ("hard, else",)),
+        Pair("see", "dee", "document_document", "2"),
+    ]
+    trainer._contrastive(pairs, 1.0, {"loss": 0.0, "tokens": 0.0})
+    expected = WordCounts("x").embed(["a", "see", "be", "dee", "hard, else"])
+    assert torch.equal(taught[0], expected)
+
+
 def test_a_run_with_a_teacher_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Teacher", WordCounts)
     taught = with_output(config, tmp_path / "whole", teacher="x", alignment=3.0)
@@ -393,14 +407,18 @@ def test_a_run_with_a_teacher_resumes_to_the_same_weights(config, tmp_path, monk
     assert GemModel.from_pretrained(train(cut, resume=True)).fingerprint == whole.fingerprint
 
 
-def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path):
-    first = train(with_output(config, tmp_path / "a"))
+@pytest.mark.parametrize("scope", ["tokens", "embedding", "always"])
+def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path, scope):
+    config = with_output(config, tmp_path / "a", adapter_scope=scope)
+    first = train(config)
     second = Trainer(with_output(config, tmp_path / "b", start_from=str(first)), resume=False)
     earlier = GemModel.from_pretrained(first)
     assert second.model.fingerprint == earlier.fingerprint
     trained = GemModel.from_pretrained(second.run(show_progress=False))
     assert trained.fingerprint != earlier.fingerprint
     assert earlier.fingerprint == GemModel.from_pretrained(first).fingerprint
+    with pytest.raises(GemError, match=r"differs from the recipe in \['num_special_tokens'\]"):
+        new_model(replace(second.config, num_special_tokens=9))
 
 
 def test_rows_of_one_source_are_no_negatives():

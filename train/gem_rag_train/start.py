@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gem_rag.checkpoint import create, seal
@@ -18,13 +20,30 @@ def new_model(config: TrainConfig, device: str = "auto") -> GemModel:
     model = untrained(config, device)
     if config.start_from:
         earlier = GemModel.from_pretrained(config.start_from, device=device)
-        if earlier.reading_fingerprint != model.reading_fingerprint:
-            raise GemError(f"start_from {config.start_from} is for another base or preamble")
+        mine, theirs = _shape(model), _shape(earlier)
+        if odd := [name for name in mine if mine[name] != theirs[name]]:
+            raise GemError(
+                f"start_from {config.start_from} differs from the recipe in {odd}: it has "
+                f"{[theirs[n] for n in odd]}, the recipe {[mine[n] for n in odd]}"
+            )
         with torch.no_grad():
-            for mine, theirs in zip(model.parameters(), earlier.parameters(), strict=True):
-                mine.copy_(theirs)
+            for new, old in zip(model.parameters(), earlier.parameters(), strict=True):
+                new.copy_(old)
         seal(model)
     return model
+
+
+def _shape(model: GemModel) -> dict[str, Any]:
+    """What two models have in common whose weights mean the same."""
+    names = (
+        "preamble",
+        "num_special_tokens",
+        "pooling",
+        "adapter_scope",
+        "embed_layers",
+        "adapter",
+    )
+    return {"base": model.config.base.weights} | {n: getattr(model.config, n) for n in names}
 
 
 def untrained(config: TrainConfig, device: str = "auto") -> GemModel:
