@@ -51,10 +51,11 @@ def likeness(mine: np.ndarray, theirs: np.ndarray) -> float:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
+    parser.add_argument("--questions", type=int, default=150, help="of BoolQ's dev part")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model = GemModel.from_pretrained(options.checkpoint)
-    pairs = questions(150)
+    pairs = questions(options.questions)
     asked = model.embed_queries([p.first for p in pairs])
     passages = model.embed_documents([p.second for p in pairs], max_length=128)
     scores, _ = retrieval(passages, asked, range(len(pairs)))

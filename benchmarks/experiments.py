@@ -152,12 +152,13 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--readings", help="kept readings to share; default: in the folder")
+    parser.add_argument("--recipe", default="default", help="that all runs start from")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     keep_freed_memory()
     readings = Path(options.readings or options.folder / "readings")
     base = dataclasses.replace(
-        TrainConfig.from_recipe("default"),
+        TrainConfig.from_recipe(options.recipe),
         output=str(options.folder),
         readings=str(readings),
         steps=options.steps,
