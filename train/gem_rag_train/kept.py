@@ -148,9 +148,8 @@ class KeptReadings:
         lengths = torch.tensor([len(block) for block in kept])
         width, start = int(lengths.max()), self._head.positions.shape[1]
         layers, pair, heads, size = self._shape
-        block = torch.empty(
-            layers, pair, len(kept), heads, width, size
-        ).zero_()  # `zeros` asks for fresh pages, which are dear
+        # `zeros` would ask for fresh pages, which are dear.
+        block = torch.empty(layers, pair, len(kept), heads, width, size).zero_()
         for row, own in enumerate(kept):  # (L, 2, B, H, n, D)
             block[:, :, row, :, : len(own)] = own.permute(1, 2, 3, 0, 4)
         block = block.to(self._model.base.device, self._model.base.dtype)

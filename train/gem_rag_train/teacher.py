@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,6 @@ class Teacher:
         with quiet_transformers():
             self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
             self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
-        self._name = name
         self._max_length = max_length
         self._known: dict[str, Tensor] = {}
 
@@ -64,6 +64,14 @@ class Teacher:
     def dim(self) -> int:
         """d', the size of its vectors."""
         return int(self._model.config.hidden_size)
+
+    @cached_property
+    def weights(self) -> str:
+        """sha256 of its weights."""
+        digest = hashlib.sha256()
+        for weight in self._model.state_dict().values():
+            digest.update(weight.cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def embed(self, texts: Sequence[str], *, show_progress: bool | None = False) -> Tensor:
         """Unit vectors ``[n, d]``."""
@@ -81,7 +89,7 @@ class Teacher:
         from safetensors.torch import save
 
         texts = sorted(set(texts))
-        made_of = [self._name, self._max_length, texts]
+        made_of = [self.weights, self._max_length, texts]
         digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         if file.exists():
             with safe_open(file, "pt") as stored:
