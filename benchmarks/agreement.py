@@ -35,17 +35,30 @@ def held_out_short(count: int = 400) -> list[str]:
     return list(dict.fromkeys(found))[:count]
 
 
-def held_out_texts() -> dict[str, list[str]]:
-    """What likeness is measured on, by name."""
-    return {"sentences": held_out_sentences(), "short": held_out_short()}
-
-
 def likeness(mine: np.ndarray, theirs: np.ndarray) -> float:
     """Rank correlation of two embedders' cosines, over pairs that the second one finds related."""
     above = np.triu_indices(len(mine), 1)
     cosines, wanted = (mine @ mine.T)[above], (theirs @ theirs.T)[above]
     related = wanted > RELATED
     return float(spearmanr(cosines[related], wanted[related]).statistic)
+
+
+class Likeness:
+    """How like the teacher a model finds held-out texts, by kind of text."""
+
+    def __init__(self) -> None:
+        teacher = Teacher("all-MiniLM-L6-v2")
+        self._texts = {"sentences": held_out_sentences(), "short": held_out_short()}
+        self._wanted = {n: teacher.embed(texts).numpy() for n, texts in self._texts.items()}
+
+    def __call__(self, model: GemModel, max_length: int | None = None) -> dict[str, float]:
+        return {
+            f"like the teacher, {name}": likeness(
+                model.embed_documents(texts, max_length=max_length, show_progress=False),
+                self._wanted[name],
+            )
+            for name, texts in self._texts.items()
+        }
 
 
 def main() -> None:
@@ -60,11 +73,7 @@ def main() -> None:
     passages = model.embed_documents([p.second for p in pairs], max_length=128)
     scores, _ = retrieval(passages, asked, range(len(pairs)))
     report = {"BoolQ dev, nDCG@10": scores.ndcg10, "BoolQ dev, recall@1": scores.recall1}
-    teacher = Teacher("all-MiniLM-L6-v2")
-    for name, texts in held_out_texts().items():
-        theirs = teacher.embed(texts).numpy()
-        report[f"like the teacher, {name}"] = likeness(model.embed_documents(texts), theirs)
-    show(report, options.json)
+    show(report | Likeness()(model), options.json)
 
 
 if __name__ == "__main__":

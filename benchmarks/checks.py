@@ -7,8 +7,6 @@ attention over the text, where an encoder's mean pooling looks at every token al
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from common import arguments, show
 from torch import Tensor
@@ -16,10 +14,8 @@ from torch import Tensor
 from gem_rag.model import GemModel
 from gem_rag_train.checks import attention_weights, bottleneck, stability
 from gem_rag_train.config import TrainConfig
-from gem_rag_train.heldout import LONG_TEXTS, articles, longest, questions
+from gem_rag_train.heldout import CHECKED_TEXTS, LONG_TEXTS, articles, longest, questions
 from gem_rag_train.start import untrained
-
-TEXTS = 16
 
 
 def checks(model: GemModel) -> dict[str, float]:
@@ -27,12 +23,13 @@ def checks(model: GemModel) -> dict[str, float]:
     for length, found in stability(model, longest(articles(), LONG_TEXTS)).items():
         report[f"first {length} tokens, cosine to the whole"] = found.cosine
         report[f"first {length} tokens, whole found first of {found.texts}"] = found.recall1
-    restored = bottleneck(model, [p.second for p in questions(TEXTS)], "reconstruction")
+    passages = [p.second for p in questions(CHECKED_TEXTS)]
+    restored = bottleneck(model, passages, "reconstruction")
     special = restored.attention.special
     report["attention of the suffix on the specials, mean of layers"] = sum(special) / len(special)
     report["the same if it were even"] = restored.attention.even
     report["tokens restored"] = restored.accuracy
-    return report | spread(model, [p.second for p in questions(TEXTS)])
+    return report | spread(model, passages)
 
 
 def spread(model: GemModel, texts: list[str]) -> dict[str, float]:
@@ -63,7 +60,7 @@ def spread(model: GemModel, texts: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="a folder; default: the bundled")
+    parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
     options = parser.parse_args()
     model = GemModel.from_pretrained(options.checkpoint)
     before = untrained(TrainConfig.from_recipe("default"))

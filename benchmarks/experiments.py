@@ -1,8 +1,8 @@
 """Short trainings that differ in one thing, on the same kept readings: `docs/experiments.md`.
 
-Needs the extra ``train``. Each is the default recipe with an equal, small budget, measured on
-held-out BoolQ only: question to passage, and how like the teacher sentences lie. What was run
-already is read from the folder.
+Needs the extra ``train``. Within a group each is the same recipe with an equal, small budget,
+measured on held-out texts only: BoolQ's questions to their passages, how like the teacher sentences
+lie, the next-token loss. What was run already is read from the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agreement import held_out_texts, likeness
+from agreement import Likeness
 from common import arguments
 
 from gem_rag.attention import Rule
@@ -27,15 +27,13 @@ from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.preflight import keep_freed_memory
-from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
 
-TEACHER = "all-MiniLM-L6-v2"
 COLUMNS = {
     "heldout_ndcg10": "BoolQ nDCG@10",
     "heldout_recall1": "recall@1",
-    "like, sentences": "like the teacher",
-    "like, short": "the same, short",
+    "like the teacher, sentences": "like the teacher",
+    "like the teacher, short": "the same, short",
     "heldout_ntp_loss": "next-token loss",
     "seconds_a_step": "s a step",
 }
@@ -95,20 +93,9 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
 }
 
 
-class Measure:
+def measure(model: GemModel, config: TrainConfig, likeness: Likeness) -> dict[str, float]:
     """Held-out quality of a model."""
-
-    def __init__(self) -> None:
-        teacher = Teacher(TEACHER)
-        self._texts = held_out_texts()
-        self._wanted = {n: teacher.embed(texts).numpy() for n, texts in self._texts.items()}
-
-    def __call__(self, model: GemModel, config: TrainConfig) -> dict[str, float]:
-        facts = HeldOut(model, config).measure()
-        for name, texts in self._texts.items():
-            mine = model.embed_documents(texts, max_length=config.max_length, show_progress=False)
-            facts[f"like, {name}"] = likeness(mine, self._wanted[name])
-        return facts
+    return HeldOut(model, config).measure() | likeness(model, config.max_length)
 
 
 def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
@@ -133,7 +120,7 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     return dataclasses.replace(config, output=output), beyond, name
 
 
-def run(config: TrainConfig, beyond: Settings, measure: Measure) -> dict[str, float]:
+def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, float]:
     """Train and measure one."""
     shutil.rmtree(f"{config.output}.run", ignore_errors=True)
     trainer = Trainer(config, resume=False)
@@ -141,7 +128,7 @@ def run(config: TrainConfig, beyond: Settings, measure: Measure) -> dict[str, fl
     trainer.run()
     log = Path(f"{config.output}.run/log.jsonl").read_text().splitlines()
     seconds = float(np.median([json.loads(line)["seconds"] for line in log]))
-    facts = measure(trainer.model, config) | {"seconds_a_step": seconds}
+    facts = measure(trainer.model, config, likeness) | {"seconds_a_step": seconds}
     for folder in (config.output, f"{config.output}.run", f"{config.output}.readings"):
         shutil.rmtree(folder, ignore_errors=True)
     return facts
@@ -165,7 +152,7 @@ def main() -> None:
         checkpoint_every=options.steps,
         warmup_steps=10,
     )
-    measure = Measure()
+    likeness = Likeness()
     for group in options.groups or EXPERIMENTS:
         print(f"\n| {group} | " + " | ".join(COLUMNS.values()) + " |")
         print("|---" * (1 + len(COLUMNS)) + "|")
@@ -173,7 +160,7 @@ def main() -> None:
             config, beyond, key = resolved(settings, base)
             file = options.folder / f"{key}.json"
             if not file.exists():
-                facts = run(config, beyond, measure)
+                facts = run(config, beyond, likeness)
                 atomic_write(file, json.dumps({"group": group, "run": name} | facts))
                 gc.collect()
             row = json.loads(file.read_text())

@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200)
     options = parser.parse_args()
     model = GemModel.from_pretrained(options.checkpoint)
+    systems = (GemEmbedder(model), MeanPooled(model), MiniLM())
     report: dict[str, float] = {}
     for language in LANGUAGES:
         pairs = translations(language, options.messages)
-        for system in (GemEmbedder(model), MeanPooled(model), MiniLM()):
+        for system in systems:
             english, other = (
                 system.embed([pair[side] for pair in pairs], "document") for side in (0, 1)
             )

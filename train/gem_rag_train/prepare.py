@@ -33,6 +33,7 @@ def prepare(
     for start in range(0, len(pairs), FILE_PAIRS):
         part = pairs[start : start + FILE_PAIRS]
         _keep(kept, f"pairs-{start // FILE_PAIRS}", part, model, config.max_length)
+    written: list[Pair] = []
     if config.written_questions:
         written = written_pairs(
             model,
@@ -44,12 +45,13 @@ def prepare(
             seed=config.seed,
             show_progress=show_progress,
         )
+    if teacher:
+        texts = [text for text, _ in texts_of([*pairs, *written])]
+        teacher.keep(texts, folder / TAUGHT, show_progress=show_progress)
+    if written:
         written = _consistent(written, teacher)
         _keep(kept, "questions", written, model, config.max_length)
         pairs += written
-    if teacher:
-        texts = [text for text, _ in texts_of(pairs)]
-        teacher.keep(texts, folder / TAUGHT, show_progress=show_progress)
     pool = Pool(
         pairs,
         seed=config.seed,

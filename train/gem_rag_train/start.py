@@ -23,8 +23,8 @@ def new_model(config: TrainConfig, device: str = "auto") -> GemModel:
         mine, theirs = _shape(model), _shape(earlier)
         if odd := [name for name in mine if mine[name] != theirs[name]]:
             raise GemError(
-                f"start_from {config.start_from} differs from the recipe in {odd}: it has "
-                f"{[theirs[n] for n in odd]}, the recipe {[mine[n] for n in odd]}"
+                f"start_from {config.start_from} differs from the recipe in {odd}; expected the "
+                "same, see its gem_config.json"
             )
         with torch.no_grad():
             for new, old in zip(model.parameters(), earlier.parameters(), strict=True):
@@ -35,15 +35,12 @@ def new_model(config: TrainConfig, device: str = "auto") -> GemModel:
 
 def _shape(model: GemModel) -> dict[str, Any]:
     """What two models have in common whose weights mean the same."""
-    names = (
-        "preamble",
-        "num_special_tokens",
-        "pooling",
-        "adapter_scope",
-        "embed_layers",
-        "adapter",
-    )
-    return {"base": model.config.base.weights} | {n: getattr(model.config, n) for n in names}
+    names = ("preamble_ids", "num_special_tokens", "adapter_scope", "adapter")
+    return {
+        "base": model.config.base.weights,
+        "tokenizer": model.codec.serialized(),
+        **{name: getattr(model.config, name) for name in names},
+    }
 
 
 def untrained(config: TrainConfig, device: str = "auto") -> GemModel:
