@@ -140,12 +140,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--readings", help="kept readings to share; default: in the folder")
     parser.add_argument("--recipe", default="default", help="that all runs start from")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of it")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     keep_freed_memory()
     readings = Path(options.readings or options.folder / "readings")
     base = dataclasses.replace(
-        TrainConfig.from_recipe(options.recipe),
+        TrainConfig.from_recipe(options.recipe, dict(s.split("=", 1) for s in options.set)),
         output=str(options.folder),
         readings=str(readings),
         steps=options.steps,

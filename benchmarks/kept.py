@@ -1,6 +1,6 @@
 """Training steps from kept readings against steps that read the texts afresh: the same batches.
 
-Needs the extra ``train``.
+And what grouped attention is worth to the steps from kept readings. Needs the extra ``train``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from common import arguments, show
 
 from gem_rag_train.config import TrainConfig
+from gem_rag_train.grouped import NAME
 from gem_rag_train.preflight import keep_freed_memory
 from gem_rag_train.prepare import prepare
 from gem_rag_train.trainer import Trainer
@@ -28,13 +29,22 @@ def main() -> None:
         trainer = Trainer(config, resume=False)
         trainer.data, kept = prepare(config, trainer.model, trainer.data, None)
         seconds = {}
-        for name, source in (("kept readings", kept), ("reading afresh", None)):
+        sides = (
+            ("kept readings", kept, NAME),
+            ("kept readings, transformers' attention", kept, "sdpa"),
+            ("reading afresh", None, NAME),
+        )
+        for name, source, attention in sides:
             trainer.kept, trainer.step = source, 0
+            trainer.model.base.model.set_attn_implementation(attention)
             trainer.train_step()  # to warm up
             facts = [trainer.train_step() for _ in range(options.steps)]
             seconds[name] = sum(f["seconds"] for f in facts) / len(facts)
     report = {f"{name}, seconds a step": value for name, value in seconds.items()}
-    report["ratio"] = seconds["reading afresh"] / seconds["kept readings"]
+    report |= {
+        f"{name} / kept readings": value / seconds["kept readings"]
+        for name, value in list(seconds.items())[1:]
+    }
     show(report, options.json)
 
 

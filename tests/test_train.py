@@ -9,24 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import WORDS
+from tiny import FAMILIES, WORDS, disturb, make_base
 
-from gem_rag.checkpoint import weights_hash
+from gem_rag.checkpoint import create, weights_hash
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
 from gem_rag_train.batches import same_source
 from gem_rag_train.data import (
+    WHO,
     Pair,
     Pool,
     TrainingMix,
+    cloze,
     crop,
     drop_words,
     exchange_word,
     phrase,
     sentences,
 )
+from gem_rag_train.grouped import use_grouped_attention
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.losses import LOG_SCALE_START, Alignment, distillation, info_nce
 from gem_rag_train.questions import as_question, found_again, written_pairs
@@ -196,6 +199,33 @@ def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
     reading = kept.reading(texts[0], tokenized[0])
     assert torch.equal(reading.ids, read.ids)
     np.testing.assert_allclose(reading.embed(), read.embed(), atol=2e-3)
+
+
+def test_readings_in_bfloat16_are_nearly_the_same_and_not_mistaken_for_the_others(gem, tmp_path):
+    ids = [t.ids for t in gem.codec.encode_texts(["Rivers run to the sea."] * 2, 20)]
+    coarse = KeptReadings(gem, tmp_path, most_bytes=10**9, precision="bf16")
+    coarse.add("texts", [(ids[0], "document")])
+    rough = coarse.forward_texts(ids, "document")
+    fine = KeptReadings(gem, tmp_path, most_bytes=10**9)
+    fine.add("texts", [(ids[0], "document")])
+    exact = fine.forward_texts(ids, "document")
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_grouped_attention_is_the_bases_own(family, tmp_path):
+    model = disturb(create(make_base(tmp_path, family), num_special_tokens=2))
+    ids = [t.ids for t in model.codec.encode_texts(["Rivers run to the sea.", "Who?"], 20)]
+    outputs = []
+    for _ in range(2):
+        vectors = model.forward_texts(ids, "document")
+        vectors[0, 0].backward()
+        outputs.append((vectors.detach(), model.special_vectors.grad))
+        model.special_vectors.grad = None
+        use_grouped_attention(model.base)
+    for own, grouped in zip(*outputs, strict=True):
+        torch.testing.assert_close(grouped, own, atol=1e-5, rtol=1e-4)
 
 
 def test_kept_readings_are_made_once_and_bounded(gem, tmp_path):
@@ -478,9 +508,23 @@ def test_exchanging_a_word_changes_one_word():
     assert exchange_word("Rome", "boils", random.Random(0)) == "Rome"
 
 
+def test_a_cloze_asks_for_what_is_missing():
+    rng = random.Random(0)
+    sentence = "The bridge over the old river was built in 1894 by Anna Berg from 12000 bricks."
+    asked = {cloze(sentence, rng) for _ in range(60)}
+    assert all(q.endswith("?") and len(q.split()) <= 18 for q in asked)
+    when = [q for q in asked if q.startswith("When ")]
+    who = [q for q in asked if q.startswith("Who ")]
+    assert any("built" in q for q in when) and all("1894" not in q for q in when)
+    assert who and all("Anna" not in q and "Berg" not in q for q in who)
+    assert any(q.startswith("How many ") and "bricks" in q for q in asked)
+    assert cloze("it rains.", rng).startswith(WHO)
+
+
 @pytest.mark.model
 def test_the_real_mix_depends_on_seed_and_step_alone():
-    shares = {"crops": 1, "questions": 1, "titles": 1, "sentences": 1, "phrases": 1, "verses": 1}
+    names = ("crops", "questions", "clozes", "titles", "sentences", "phrases", "verses")
+    shares = dict.fromkeys(names, 1.0)
     mix = TrainingMix(shares, seed=3, batch_size=32)
     batch = mix.batch(5)
     assert batch == TrainingMix(shares, seed=3, batch_size=32).batch(5)

@@ -238,6 +238,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     monkeypatch.undo()
     monkeypatch.setattr("accelerate.utils.is_bf16_available", lambda: False)
     fails("does not have", mixed_precision="bf16")
+    fails("does not have", reading_precision="bf16")
     monkeypatch.undo()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     fails("FSDP")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gem_rag.config import AdapterScope, Pooling
 from gem_rag.errors import GemError
+from gem_rag_train.precision import PRECISIONS, Precision
 
 RECIPES = Path(__file__).parent / "recipes"
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
@@ -68,6 +69,8 @@ class TrainConfig:
         readings: Folder of those readings, which runs on the same texts can share; empty is
             ``<output>.readings``.
         kept_gigabytes: Bound of those readings.
+        reading_precision: "no", or "bf16" to read those texts in bfloat16: faster where the
+            hardware has it, with coarser rounding in what the special tokens learn to read.
         written_questions: About so many questions that the model itself writes for passages that
             were drawn (with `examples`): further pairs, without labels.
         neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
@@ -129,6 +132,7 @@ class TrainConfig:
     examples: int = 0
     readings: str = ""
     kept_gigabytes: float = 20.0
+    reading_precision: Precision = "no"
     written_questions: int = 0
     neighbours: int = 1
     teacher: str = ""
@@ -139,7 +143,7 @@ class TrainConfig:
     ranker_weight: float = 0.0
     ranker_candidates: int = 8
     ranker_temperature: float = 0.2
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     activation_checkpointing: bool = False
     eval_every: int = 0
     best_metric: str = "heldout_ndcg10"
@@ -159,7 +163,8 @@ class TrainConfig:
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         for name in ("gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every", "patience"):
             self._require(getattr(self, name) >= 0, name, ">= 0")
-        self._require(self.mixed_precision in ("no", "bf16"), "mixed_precision", "'no' or 'bf16'")
+        for name in ("mixed_precision", "reading_precision"):
+            self._require(getattr(self, name) in PRECISIONS, name, f"one of {PRECISIONS}")
         self._require(self.best_metric in METRICS, "best_metric", f"one of {sorted(METRICS)}")
         self._require(
             bool(self.lm_tasks) and not self.lm_tasks.keys() - set(LM_TASKS),

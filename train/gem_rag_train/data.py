@@ -32,6 +32,12 @@ from gem_rag_train.sources import (
 
 PairKind = Literal["query_document", "document_document"]
 SHORT = range(4, 15)  # words of a phrase
+WHO = ("Who", "What", "Which", "Where")
+CLOZE = range(7, 16)  # words of a question made of a sentence
+ANSWER = re.compile(  # a name or a number, with the preposition before it
+    r"(?:\b(?:in|on|at|by|of|from|since|to|with)\s+)?"
+    r"(?:(?P<year>\b1\d{3}\b|\b20\d\d\b)|(?P<number>\b\d[\d,.]*\b)|(?P<name>\b[A-Z]\w+(?:\s[A-Z]\w+)*))"
+)
 WORD = re.compile(r"\b[a-z]{4,}\b")  # that says something and is no name
 
 
@@ -145,6 +151,30 @@ def _phrases(rng: Random) -> Pair:
     return Pair(text, near, "document_document", passage.group, negatives)
 
 
+def cloze(sentence: str, rng: Random) -> str:
+    """A question made of a sentence: a name or number gives way to a question word, put first.
+
+    Only some words around it stay. No grammar is asked of it (the noisy clozes of Lewis et al.
+    2019, unsupervised question answering). Without a name or number another word gives way.
+    """
+    found = [m for m in ANSWER.finditer(sentence) if m.start()]  # the first word is capitalised
+    answer = rng.choice(found or list(re.finditer(r"\w+", sentence)))
+    kind = answer.lastgroup if found else "other"
+    asked = {"year": ("When",), "number": ("How many",)}.get(kind or "", WHO)
+    before, after = sentence[: answer.start()].split(), sentence[answer.end() :].split()
+    size = rng.choice(CLOZE)
+    first = rng.randint(0, min(size, len(before)))
+    words = before[len(before) - first :] + after[: size - first]
+    return f"{rng.choice(asked)} {' '.join(words).rstrip('.,;:!?')}?"
+
+
+def _clozes(rng: Random) -> Pair:
+    """A question about a detail, made of one sentence, and the passage the sentence is from."""
+    passage = _passage(rng)
+    question = cloze(rng.choice(sentences(passage.body)), rng)
+    return Pair(question, passage.body, "query_document", passage.group)
+
+
 def _verse_pairs(rng: Random) -> Pair:
     """One verse in two translations."""
     one, two = rng.choice(verses())
@@ -167,6 +197,7 @@ Draw = Callable[[Random], Pair]
 TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {
     "crops": (_crops, (BOOLQ, BBC, DJANGO)),
     "questions": (_questions, (BOOLQ,)),
+    "clozes": (_clozes, (BOOLQ, BBC, DJANGO)),
     "titles": (_titles, (BOOLQ, BBC, DJANGO)),
     "sentences": (_sentences, (BOOLQ, BBC, DJANGO)),
     "phrases": (_phrases, (BOOLQ, BBC, DJANGO, OPENWEBTEXT)),

@@ -21,6 +21,7 @@ from gem_rag.progress import progress
 from gem_rag.reader import by_budget
 from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
 from gem_rag.text import Tokenized
+from gem_rag_train.precision import Precision, autocast
 
 Ids = tuple[int, ...]
 Block = NDArray[np.float16]
@@ -36,6 +37,7 @@ class KeptReadings:
         model: Reads the texts; scope ``tokens``.
         folder: Where the files are; those made of the same texts by the same base are used again.
         most_bytes: Bound of all files.
+        precision: "no", or "bf16" to read in bfloat16, which is faster and rounds more.
         show_progress: A bar while reading.
 
     Raises:
@@ -48,6 +50,7 @@ class KeptReadings:
         folder: Path,
         *,
         most_bytes: int,
+        precision: Precision = "no",
         show_progress: bool | None = None,
     ) -> None:
         if model.config.adapter_scope != "tokens":
@@ -58,11 +61,13 @@ class KeptReadings:
         self._model = model
         self._folder = folder
         self._most_bytes = most_bytes
+        self._precision = precision
         self._show = show_progress
         self._blocks: dict[Ids, Block] = {}
         self._head, self._head_cache = model._preamble(False)
         layers = layers_of(self._head_cache)
         self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
+        self._head_block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, 1, H, n, D)
         self.tokens = 0
 
     def add(self, name: str, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
@@ -91,6 +96,7 @@ class KeptReadings:
         made_of = {
             "texts": hashlib.sha256(json.dumps(fresh).encode()).hexdigest(),
             "model": self._model.reading_fingerprint,
+            "precision": self._precision,
         }
         shape = (int(starts[-1]), *self._shape)
         if not (path.exists() and _read_json(facts) == made_of):
@@ -113,7 +119,7 @@ class KeptReadings:
         with progress("reading", len(order), self._show) as advance:
             lengths = [max(1, len(ids)) for ids in texts]
             for rows in by_budget(order, lengths, self._model.tokens_per_batch):
-                with torch.no_grad():
+                with torch.no_grad(), autocast(self._model.base.device, self._precision):
                     tokens, cache = self._model._read([texts[i] for i in rows], False)
                 for row, i in enumerate(rows):
                     layers = row_of(tokens, cache, row)
@@ -148,18 +154,17 @@ class KeptReadings:
         lengths = torch.tensor([len(block) for block in kept])
         width, start = int(lengths.max()), self._head.positions.shape[1]
         layers, pair, heads, size = self._shape
-        # `zeros` would ask for fresh pages, which are dear.
-        block = torch.empty(layers, pair, len(kept), heads, width, size).zero_()
+        # Uninitialised, and every place written once: fresh and zeroed pages are dear.
+        block = torch.empty(layers, pair, len(kept), heads, start + width, size)
+        block[..., :start, :] = self._head_block
         for row, own in enumerate(kept):  # (L, 2, B, H, n, D)
-            block[:, :, row, :, : len(own)] = own.permute(1, 2, 3, 0, 4)
+            end = start + len(own)
+            block[:, :, row, :, start:end] = own.permute(1, 2, 3, 0, 4)
+            block[:, :, row, :, end:] = 0
         block = block.to(self._model.base.device, self._model.base.dtype)
         valid = (torch.arange(width) < lengths[:, None]).to(self._model.base.device)
         text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
-        shape = (len(kept), -1, -1, -1)
-        seeds = [
-            (torch.cat([k.expand(shape), own[0]], 2), torch.cat([v.expand(shape), own[1]], 2))
-            for (k, v), own in zip(layers_of(self._head_cache), block, strict=True)
-        ]
+        seeds = [(keys, values) for keys, values in block]
         tokens = together(self._head.expand(len(kept)), text)
         return self._model.forward_specials(tokens, seeded_cache(seeds), None)
 

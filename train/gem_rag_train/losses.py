@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 LOG_SCALE_START = math.log(20)
 LOG_SCALE_MAX = math.log(100)
-ALIGNMENT_MEMORY = 0.95  # of the running mean, a step: thousands of texts weigh in
+ALIGNMENT_MEMORY = 0.99  # of the running mean, a step: thousands of texts weigh in
 
 
 def scale_of(log_scale: Tensor) -> Tensor:

@@ -17,16 +17,6 @@ from gem_rag_train.config import TrainConfig
 BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so far; all fp32
 
 
-def require_precision(mixed_precision: str) -> None:
-    """Raise `GemError` if the hardware does not compute in the precision asked for."""
-    from accelerate.utils import is_bf16_available
-
-    if mixed_precision == "bf16" and not is_bf16_available():
-        raise GemError(
-            "mixed_precision is 'bf16', which this device does not have; set mixed_precision='no'"
-        )
-
-
 def require_context(model: GemModel, config: TrainConfig) -> None:
     """Raise `GemError` if a row of `max_length` tokens is longer than the context window."""
     c = model.config

@@ -29,7 +29,13 @@ def prepare(
     folder = config.readings_folder
     pairs = mix.draw(config.examples)
     most = int(config.kept_gigabytes * 1e9)
-    kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
+    kept = KeptReadings(
+        model,
+        folder,
+        most_bytes=most,
+        precision=config.reading_precision,
+        show_progress=show_progress,
+    )
     for start in range(0, len(pairs), FILE_PAIRS):
         part = pairs[start : start + FILE_PAIRS]
         _keep(kept, f"pairs-{start // FILE_PAIRS}", part, model, config.max_length)

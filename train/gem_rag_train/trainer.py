@@ -25,6 +25,7 @@ from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
 from gem_rag_train.files import UserData, hold_out, load_files
 from gem_rag_train.gradcache import GradCache
+from gem_rag_train.grouped import use_grouped_attention
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
@@ -40,8 +41,8 @@ from gem_rag_train.preflight import (
     keep_freed_memory,
     require_context,
     require_memory,
-    require_precision,
 )
+from gem_rag_train.precision import autocast, require_precision
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
 from gem_rag_train.ranker import Ranker
@@ -92,6 +93,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, *, resume: bool) -> None:
         require_precision(config.mixed_precision)
+        require_precision(config.reading_precision)
         self.processes = Processes()
         self.config = config
         self.output = Path(config.output)
@@ -107,6 +109,7 @@ class Trainer:
             self.user, held_out = hold_out(self.user, config.heldout_passages, config.seed)
         self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
         self.model = new_model(config, self.processes.device)
+        use_grouped_attention(self.model.base)
         require_context(self.model, config)
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
@@ -319,7 +322,7 @@ class Trainer:
             kind = [row for row in rows if bool(row.suffix) == special]
             kind.sort(key=len, reverse=True)
             for batch in by_budget(range(len(kind)), [len(r) for r in kind], LM_TOKENS_PER_BATCH):
-                with self._precision():
+                with self._autocast():
                     loss = language_loss(self.model, [kind[i] for i in batch]) / labels
                 if loss.requires_grad:
                     (weight * loss).backward()
@@ -406,12 +409,11 @@ class Trainer:
     def _embed(self, texts: Sequence[Text]) -> Tensor:
         """``[B, d]`` with gradients, of texts of one task."""
         ids = self._tokenize([text for text, _ in texts])
-        with self._precision():
+        with self._autocast():
             return (self.kept or self.model).forward_texts(ids, texts[0][1])
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        enabled = self.config.mixed_precision == "bf16"
-        return torch.autocast(self.model.base.device.type, torch.bfloat16, enabled=enabled)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.model.base.device, self.config.mixed_precision)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [t.ids for t in self.model.codec.encode_texts(texts, self.config.max_length)]
