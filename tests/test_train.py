@@ -515,8 +515,10 @@ def test_a_cloze_asks_for_what_is_missing():
     assert all(q.endswith("?") and len(q.split()) <= 18 for q in asked)
     when = [q for q in asked if q.startswith("When ")]
     who = [q for q in asked if q.startswith("Who ")]
-    assert any("built" in q for q in when) and all("1894" not in q for q in when)
-    assert who and all("Anna" not in q and "Berg" not in q for q in who)
+    assert any("built" in q for q in when)
+    assert any("river" in q for q in who)
+    assert not any("1894" in q for q in when)
+    assert not any("Anna" in q or "Berg" in q for q in who)
     assert any(q.startswith("How many ") and "bricks" in q for q in asked)
     assert cloze("it rains.", rng).startswith(WHO)
 

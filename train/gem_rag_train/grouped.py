@@ -38,7 +38,7 @@ def _attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """``[B, H, Q, D]`` over ``[B, G, N, D]`` with an additive ``[B, 1, Q, N]``; ``[B, Q, H, D]``."""
+    """``[B, H, Q, D]`` over ``[B, G, N, D]``, additive mask ``[B, 1, Q, N]``; ``[B, Q, H, D]``."""
     batch, heads, count, size = query.shape
     groups = key.shape[1]
     if attention_mask is None or count > FEW or groups == heads:

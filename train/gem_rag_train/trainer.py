@@ -37,12 +37,12 @@ from gem_rag_train.losses import (
     scale_of,
 )
 from gem_rag_train.objectives import label_count, language_loss
+from gem_rag_train.precision import autocast, require_precision
 from gem_rag_train.preflight import (
     keep_freed_memory,
     require_context,
     require_memory,
 )
-from gem_rag_train.precision import autocast, require_precision
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
 from gem_rag_train.ranker import Ranker
