@@ -62,6 +62,7 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         "contrastive, distillation": ALONE | {"distillation": 2.0},
         "all three (default)": {},
     },
+    "weight of the contrastive loss": {f"{w}": {"contrastive": w} for w in (0.2, 1.0)},
     "positives": {
         **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
         "mixed (default)": FEW,
