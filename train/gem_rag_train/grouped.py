@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -49,6 +50,6 @@ def _attention(
     scale = size**-0.5 if scaling is None else scaling
     rows = (scale * query).reshape(batch, groups, -1, size)  # (B, G, H/G * Q, D)
     scores = (rows @ key.transpose(2, 3)).view(batch, groups, -1, count, key.shape[2])
-    shares = (scores + attention_mask.unsqueeze(2)).softmax(-1)
-    mixed = shares.view(batch, groups, -1, key.shape[2]) @ value
+    shares = (scores + attention_mask.unsqueeze(2)).softmax(-1, dtype=torch.float32)
+    mixed = shares.to(value.dtype).view(batch, groups, -1, key.shape[2]) @ value
     return mixed.view(batch, heads, count, -1).transpose(1, 2), None
