@@ -31,7 +31,14 @@ from gem_rag_train.data import (
 )
 from gem_rag_train.grouped import use_grouped_attention
 from gem_rag_train.kept import KeptReadings
-from gem_rag_train.losses import LOG_SCALE_START, Alignment, distillation, info_nce
+from gem_rag_train.losses import (
+    LOG_SCALE_START,
+    Rotation,
+    alignment,
+    distillation,
+    info_nce,
+    neighbourhood,
+)
 from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.schedule import rate
 from gem_rag_train.start import new_model
@@ -347,16 +354,53 @@ def unit(*shape):
     return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
 
 
-@pytest.mark.parametrize(("size", "teacher_size"), [(8, 5), (8, 8), (5, 8)])
-def test_alignment_turns_the_teachers_space_onto_the_students(size, teacher_size):
+def turned(size, teacher_size):
+    """The same 64 vectors in two spaces with other axes."""
     torch.manual_seed(0)
     wide = unit(64, min(size, teacher_size))
-    turn, other = (torch.linalg.qr(torch.randn(n, n))[0] for n in (size, teacher_size))
-    student = torch.nn.functional.pad(wide, (0, size - wide.shape[1])) @ turn
-    teacher = torch.nn.functional.pad(wide, (0, teacher_size - wide.shape[1])) @ other
-    loss = Alignment(size, teacher_size)(student, teacher)
-    assert float(loss) == pytest.approx(0, abs=1e-5)
-    assert float(Alignment(size, teacher_size)(unit(64, size), teacher)) > 0.3
+    return (
+        torch.nn.functional.pad(wide, (0, n - wide.shape[1]))
+        @ torch.linalg.qr(torch.randn(n, n))[0]
+        for n in (size, teacher_size)
+    )
+
+
+@pytest.mark.parametrize(("size", "teacher_size"), [(8, 5), (8, 8), (5, 8)])
+def test_the_teachers_space_is_turned_onto_the_students(size, teacher_size):
+    student, teacher = turned(size, teacher_size)
+    places = torch.arange(64)
+
+    def losses(student):
+        rotation = Rotation(size, teacher_size)(student, teacher)
+        near = neighbourhood(student, teacher, rotation, teacher, places, 0.1)
+        return float(alignment(student, teacher, rotation)), float(near)
+
+    assert losses(student) == pytest.approx((0, 0), abs=1e-5)
+    for found in losses(unit(64, size)):
+        assert found > 0.3
+
+
+def test_a_text_is_no_neighbour_of_itself():
+    axes, text, moved = (
+        torch.eye(3),
+        torch.tensor([[1.0, 0.6, 0.0]]),
+        torch.tensor([[0.2, 0.6, 0.0]]),
+    )
+    for place, other in ((0, False), (2, True)):  # they differ in the first direction alone
+        loss = neighbourhood(moved, text, axes, axes, torch.tensor([place]), 0.1)
+        assert (float(loss) > 0.1) == other
+
+
+def test_a_run_learns_the_teachers_neighbours_among_all_its_texts(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Teacher", Remembering)
+    options = {"teacher": "x", "contrastive": 0.0, "neighbourhood": 2.0}
+    taught = with_output(config, tmp_path / "t", examples=12, **options)
+    train(taught)
+    log = [json.loads(line) for line in Path(f"{taught.output}.run/log.jsonl").open()]
+    assert log[0]["loss"] == pytest.approx(2 * log[0]["neighbourhood"], rel=1e-4)
+    assert log[-1]["neighbourhood"] < log[0]["neighbourhood"]
+    with pytest.raises(GemError, match="neighbourhood needs examples"):
+        with_output(taught, tmp_path / "u", examples=0)
 
 
 class WordCounts:
@@ -374,6 +418,8 @@ class WordCounts:
 
 class Remembering(Teacher):
     """The real one but for its vectors, which it counts."""
+
+    dim = 3
 
     def __init__(self, weights):
         self.weights, self._max_length, self._known, self.embedded = weights, 8, {}, 0
@@ -406,7 +452,7 @@ def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
     line = log[0]
     expected = 0.5 * line["contrastive"] + 2 * line["distillation"] + 3 * line["alignment"]
     assert line["loss"] == pytest.approx(expected, rel=1e-4)
-    for name in ("distillation", "alignment"):
+    for name in ("distillation", "alignment", "neighbourhood"):
         with pytest.raises(GemError, match=f"{name} needs a teacher"):
             with_output(config, tmp_path / "u", **{name: 1.0})
 
@@ -415,7 +461,7 @@ def test_a_teacher_says_where_hard_negatives_lie(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Teacher", WordCounts)
     trainer = Trainer(with_output(config, tmp_path / "n", teacher="x", alignment=1.0), resume=False)
     taught = []
-    trainer.alignment.register_forward_pre_hook(lambda _, vectors: taught.append(vectors[1]))
+    trainer.rotation.register_forward_pre_hook(lambda _, vectors: taught.append(vectors[1]))
     pairs = [
         Pair("a", "be", "document_document", "1", ("hard, else",)),
         Pair("see", "dee", "document_document", "2"),

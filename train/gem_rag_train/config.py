@@ -80,6 +80,9 @@ class TrainConfig:
             false negatives, and drops written questions that do not lead back to their passage.
         alignment: Weight of the loss that brings each vector to the teacher's of the same text, the
             teacher's space being turned onto the model's; 0 is without it.
+        neighbourhood: Weight of the loss that gives each vector the teacher's neighbours among all
+            texts of the run (with a teacher and `examples`); 0 is without it.
+        neighbourhood_temperature: Of the similarities it compares; lower looks at nearer ones.
         distillation: Weight of the loss that makes the similarities within the batch the teacher's.
         distillation_temperature: Of the similarities it compares.
         ranker_weight: Weight of the loss that makes the base's own ranking of the batch's passages
@@ -138,6 +141,8 @@ class TrainConfig:
     teacher: str = ""
     contrastive: float = 1.0
     alignment: float = 0.0
+    neighbourhood: float = 0.0
+    neighbourhood_temperature: float = 0.03
     distillation: float = 0.0
     distillation_temperature: float = 0.05
     ranker_weight: float = 0.0
@@ -178,9 +183,11 @@ class TrainConfig:
             raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
-        for name in ("alignment", "distillation"):
+        for name in ("alignment", "neighbourhood", "distillation"):
             if getattr(self, name) and not self.teacher:
                 raise GemError(f"recipe: {name} needs a teacher, such as 'all-MiniLM-L6-v2'")
+        if self.neighbourhood and not self.examples:
+            raise GemError("recipe: neighbourhood needs examples: it compares with all of them")
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:

@@ -16,6 +16,7 @@ LABELS = {
     "ntp": "ntp {:.3f}",
     "contrastive": "contrastive {:.3f}",
     "alignment": "alignment {:.3f}",
+    "neighbourhood": "neighbourhood {:.3f}",
     "distillation": "distillation {:.3f}",
     "alpha": "alpha {:.2f}",
     "accuracy": "acc {:.2f}",

