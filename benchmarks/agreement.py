@@ -6,6 +6,7 @@ Needs the extra ``train``. Nothing here is trained on; recipes may be chosen by 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from random import Random
 
 import numpy as np
@@ -13,13 +14,14 @@ from common import arguments, show
 from scipy.stats import spearmanr
 
 from gem_rag.model import GemModel
-from gem_rag_train.data import SHORT, sentences
+from gem_rag_train.data import SHORT, Pair, sentences
 from gem_rag_train.evaluation import retrieval
 from gem_rag_train.heldout import questions
 from gem_rag_train.sources import boolq, web
 from gem_rag_train.teacher import Teacher
 
 RELATED = 0.25  # by the teacher's cosine
+CUT = 128  # tokens of a passage
 
 
 def held_out_sentences(count: int = 400) -> list[str]:
@@ -47,9 +49,9 @@ class Likeness:
     """How like the teacher a model finds held-out texts, by kind of text."""
 
     def __init__(self) -> None:
-        teacher = Teacher("all-MiniLM-L6-v2")
+        self.teacher = Teacher("all-MiniLM-L6-v2")
         self._texts = {"sentences": held_out_sentences(), "short": held_out_short()}
-        self._wanted = {n: teacher.embed(texts).numpy() for n, texts in self._texts.items()}
+        self._wanted = {n: self.teacher.embed(texts).numpy() for n, texts in self._texts.items()}
 
     def __call__(self, model: GemModel, max_length: int | None = None) -> dict[str, float]:
         return {
@@ -61,19 +63,34 @@ class Likeness:
         }
 
 
+def among(pairs: Sequence[Pair], others: int) -> list[str]:
+    """The pairs' passages, then others of BoolQ's train part that may be mistaken for them."""
+    own = [p.second for p in pairs]
+    rest = sorted({p.body for p in boolq("train")} - set(own))
+    return own + Random(0).sample(rest, others)
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
     parser.add_argument("--questions", type=int, default=150, help="of BoolQ's dev part")
+    parser.add_argument("--among", type=int, default=0, help="so many more passages")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model = GemModel.from_pretrained(options.checkpoint)
     pairs = questions(options.questions)
-    asked = model.embed_queries([p.first for p in pairs])
-    passages = model.embed_documents([p.second for p in pairs], max_length=128)
-    scores, _ = retrieval(passages, asked, range(len(pairs)))
-    report = {"BoolQ dev, nDCG@10": scores.ndcg10, "BoolQ dev, recall@1": scores.recall1}
-    show(report | Likeness()(model), options.json)
+    asked, passages = [p.first for p in pairs], among(pairs, options.among)
+    likeness = Likeness()
+    vectors = {
+        "": (model.embed_queries(asked), model.embed_documents(passages, max_length=CUT)),
+        ", the teacher": tuple(likeness.teacher.embed(t).numpy() for t in (asked, passages)),
+    }
+    report = {}
+    for name, (queries, documents) in vectors.items():
+        scores, _ = retrieval(documents, queries, range(len(pairs)))
+        report[f"BoolQ dev, nDCG@10{name}"] = scores.ndcg10
+        report[f"BoolQ dev, recall@1{name}"] = scores.recall1
+    show(report | likeness(model), options.json)
 
 
 if __name__ == "__main__":

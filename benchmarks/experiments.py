@@ -24,7 +24,7 @@ from common import arguments
 from gem_rag.attention import Rule
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.config import TAUGHT, TrainConfig
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.preflight import keep_freed_memory
 from gem_rag_train.trainer import Trainer
@@ -38,7 +38,8 @@ COLUMNS = {
     "seconds_a_step": "s a step",
 }
 Settings = dict[str, Any]
-ALONE: Settings = {"contrastive": 1.0, "alignment": 0.0, "distillation": 0.0}
+NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
+ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 FRESH: Settings = ALONE | {"examples": 0, "teacher": "", "batch_size": 32, "steps": 40}
 ALWAYS: Settings = FRESH | {"adapter_scope": "always", "alpha_end": 0.5}
@@ -57,10 +58,11 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     },
     "losses": {
         "contrastive": ALONE,
-        "distillation": {"contrastive": 0.0, "alignment": 0.0, "distillation": 1.0},
-        "alignment": {"contrastive": 0.0, "alignment": 1.0, "distillation": 0.0},
-        "contrastive, distillation": ALONE | {"distillation": 2.0},
-        "all three (default)": {},
+        "distillation": NO_TEACHER | {"contrastive": 0.0, "distillation": 1.0},
+        "alignment": NO_TEACHER | {"contrastive": 0.0, "alignment": 1.0},
+        "contrastive, distillation": ALONE | {"distillation": 6.0},
+        "all but neighbourhood": {"neighbourhood": 0.0},
+        "all four (default)": {},
     },
     "weight of the contrastive loss": {f"{w}": {"contrastive": w} for w in (0.2, 1.0)},
     "positives": {

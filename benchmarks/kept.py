@@ -10,7 +10,7 @@ import tempfile
 
 from common import arguments, show
 
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.config import TAUGHT, TrainConfig
 from gem_rag_train.grouped import NAME
 from gem_rag_train.preflight import keep_freed_memory
 from gem_rag_train.prepare import prepare
@@ -24,8 +24,8 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         recipe = TrainConfig.from_recipe("default", {"output": f"{folder}/run"})
-        alone = {"teacher": "", "contrastive": 1.0, "alignment": 0.0, "distillation": 0.0}
-        config = dataclasses.replace(recipe, examples=4 * recipe.batch_size, **alone)
+        taught = dict.fromkeys(TAUGHT, 0.0)
+        config = dataclasses.replace(recipe, examples=4 * recipe.batch_size, teacher="", **taught)
         trainer = Trainer(config, resume=False)
         trainer.data, kept = prepare(config, trainer.model, trainer.data, None)
         seconds = {}

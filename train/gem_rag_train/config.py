@@ -14,6 +14,7 @@ from gem_rag_train.precision import PRECISIONS, Precision
 
 RECIPES = Path(__file__).parent / "recipes"
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
+TAUGHT = ("alignment", "neighbourhood", "distillation")  # weights of what a teacher says
 METRICS = {"heldout_ndcg10": 1, "heldout_recall1": 1, "heldout_ntp_loss": -1}  # 1: more is better
 
 
@@ -183,11 +184,16 @@ class TrainConfig:
             raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
-        for name in ("alignment", "neighbourhood", "distillation"):
-            if getattr(self, name) and not self.teacher:
-                raise GemError(f"recipe: {name} needs a teacher, such as 'all-MiniLM-L6-v2'")
+        taught = [name for name in TAUGHT if getattr(self, name)]
+        if taught and not self.teacher:
+            raise GemError(
+                f"recipe: no teacher, but {', '.join(taught)} above 0; expected one, such as "
+                "'all-MiniLM-L6-v2', or 0"
+            )
         if self.neighbourhood and not self.examples:
-            raise GemError("recipe: neighbourhood needs examples: it compares with all of them")
+            raise GemError(
+                "recipe: neighbourhood above 0 compares with all examples; set some"
+            )
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,6 +66,7 @@ class KeptReadings:
         self._precision = precision
         self._show = show_progress
         self._blocks: dict[Ids, Block] = {}
+        self._places: dict[Ids, tuple[int, int, int]] = {}  # file, offset, bytes
         self._head, self._head_cache = model._preamble(False)
         layers = layers_of(self._head_cache)
         self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
@@ -107,10 +110,12 @@ class KeptReadings:
             unfinished.replace(path)  # a run that still reads the old file keeps it
             atomic_write(facts, json.dumps(made_of))
         data = np.memmap(path, np.float16, "r", shape=shape)
-        self._blocks |= {
-            ids: data[start:end]
-            for ids, start, end in zip(fresh, starts[:-1], starts[1:], strict=True)
-        }
+        file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        token = data.strides[0]  # bytes
+        for ids, start, end in zip(fresh, starts[:-1], starts[1:], strict=True):
+            self._blocks[ids] = data[start:end]
+            self._places[ids] = (file, int(start) * token, int(end - start) * token)
         self.tokens += int(starts[-1])
 
     def _make(self, data: np.memmap, texts: list[Ids], starts: NDArray[np.int_]) -> None:
@@ -167,6 +172,19 @@ class KeptReadings:
         seeds = [(keys, values) for keys, values in block]
         tokens = together(self._head.expand(len(kept)), text)
         return self._model.forward_specials(tokens, seeded_cache(seeds), None)
+
+    def fetch(self, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
+        """Ask the system to bring texts' readings from disk in the background, where it can.
+
+        Readings are often larger than memory; without this every step waits for the disk.
+
+        Args:
+            texts: Token ids of each text with how it will be embedded.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for ids, task in texts:
+            os.posix_fadvise(*self._places[self._whole(ids, task)], os.POSIX_FADV_WILLNEED)
 
     def _block(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.array(self._blocks[ids]))

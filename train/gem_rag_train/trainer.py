@@ -260,6 +260,7 @@ class Trainer:
         started = time.perf_counter()
         step, c = self.step, self.config
         pairs = self.data.batch(step)
+        self._fetch(step + 1)
         share = alpha(step, c)
         self.optimizer.zero_grad(set_to_none=True)
         facts: dict[str, float] = {"step": step + 1, "loss": 0.0, "alpha": share, "tokens": 0.0}
@@ -399,6 +400,14 @@ class Trainer:
         first = self.teacher.embed([p.first for p in pairs])
         scores = first @ self.teacher.embed(seconds_of(pairs)).T  # (B, B + M)
         return same | (scores > FALSE_NEGATIVE * scores.diagonal()[:, None])
+
+    def _fetch(self, step: int) -> None:
+        """Have a step's kept readings brought from disk while another is computed."""
+        if self.kept is None:
+            return
+        texts = texts_of(self.processes.slice_of(self.data.batch(step)))
+        ids = self._tokenize([text for text, _ in texts])
+        self.kept.fetch(zip(ids, (task for _, task in texts), strict=True))
 
     # Embedding with gradients
 
