@@ -41,5 +41,6 @@ def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -
 def _recipe(config: TrainConfig) -> str:
     """The recipe, without the maker's own folders."""
     values = config.to_dict()
-    del values["output"]
+    for folder in ("output", "readings"):
+        del values[folder]
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})
