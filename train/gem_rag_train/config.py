@@ -191,9 +191,7 @@ class TrainConfig:
                 "'all-MiniLM-L6-v2', or 0"
             )
         if self.neighbourhood and not self.examples:
-            raise GemError(
-                "recipe: neighbourhood above 0 compares with all examples; set some"
-            )
+            raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:

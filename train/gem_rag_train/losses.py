@@ -94,7 +94,8 @@ class Rotation(nn.Module):
         """
         self.covariance.lerp_(student.T @ teacher / len(student), 1 - ALIGNMENT_MEMORY)
         left, _, right = torch.linalg.svd(self.covariance, full_matrices=False)
-        return left @ right
+        axes: Tensor = left @ right
+        return axes
 
 
 def alignment(student: Tensor, teacher: Tensor, rotation: Tensor) -> Tensor:
