@@ -3,7 +3,7 @@
 A training step on kept readings has K queries a text and a whole text of keys. transformers' own
 attention first copies every key and value to each query head that shares it, in every layer, and
 sums their gradients over the copies afterwards; here the query heads of a group stand as rows of
-one matrix product with the keys they share. Same numbers, 1.6 times the steps (docs/training.md).
+one matrix product with the keys they share. Same numbers, 1.3 times the steps (docs/benchmarks.md).
 """
 
 from __future__ import annotations
