@@ -184,10 +184,9 @@ class TrainConfig:
             raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
-        taught = [name for name in TAUGHT if getattr(self, name)]
-        if taught and not self.teacher:
+        if self.taught and not self.teacher:
             raise GemError(
-                f"recipe: no teacher, but {', '.join(taught)} above 0; expected one, such as "
+                f"recipe: no teacher, but {', '.join(self.taught)} above 0; expected one, such as "
                 "'all-MiniLM-L6-v2', or 0"
             )
         if self.neighbourhood and not self.examples:
@@ -203,6 +202,11 @@ class TrainConfig:
             self._require(not self.start_from, "start_from", "'' with full_fine_tuning: set base")
         if self.patience and not self.eval_every:
             raise GemError("recipe: patience needs eval_every, the steps between measurements")
+
+    @property
+    def taught(self) -> list[str]:
+        """The losses on a teacher's vectors that weigh something."""
+        return [name for name in TAUGHT if getattr(self, name)]
 
     @property
     def readings_folder(self) -> Path:

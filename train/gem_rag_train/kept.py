@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,14 @@ from gem_rag.text import Tokenized
 from gem_rag_train.precision import Precision, autocast
 
 Ids = tuple[int, ...]
-Block = NDArray[np.float16]
+
+
+class Block(NamedTuple):
+    """A text's own keys and values, and where in which open file they are (bytes)."""
+
+    data: NDArray[np.float16]
+    file: int
+    offset: int
 
 
 class KeptReadings:
@@ -66,7 +74,6 @@ class KeptReadings:
         self._precision = precision
         self._show = show_progress
         self._blocks: dict[Ids, Block] = {}
-        self._places: dict[Ids, tuple[int, int, int]] = {}  # file, offset, bytes
         self._head, self._head_cache = model._preamble(False)
         layers = layers_of(self._head_cache)
         self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
@@ -112,10 +119,10 @@ class KeptReadings:
         data = np.memmap(path, np.float16, "r", shape=shape)
         file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, file)
-        token = data.strides[0]  # bytes
-        for ids, start, end in zip(fresh, starts[:-1], starts[1:], strict=True):
-            self._blocks[ids] = data[start:end]
-            self._places[ids] = (file, int(start) * token, int(end - start) * token)
+        self._blocks |= {
+            ids: Block(data[start:end], file, int(start) * data.strides[0])
+            for ids, start, end in zip(fresh, starts[:-1], starts[1:], strict=True)
+        }
         self.tokens += int(starts[-1])
 
     def _make(self, data: np.memmap, texts: list[Ids], starts: NDArray[np.int_]) -> None:
@@ -183,11 +190,12 @@ class KeptReadings:
         """
         if not hasattr(os, "posix_fadvise"):
             return
-        for ids, task in texts:
-            os.posix_fadvise(*self._places[self._whole(ids, task)], os.POSIX_FADV_WILLNEED)
+        for text in texts:
+            block = self._blocks[self._whole(*text)]
+            os.posix_fadvise(block.file, block.offset, block.data.nbytes, os.POSIX_FADV_WILLNEED)
 
     def _block(self, ids: Ids) -> Tensor:
-        return torch.from_numpy(np.array(self._blocks[ids]))
+        return torch.from_numpy(np.array(self._blocks[ids].data))
 
 
 def _read_json(path: Path) -> object:

@@ -61,11 +61,20 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     Returns:
         Scalar loss.
     """
-    itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
-    mine, theirs = (
-        (v @ v.T / temperature).masked_fill(itself, -1e4).log_softmax(1) for v in (student, teacher)
+    itself = torch.arange(len(student), device=student.device)
+    return _divergence(student @ student.T, teacher @ teacher.T, itself, temperature)
+
+
+def _divergence(mine: Tensor, theirs: Tensor, itself: Tensor, temperature: float) -> Tensor:
+    """KL divergence of similarities ``[N, M]`` as distributions, averaged over texts.
+
+    Text i is one of the M too, at ``itself[i]``: how like itself it is says nothing.
+    """
+    student, teacher = (
+        (scores / temperature).scatter(1, itself[:, None], -1e4).log_softmax(1)
+        for scores in (mine, theirs)
     )
-    return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
+    return nn.functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
 class Rotation(nn.Module):
@@ -136,11 +145,7 @@ def neighbourhood(
     Returns:
         Scalar loss.
     """
-    mine, theirs = (
-        (vectors @ known.T / temperature).scatter(1, places[:, None], -1e4).log_softmax(1)
-        for vectors in (student @ rotation, teacher)
-    )
-    return nn.functional.kl_div(mine, theirs, log_target=True, reduction="batchmean")
+    return _divergence(student @ rotation @ known.T, teacher @ known.T, places, temperature)
 
 
 def soft_labels(similarity: Tensor, scores: Tensor, temperature: float) -> Tensor:

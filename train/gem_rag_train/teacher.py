@@ -46,16 +46,16 @@ class KnownTexts:
     """All texts of a run and a teacher's vectors of them.
 
     Attributes:
-        vectors: Unit vectors ``[M, d']`` of the different texts.
+        vectors: Unit vectors ``[M, d']`` of the different texts, on the device they are used on.
     """
 
-    def __init__(self, teacher: Teacher, texts: Iterable[str]) -> None:
+    def __init__(self, teacher: Teacher, texts: Iterable[str], device: torch.device) -> None:
         self._places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        self.vectors = teacher.embed(list(self._places))
+        self.vectors = teacher.embed(list(self._places)).to(device)
 
     def places(self, texts: Sequence[str]) -> Tensor:
         """int64 ``[n]``, where texts' vectors are."""
-        return torch.tensor([self._places[text] for text in texts])
+        return torch.tensor([self._places[text] for text in texts], device=self.vectors.device)
 
 
 class Teacher:

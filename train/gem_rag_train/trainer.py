@@ -188,7 +188,8 @@ class Trainer:
                     self.config, self.model, self.data, self.teacher, show_progress=show
                 )
             if self.teacher is not None and self.config.neighbourhood:
-                self.known = KnownTexts(self.teacher, [t for t, _ in texts_of(self.data.pairs)])
+                texts = [text for text, _ in texts_of(self.data.pairs)]
+                self.known = KnownTexts(self.teacher, texts, self.model.base.device)
             if self.ranker is not None:
                 self.ranker.read = partial(self.kept.readings, max_length=self.config.max_length)
         if main:
@@ -364,19 +365,23 @@ class Trainer:
     def _taught(self, pairs: Sequence[Pair], vectors: Tensor) -> dict[str, Tensor]:
         """The losses against the teacher's vectors of the batch's texts."""
         losses: dict[str, Tensor] = {}
-        c, device = self.config, vectors.device
-        if self.teacher is None or not (c.alignment or c.neighbourhood or c.distillation):
+        c = self.config
+        if self.teacher is None or not c.taught:
             return losses
         texts = [p.first for p in pairs] + seconds_of(pairs)
-        teacher = self.teacher.embed(texts).to(device)
+        teacher = self.teacher.embed(texts).to(vectors.device)
         if self.rotation is not None:
             rotation = self.rotation(vectors, teacher)
             if c.alignment:
                 losses["alignment"] = alignment(vectors, teacher, rotation)
             if self.known is not None:
-                known, places = self.known.vectors.to(device), self.known.places(texts).to(device)
                 losses["neighbourhood"] = neighbourhood(
-                    vectors, teacher, rotation, known, places, c.neighbourhood_temperature
+                    vectors,
+                    teacher,
+                    rotation,
+                    self.known.vectors,
+                    self.known.places(texts),
+                    c.neighbourhood_temperature,
                 )
         if c.distillation:
             losses["distillation"] = distillation(vectors, teacher, c.distillation_temperature)
