@@ -1,8 +1,9 @@
 """Short trainings that differ in one thing, on the same kept readings: `docs/experiments.md`.
 
-Needs the extra ``train``. Within a group each is the same recipe with an equal, small budget,
-measured on held-out texts only: BoolQ's questions to their passages, how like the teacher sentences
-lie, the next-token loss. What was run already is read from the folder.
+Needs the extras ``train`` and ``eval``. Within a group each is the same recipe with an equal, small
+budget, measured on held-out texts only: BoolQ's questions to their passages, how like the teacher
+sentences lie, the next-token loss; with scope ``always`` also 200 questions of MMLU and of PIQA.
+What was run already is read from the folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from gem_rag.attention import Rule
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.config import TAUGHT, TrainConfig
+from gem_rag_train.evaluation.generation import CHOICE_TASKS, compare
+from gem_rag_train.evaluation.sets import choices, drawn
+from gem_rag_train.evaluation.systems import BASE, CHECKPOINT
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.preflight import keep_freed_memory
 from gem_rag_train.trainer import Trainer
@@ -35,8 +39,11 @@ COLUMNS = {
     "like the teacher, sentences": "like the teacher",
     "like the teacher, short": "the same, short",
     "heldout_ntp_loss": "next-token loss",
+    "mmlu_words": "MMLU",
+    "piqa": "PIQA",
     "seconds_a_step": "s a step",
 }
+ASKED = 200  # of each multiple-choice task
 Settings = dict[str, Any]
 NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
@@ -96,9 +103,24 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
 }
 
 
-def measure(model: GemModel, config: TrainConfig, likeness: Likeness) -> dict[str, float]:
-    """Held-out quality of a model."""
-    return HeldOut(model, config).measure() | likeness(model, config.max_length)
+def measure(
+    model: GemModel, config: TrainConfig, likeness: Likeness, folder: Path
+) -> dict[str, float]:
+    """Held-out quality of a model; what it answers too, where training changes that."""
+    facts = HeldOut(model, config).measure() | likeness(model, config.max_length)
+    return facts | (answering(model, folder) if config.adapter_scope == "always" else {})
+
+
+def answering(model: GemModel, folder: Path) -> dict[str, float]:
+    """Accuracy of the base and of the adapted model, with the options' words scored."""
+    tasks = [task for task in CHOICE_TASKS if task.name in COLUMNS]
+    documents = {
+        task.name: [task.document(c) for c in drawn(choices(task.file), ASKED, seed=0)]
+        for task in tasks
+    }
+    measures = dict(zip(documents, compare(model, folder, documents), strict=True))
+    after = {name: m.scores[CHECKPOINT].value for name, m in measures.items()}
+    return after | {f"{name}, base": m.scores[BASE].value for name, m in measures.items()}
 
 
 def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
@@ -123,7 +145,9 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     return dataclasses.replace(config, output=output), beyond, name
 
 
-def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, float]:
+def run(
+    config: TrainConfig, beyond: Settings, likeness: Likeness, folder: Path
+) -> dict[str, float]:
     """Train and measure one."""
     shutil.rmtree(f"{config.output}.run", ignore_errors=True)
     trainer = Trainer(config, resume=False)
@@ -131,7 +155,7 @@ def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, 
     trainer.run()
     log = Path(f"{config.output}.run/log.jsonl").read_text().splitlines()
     seconds = float(np.median([json.loads(line)["seconds"] for line in log]))
-    facts = measure(trainer.model, config, likeness) | {"seconds_a_step": seconds}
+    facts = measure(trainer.model, config, likeness, folder) | {"seconds_a_step": seconds}
     for folder in (config.output, f"{config.output}.run", f"{config.output}.readings"):
         shutil.rmtree(folder, ignore_errors=True)
     return facts
@@ -164,11 +188,12 @@ def main() -> None:
             config, beyond, key = resolved(settings, base)
             file = options.folder / f"{key}.json"
             if not file.exists():
-                facts = run(config, beyond, likeness)
+                facts = run(config, beyond, likeness, options.folder / "generation")
                 atomic_write(file, json.dumps({"group": group, "run": name} | facts))
                 gc.collect()
             row = json.loads(file.read_text())
-            print(f"| {name} | " + " | ".join(f"{row[k]:.3f}" for k in COLUMNS) + " |", flush=True)
+            cells = [f"{row[k]:.3f}" if k in row else "" for k in COLUMNS]
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
