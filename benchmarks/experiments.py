@@ -2,7 +2,7 @@
 
 Needs the extras ``train`` and ``eval``. Within a group each is the same recipe with an equal, small
 budget, measured on held-out texts only: BoolQ's questions to their passages, how like the teacher
-sentences lie, the next-token loss; with scope ``always`` also 200 questions of MMLU and of PIQA.
+sentences lie, the next-token loss; with scope ``always`` also 100 questions of MMLU and of PIQA.
 What was run already is read from the folder.
 """
 
@@ -43,7 +43,7 @@ COLUMNS = {
     "piqa": "PIQA",
     "seconds_a_step": "s a step",
 }
-ASKED = 200  # of each multiple-choice task
+ASKED = 100  # of each multiple-choice task
 Settings = dict[str, Any]
 NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
