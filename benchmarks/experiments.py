@@ -103,12 +103,12 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
 }
 
 
-def measure(
-    model: GemModel, config: TrainConfig, likeness: Likeness, folder: Path
-) -> dict[str, float]:
+def measure(model: GemModel, config: TrainConfig, likeness: Likeness) -> dict[str, float]:
     """Held-out quality of a model; what it answers too, where training changes that."""
     facts = HeldOut(model, config).measure() | likeness(model, config.max_length)
-    return facts | (answering(model, folder) if config.adapter_scope == "always" else {})
+    if config.adapter_scope != "always":
+        return facts
+    return facts | answering(model, Path(config.output).with_name("generation"))
 
 
 def answering(model: GemModel, folder: Path) -> dict[str, float]:
@@ -145,9 +145,7 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     return dataclasses.replace(config, output=output), beyond, name
 
 
-def run(
-    config: TrainConfig, beyond: Settings, likeness: Likeness, folder: Path
-) -> dict[str, float]:
+def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, float]:
     """Train and measure one."""
     shutil.rmtree(f"{config.output}.run", ignore_errors=True)
     trainer = Trainer(config, resume=False)
@@ -155,7 +153,7 @@ def run(
     trainer.run()
     log = Path(f"{config.output}.run/log.jsonl").read_text().splitlines()
     seconds = float(np.median([json.loads(line)["seconds"] for line in log]))
-    facts = measure(trainer.model, config, likeness, folder) | {"seconds_a_step": seconds}
+    facts = measure(trainer.model, config, likeness) | {"seconds_a_step": seconds}
     for folder in (config.output, f"{config.output}.run", f"{config.output}.readings"):
         shutil.rmtree(folder, ignore_errors=True)
     return facts
@@ -188,7 +186,7 @@ def main() -> None:
             config, beyond, key = resolved(settings, base)
             file = options.folder / f"{key}.json"
             if not file.exists():
-                facts = run(config, beyond, likeness, options.folder / "generation")
+                facts = run(config, beyond, likeness)
                 atomic_write(file, json.dumps({"group": group, "run": name} | facts))
                 gc.collect()
             row = json.loads(file.read_text())
