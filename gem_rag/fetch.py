@@ -12,10 +12,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from gem_rag.errors import FetchError
 
 _LOCK_SECONDS = 1800  # another process may be fetching over a slow line
+
+Form = Literal["wheel", "linux wheel", "sdist"]
+_FORMS: dict[Form, tuple[str, ...]] = {
+    "wheel": ("--only-binary=:all:",),
+    "linux wheel": (
+        *("--only-binary=:all:", "--platform=manylinux_2_28_x86_64"),
+        *("--implementation=cp", "--python-version=3.11"),
+    ),
+    "sdist": ("--no-binary=:all:",),
+}
 
 
 def cache_dir() -> Path:
@@ -90,7 +101,7 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch_wheel(
-    requirement: str, sha256: str, *, cache: Path | None = None, sdist: bool = False
+    requirement: str, sha256: str, *, cache: Path | None = None, form: Form = "wheel"
 ) -> Path:
     """One wheel from the package index, without its dependencies.
 
@@ -101,7 +112,9 @@ def fetch_wheel(
         requirement: ``name==version``.
         sha256: What the file must hash to.
         cache: Where it is kept; None is ``cache_dir()/wheels``.
-        sdist: Fetch the source distribution (pip runs its build step to read its metadata).
+        form: ``wheel`` is any that this Python takes, ``linux wheel`` CPython 3.11's for x86-64
+            Linux wherever this runs (to read data in it), ``sdist`` the source distribution (pip
+            runs its build step to read its metadata).
 
     Returns:
         The file's path.
@@ -115,7 +128,7 @@ def fetch_wheel(
         if kept is not None and sha256_of(kept) == sha256:
             return kept
         with atomic_dir(folder) as fresh:
-            _download(requirement, fresh, "--no-binary=:all:" if sdist else "--only-binary=:all:")
+            _download(requirement, fresh, form)
             files = list(fresh.iterdir())
             if len(files) != 1:
                 raise FetchError(f"{requirement}: expected one file, found {len(files)}")
@@ -128,9 +141,9 @@ def fetch_wheel(
         return next(folder.iterdir())
 
 
-def _download(requirement: str, folder: Path, form: str) -> None:
+def _download(requirement: str, folder: Path, form: Form) -> None:
     arguments = [
-        *("download", "--no-deps", form, "--disable-pip-version-check"),
+        *("download", "--no-deps", *_FORMS[form], "--disable-pip-version-check"),
         *("--quiet", "--dest", str(folder), requirement),
     ]
     result = subprocess.run(

