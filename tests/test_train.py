@@ -19,6 +19,7 @@ from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import trainer as module
 from gem_rag_train.batches import same_source
 from gem_rag_train.data import (
+    PROSE,
     WHO,
     Pair,
     Pool,
@@ -29,6 +30,7 @@ from gem_rag_train.data import (
     exchange_word,
     phrase,
     sentences,
+    sources_of,
 )
 from gem_rag_train.grouped import use_grouped_attention
 from gem_rag_train.kept import KeptReadings
@@ -50,7 +52,7 @@ from gem_rag_train.trainer import Trainer
 class TinyMix:
     """Pairs made of the same few words, by seed and step."""
 
-    def __init__(self, shares, *, seed, batch_size):
+    def __init__(self, shares, prose, *, seed, batch_size):
         self.seed, self.size = seed, batch_size
 
     def batch(self, step, size=None):
@@ -71,10 +73,9 @@ class TinyMix:
 def config(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TrainingMix", TinyMix)
     monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
-    monkeypatch.setattr(module, "sources_of", lambda shares: [], raising=False)
     import gem_rag_train.card as card
 
-    monkeypatch.setattr(card, "sources_of", lambda shares: [])
+    monkeypatch.setattr(card, "sources_of", lambda shares, prose: [])
     return TrainConfig(
         base=str(base_folder),
         output=str(tmp_path / "out"),
@@ -128,8 +129,11 @@ def test_one_seed_gives_one_checkpoint(config, tmp_path):
         assert (one / name).read_bytes() != (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4])
-def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch, stop_at):
+@pytest.mark.parametrize(("stop_at", "cycles"), [(1, 1), (3, 1), (4, 1), (5, 2)])
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    config, tmp_path, monkeypatch, stop_at, cycles
+):
+    config = replace(config, cycles=cycles)
     whole = train(with_output(config, tmp_path / "whole"))
     broken = with_output(config, tmp_path / "broken")
     step = Trainer.train_step
@@ -152,6 +156,26 @@ def test_an_interrupted_run_resumes_to_the_same_weights(config, tmp_path, monkey
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken.run" / "log.jsonl").open()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_is_the_mean_of_its_cycles_ends(config):
+    trainer = Trainer(replace(config, cycles=3), resume=False)
+    ends, train_step = [], trainer.train_step
+
+    def step():
+        facts = train_step()
+        if trainer.step % 2 == 0:
+            ends.append([w.detach().clone() for w in trainer.model.parameters()])
+        return facts
+
+    trainer.train_step = step
+    written = list(GemModel.from_pretrained(trainer.run()).parameters())
+    assert len(ends) == 3
+    for *of_cycles, mean in zip(*ends, written, strict=True):
+        assert not torch.equal(of_cycles[0], of_cycles[2])
+        torch.testing.assert_close(mean, sum(of_cycles) / 3, rtol=2e-3, atol=1e-5)  # kept in fp16
+    with pytest.raises(GemError, match="cycles is 4; expected a divisor of 6 steps"):
+        replace(config, cycles=4)
 
 
 def test_a_run_is_not_overwritten_or_resumed_by_another_recipe(config):
@@ -278,7 +302,7 @@ def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, mo
 
 
 def test_a_pool_is_gone_through_in_epochs():
-    pairs = TinyMix({}, seed=0, batch_size=4).draw(12)
+    pairs = TinyMix({}, {}, seed=0, batch_size=4).draw(12)
     pool = Pool(pairs, seed=0, batch_size=4)
     seen = [p.group for step in range(3) for p in pool.batch(step)]
     assert sorted(seen) == sorted(p.group for p in pairs)
@@ -574,13 +598,25 @@ def test_a_cloze_asks_for_what_is_missing():
 def test_the_real_mix_depends_on_seed_and_step_alone():
     names = ("crops", "questions", "clozes", "titles", "sentences", "phrases", "verses")
     shares = dict.fromkeys(names, 1.0)
-    mix = TrainingMix(shares, seed=3, batch_size=32)
+    prose = dict.fromkeys(PROSE, 1.0)
+    mix = TrainingMix(shares, prose, seed=3, batch_size=32)
     batch = mix.batch(5)
-    assert batch == TrainingMix(shares, seed=3, batch_size=32).batch(5)
+    assert batch == TrainingMix(shares, prose, seed=3, batch_size=32).batch(5)
     assert batch != mix.batch(6)
     assert len({p.group for p in batch}) == 32
-    with pytest.raises(GemError, match="expected shares"):
-        TrainingMix({"nothing": 1}, seed=0, batch_size=2)
+    with pytest.raises(GemError, match=r"shares are .* expected shares"):
+        TrainingMix({"nothing": 1}, prose, seed=0, batch_size=2)
+    with pytest.raises(GemError, match=r"prose are .* expected .*'factbook'"):
+        TrainingMix(shares, {"almanac": 1}, seed=0, batch_size=2)
+
+
+@pytest.mark.model
+def test_prose_comes_from_the_sources_with_a_share_and_the_card_names_them():
+    mix = TrainingMix({"crops": 1.0}, {"factbook": 1.0, "wikipedia": 0.0}, seed=0, batch_size=32)
+    paragraphs = {p.group for p in PROSE["factbook"][1]()}
+    assert {pair.group for pair in mix.batch(0)} <= paragraphs
+    named = [s.name for s in sources_of({"crops": 1, "verses": 1}, {"factbook": 1, "bbc": 0})]
+    assert named == ["King James Bible", "World English Bible", "The World Factbook"]
 
 
 @pytest.mark.model

@@ -21,7 +21,7 @@ from gem_rag_train.files import UserData, hold_out, load_files
 from gem_rag_train.gradcache import GradCache
 from gem_rag_train.losses import LOG_SCALE_START, info_nce
 from gem_rag_train.objectives import LanguageRows, Row, label_count, language_loss
-from gem_rag_train.schedule import alpha, peak
+from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.state import parameters_of
 
 PREFIX, SUFFIX = (5, 6, 7, 8, 9), (10, 11, 1)  # ends in 1, which is padding and EOS at once
@@ -136,6 +136,14 @@ def test_without_adapted_generation_raw_rows_would_train_nothing(base_folder):
     assert all(row.suffix for row in rows)
     assert label_count(model, Row(PREFIX)) == 0
     assert label_count(model, Row(PREFIX, SUFFIX)) == 3
+
+
+def test_each_cycle_warms_up_and_falls_to_almost_nothing():
+    rates = [rate(step, TrainConfig(steps=60, cycles=3, warmup_steps=5)) for step in range(60)]
+    assert rates[:20] == rates[20:40] == rates[40:]
+    assert max(rates) == rates[5] == 1
+    assert rates[0] < 0.2
+    assert rates[19] < 0.02
 
 
 def test_alpha_holds_and_rises_and_takes_the_rate_along():

@@ -19,7 +19,7 @@ def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -
     teachers = [TEACHERS[config.teacher]] if config.teacher in TEACHERS else []
     rows = [
         f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |"
-        for s in [*sources_of(config.shares), *teachers]
+        for s in [*sources_of(config.shares, config.prose), *teachers]
     ]
     rows += [
         f"| {Path(f).name} | | its owner's | the maker's own file |" for f in config.data_files

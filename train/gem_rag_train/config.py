@@ -28,6 +28,8 @@ class TrainConfig:
         shares: How much of a batch each kind of pair gets: the tasks of `gem_rag_train.data` and,
             with `data_files`, what `gem_rag_train.files` finds in them. Left out: all of the
             files' kinds, or crops without files.
+        prose: How much of the passages that crops, clozes, titles, sentences and phrases are cut
+            from comes from which source: `gem_rag_train.data.PROSE`.
         data_files: Your own training data: JSONL (its columns decide the kind) or documents.
         steps: Optimizer steps.
         batch_size: Pairs per step, over all processes; the other pairs are the negatives.
@@ -46,6 +48,9 @@ class TrainConfig:
             with alpha. 0 is `learning_rate`.
         token_learning_rate: Peak rate of the token vectors.
         warmup_steps: Linear warm-up, then a cosine to zero.
+        cycles: Go through warm-up and cosine so many times, each an equal part of `steps`. The
+            checkpoint is then the mean of the weights at the ends of all cycles, which finds more
+            than any of them (stochastic weight averaging, Izmailov et al. 2018).
         weight_decay: AdamW's, on the adapter.
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Tokens of each training text.
@@ -103,6 +108,9 @@ class TrainConfig:
     base: str = "embedded:smollm2-135m-instruct"
     output: str = "runs/gem"
     shares: dict[str, float] = field(default_factory=dict)
+    prose: dict[str, float] = field(
+        default_factory=lambda: {"boolq": 0.5, "bbc": 0.25, "django": 0.25}
+    )
     data_files: tuple[str, ...] = ()
     steps: int = 300
     batch_size: int = 64
@@ -116,6 +124,7 @@ class TrainConfig:
     ntp_learning_rate: float = 0.0
     token_learning_rate: float = 5e-3
     warmup_steps: int = 10
+    cycles: int = 1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     max_length: int = 128
@@ -164,6 +173,11 @@ class TrainConfig:
             object.__setattr__(self, "shares", {"crops": 1.0})
         for name in ("steps", "batch_size", "max_length", "checkpoint_every"):
             self._require(getattr(self, name) >= 1, name, ">= 1")
+        self._require(
+            self.cycles >= 1 and self.steps % self.cycles == 0,
+            "cycles",
+            f"a divisor of {self.steps} steps",
+        )
         self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")

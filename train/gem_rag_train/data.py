@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from random import Random
@@ -86,27 +86,46 @@ def drop_words(text: str, rng: Random, share: float) -> str:
     return " ".join(kept) if kept else text
 
 
-PROSE: dict[Source, tuple[Callable[[], tuple[Passage, ...]], float]] = {  # with their shares
-    BOOLQ: (partial(boolq, "train"), 0.30),
-    WIKIPEDIA: (wikipedia, 0.28),
-    WIKIPEDIA_STARTS: (wikipedia_starts, 0.06),
-    FACTBOOK: (factbook, 0.14),
-    BBC: (bbc, 0.12),
-    DJANGO: (manual, 0.06),
-    OPENWEBTEXT: (partial(web, "train"), 0.04),
+Prose = Callable[[Random], Passage]
+
+# What `prose_of` can draw from, by the name a recipe gives it.
+PROSE: dict[str, tuple[Source, Callable[[], tuple[Passage, ...]]]] = {
+    "boolq": (BOOLQ, partial(boolq, "train")),
+    "bbc": (BBC, bbc),
+    "django": (DJANGO, manual),
+    "wikipedia": (WIKIPEDIA, wikipedia),
+    "wikipedia_starts": (WIKIPEDIA_STARTS, wikipedia_starts),
+    "factbook": (FACTBOOK, factbook),
+    "openwebtext": (OPENWEBTEXT, partial(web, "train")),
 }
 
 
-def _passage(rng: Random) -> Passage:
-    """Of encyclopedias, an almanac, a newspaper, a software manual or web pages."""
-    (source,) = rng.choices(list(PROSE), [share for _, share in PROSE.values()])
-    passages, _ = PROSE[source]
-    return rng.choice(passages())
+def prose_of(shares: Mapping[str, float]) -> Prose:
+    """Draws passages of several sources, each by its share.
+
+    Raises:
+        GemError: An unknown source, or no share above zero.
+    """
+    _require_shares("prose", shares, PROSE)
+    sources = [PROSE[name][1] for name in shares]
+
+    def draw(rng: Random) -> Passage:
+        return rng.choice(rng.choices(sources, list(shares.values()))[0]())
+
+    return draw
 
 
-def _crops(rng: Random) -> Pair:
+def _require_shares(setting: str, shares: Mapping[str, float], known: Iterable[str]) -> None:
+    values = shares.values()
+    if shares.keys() - set(known) or not shares or min(values) < 0 or sum(values) <= 0:
+        raise GemError(
+            f"{setting} are {dict(shares)}; expected shares above zero of {sorted(known)}"
+        )
+
+
+def _crops(prose: Prose, rng: Random) -> Pair:
     """Two random crops of one paragraph; each is read alone."""
-    passage = _passage(rng)
+    passage = prose(rng)
     first, second = (crop(passage.body, rng) for _ in range(2))
     return Pair(first, second, "document_document", passage.group)
 
@@ -120,15 +139,15 @@ def _questions(rng: Random) -> Pair:
     return Pair(question, passage.body, "query_document", passage.group)
 
 
-def _titles(rng: Random) -> Pair:
+def _titles(prose: Prose, rng: Random) -> Pair:
     """A title as a short query, and a crop of what stands under it."""
-    passage = _passage(rng)
+    passage = prose(rng)
     return Pair(passage.title, crop(passage.body, rng, 8), "query_document", passage.group)
 
 
-def _sentences(rng: Random) -> Pair:
+def _sentences(prose: Prose, rng: Random) -> Pair:
     """One sentence twice, each time with other words missing, or two neighbours."""
-    passage = _passage(rng)
+    passage = prose(rng)
     parts = sentences(passage.body)
     at = rng.randrange(len(parts))
     if len(parts) > 1 and rng.random() < 0.3:
@@ -160,9 +179,9 @@ def exchange_word(text: str, other: str, rng: Random) -> str:
     return text[:start] + rng.choice(theirs)[0] + text[end:]
 
 
-def _phrases(rng: Random) -> Pair:
+def _phrases(prose: Prose, rng: Random) -> Pair:
     """A few words, the same with some missing, and, as a hard negative, with one exchanged."""
-    passage, other = (rng.choice((_passage(rng), rng.choice(web("train")))) for _ in range(2))
+    passage, other = (rng.choice((prose(rng), rng.choice(web("train")))) for _ in range(2))
     text = phrase(rng.choice(sentences(passage.body)), rng)
     near = drop_words(text, rng, rng.choice((0.15, 0.3)))
     exchanged = exchange_word(text, other.body, rng)
@@ -187,9 +206,9 @@ def cloze(sentence: str, rng: Random) -> str:
     return f"{rng.choice(asked)} {' '.join(words).rstrip('.,;:!?')}?"
 
 
-def _clozes(rng: Random) -> Pair:
+def _clozes(prose: Prose, rng: Random) -> Pair:
     """A question about a detail, made of one sentence, and the passage the sentence is from."""
-    passage = _passage(rng)
+    passage = prose(rng)
     question = cloze(rng.choice(sentences(passage.body)), rng)
     return Pair(question, passage.body, "query_document", passage.group)
 
@@ -213,50 +232,60 @@ def _masked(rng: Random) -> Pair:
 
 Draw = Callable[[Random], Pair]
 
-TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {
-    "crops": (_crops, tuple(PROSE)),
+ON_PROSE: dict[str, Callable[[Prose, Random], Pair]] = {
+    "crops": _crops,
+    "clozes": _clozes,
+    "titles": _titles,
+    "sentences": _sentences,
+    "phrases": _phrases,
+}
+TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {  # of sources of their own
     "questions": (_questions, (BOOLQ,)),
-    "clozes": (_clozes, tuple(PROSE)),
-    "titles": (_titles, tuple(PROSE)),
-    "sentences": (_sentences, tuple(PROSE)),
-    "phrases": (_phrases, tuple(PROSE)),
     "verses": (_verse_pairs, (KJV, WEB)),
     "masked": (_masked, (BOOLQ,)),
 }
 
 
-def sources_of(shares: dict[str, float]) -> list[Source]:
+def sources_of(shares: Mapping[str, float], prose: Mapping[str, float]) -> list[Source]:
     """The packages that tasks with a share draw from."""
-    return list(dict.fromkeys(s for task in shares if task in TASKS for s in TASKS[task][1]))
+    found = [source for task in shares if task in TASKS for source in TASKS[task][1]]
+    if shares.keys() & ON_PROSE.keys():
+        found += [PROSE[name][0] for name, share in prose.items() if share]
+    if "phrases" in shares:
+        found.append(OPENWEBTEXT)
+    return list(dict.fromkeys(found))
 
 
 class TrainingMix:
     """Batches that depend on seed and step alone, so that a resumed run sees the same ones.
 
     Args:
-        shares: Share of each task in `TASKS`; normalised.
+        shares: Share of each task in `ON_PROSE` and `TASKS`; normalised.
+        prose: Share of each source in `PROSE` that the tasks on prose draw from; normalised.
         seed: Decides everything.
         batch_size: Pairs in a batch.
         own: More tasks by name: the user's files.
 
     Raises:
-        GemError: An unknown task, or no share above zero.
+        GemError: An unknown task or source, or no share above zero.
     """
 
     def __init__(
         self,
-        shares: dict[str, float],
+        shares: Mapping[str, float],
+        prose: Mapping[str, float],
         *,
         seed: int,
         batch_size: int,
         own: Mapping[str, Draw] = MappingProxyType({}),
     ) -> None:
-        self._draw = {name: draw for name, (draw, _) in TASKS.items()} | dict(own)
-        unknown = shares.keys() - self._draw.keys()
-        if unknown or not shares or min(shares.values()) < 0 or sum(shares.values()) <= 0:
-            raise GemError(
-                f"shares are {shares}; expected shares above zero of {sorted(self._draw)}"
-            )
+        source = prose_of(prose)
+        self._draw: dict[str, Draw] = {
+            **{name: partial(task, source) for name, task in ON_PROSE.items()},
+            **{name: task for name, (task, _) in TASKS.items()},
+            **own,
+        }
+        _require_shares("shares", shares, self._draw)
         self._tasks = list(shares)
         self._shares = [shares[t] for t in self._tasks]
         self._seed = seed

@@ -20,10 +20,12 @@ def alpha(step: int, config: TrainConfig) -> float:
 
 
 def rate(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero, in each cycle."""
+    length = config.steps // config.cycles
+    step %= length
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    done = (step - config.warmup_steps) / max(1, length - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,19 +45,43 @@ class Best:
         self.weights = [w.detach().to("cpu", copy=True) for w in weights]
 
 
+@dataclass
+class Average:
+    """The mean of the weights at the ends of the cycles so far.
+
+    Attributes:
+        count: Of cycles in it.
+        weights: On the CPU, in the optimizer's order.
+    """
+
+    count: int = 0
+    weights: list[Tensor] = field(default_factory=list, repr=False)
+
+    def add(self, weights: Sequence[Tensor]) -> None:
+        """Take one more cycle's into the mean."""
+        ends = [w.detach().to("cpu", copy=True) for w in weights]
+        self.count += 1
+        if self.count == 1:
+            self.weights = ends
+        for mean, end in zip(self.weights, ends, strict=True):
+            mean += (end - mean) / self.count
+
+
 class RunFolder:
     """``<output>.run``: state and log.
 
-    Weights, optimizer moments and the best so far are in one safetensors file, the step in its
-    metadata. Data order, losses' weights and rates follow from the step, and no random state is
-    carried: every draw is seeded by seed and step.
+    Weights, optimizer moments, the best so far and the cycles' mean are in one safetensors file,
+    the step in its metadata. Data order, losses' weights and rates follow from the step, and no
+    random state is carried: every draw is seeded by seed and step.
     """
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self.folder = folder
         self._config = config
 
-    def save(self, step: int, optimizer: torch.optim.Optimizer, best: Best) -> None:
+    def save(
+        self, step: int, optimizer: torch.optim.Optimizer, best: Best, average: Average
+    ) -> None:
         """Write the state: the old one or the new one is there at any moment, never a part."""
         from safetensors.torch import save_file
 
@@ -67,17 +91,25 @@ class RunFolder:
             tensors[f"{i}.weight"] = parameter.detach().contiguous()
             state = optimizer.state.get(parameter, {})
             tensors |= {f"{i}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        tensors |= {f"best.{i}": w for i, w in enumerate(best.weights)}
+        for name, weights in (("best", best.weights), ("average", average.weights)):
+            tensors |= {f"{name}.{i}": w for i, w in enumerate(weights)}
         own = {"value": best.value, "step": best.step, "worse_since": best.worse_since}
-        facts = json.dumps({"step": step, "recipe": self._config.to_dict(), "best": own})
+        facts = json.dumps(
+            {
+                "step": step,
+                "recipe": self._config.to_dict(),
+                "best": own,
+                "averaged": average.count,
+            }
+        )
         fresh = self.folder / f".{STATE}"
         save_file(tensors, fresh, metadata={"progress": facts})
         with fresh.open("r+b") as file:
             os.fsync(file.fileno())
         fresh.replace(self.folder / STATE)
 
-    def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Best]:
-        """Restore weights and moments; the step to go on from, and the best so far.
+    def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Best, Average]:
+        """Restore weights and moments; the step to go on from, the best so far, the cycles' mean.
 
         Raises:
             GemError: There is no state, or it is another recipe's.
@@ -98,8 +130,9 @@ class RunFolder:
                     optimizer.state[parameter] = {
                         n: _beside(tensors[f"{i}.{n}"], parameter, n) for n in names
                     }
-        weights = [tensors[f"best.{i}"] for i in range(sum(n.startswith("best.") for n in tensors))]
-        return int(facts["step"]), Best(**facts.get("best", {}), weights=weights)
+        best = Best(**facts.get("best", {}), weights=_listed(tensors, "best"))
+        average = Average(facts.get("averaged", 0), _listed(tensors, "average"))
+        return int(facts["step"]), best, average
 
     def _facts(self, progress: str | None) -> dict[str, Any]:
         if progress is None:  # written by an earlier version, which kept it in a file of its own
@@ -131,6 +164,11 @@ class RunFolder:
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """All parameters, in the order they are saved in."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _listed(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    count = sum(key.startswith(f"{name}.") for key in tensors)
+    return [tensors[f"{name}.{i}"] for i in range(count)]
 
 
 def _beside(state: Tensor, parameter: Tensor, name: str) -> Tensor:

@@ -51,7 +51,7 @@ from gem_rag_train.ranker import Ranker
 from gem_rag_train.report import write_report
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.start import language_rows, new_model
-from gem_rag_train.state import STATE, Best, RunFolder, parameters_of
+from gem_rag_train.state import STATE, Average, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import KnownTexts, Teacher
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
@@ -127,10 +127,10 @@ class Trainer:
             checkpoint_activations(self.model.base)
         measures = config.eval_every and self.processes.is_main
         self.heldout = HeldOut(self.model, config, held_out) if measures else None
-        self.best = Best()
+        self.best, self.average = Best(), Average()
         self.step = 0
         if resume:
-            self.step, self.best = self.folder.load(self.optimizer)
+            self.step, self.best, self.average = self.folder.load(self.optimizer)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         full = self.config.full_fine_tuning
@@ -199,7 +199,9 @@ class Trainer:
         board = self.folder.folder / "tensorboard" if main and self.config.tensorboard else None
         with reports(self.config.steps, self.step, show=show, tensorboard=board) as report:
             while self.step < self.config.steps and not self.is_stopped:
-                facts = self.train_step() | self._measure()
+                facts = self.train_step()
+                self._end_cycle()
+                facts |= self._measure()
                 if main:
                     report(facts)
                     self.folder.log(facts)
@@ -211,6 +213,20 @@ class Trainer:
     def is_stopped(self) -> bool:
         """Whether the held-out quality has not become better for long enough."""
         return 0 < self.config.patience <= self.best.worse_since
+
+    def _end_cycle(self) -> None:
+        """At the end of a cycle take the weights into their mean; at the last, go on with it."""
+        c = self.config
+        if c.cycles == 1 or self.step % (c.steps // c.cycles):
+            return
+        self.average.add(parameters_of(self.optimizer))
+        if self.step == c.steps:
+            self._take(self.average.weights)
+
+    def _take(self, weights: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, weight in zip(parameters_of(self.optimizer), weights, strict=True):
+                parameter.copy_(weight)
 
     def _measure(self) -> dict[str, float]:
         """Held-out quality, where it is due; keeps the best weights."""
@@ -229,17 +245,14 @@ class Trainer:
         return found
 
     def _save(self) -> None:
-        self.folder.save(self.step, self.optimizer, self.best)
+        self.folder.save(self.step, self.optimizer, self.best, self.average)
 
     def _finish(self) -> Path:
         """Write the best weights as the checkpoint, with card and recipe; hand it on."""
         if self.processes.is_main:
             self._save()
             if self.best.weights:
-                with torch.no_grad():
-                    pairs = zip(parameters_of(self.optimizer), self.best.weights, strict=True)
-                    for parameter, weight in pairs:
-                        parameter.copy_(weight)
+                self._take(self.best.weights)
             self.model.forget_preambles()
             seal(self.model)
             if self.heldout is not None:
@@ -455,7 +468,7 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
         )
     shares = config.shares or dict.fromkeys(user.kinds, 1.0)
     own: dict[str, Any] = {"own": user.tasks()} if config.data_files else {}
-    mix = TrainingMix(shares, seed=config.seed, batch_size=size, **own)
+    mix = TrainingMix(shares, config.prose, seed=config.seed, batch_size=size, **own)
     mix.batch(0)
     return mix
 
