@@ -303,7 +303,7 @@ def test_another_models_index_is_refused(run, tmp_path):
 def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
-    for i in range(400):
+    for i in range(3000):  # far more than are indexed before the signal
         (docs / f"{i}.txt").write_text(f"Rivers run to the sea {i}. " * 60)
     folder = tmp_path / "index"
     command = [sys.executable, "-m", "gem_rag.cli", "index", str(docs), "--index", str(folder)]
