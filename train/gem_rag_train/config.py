@@ -49,8 +49,8 @@ class TrainConfig:
         token_learning_rate: Peak rate of the token vectors.
         warmup_steps: Linear warm-up, then a cosine to zero.
         cycles: Go through warm-up and cosine so many times, each an equal part of `steps`. The
-            checkpoint is then the mean of the weights at the ends of all cycles, which finds more
-            than any of them (stochastic weight averaging, Izmailov et al. 2018).
+            checkpoint is then the mean of the weights at the ends of all cycles (stochastic weight
+            averaging, Izmailov et al. 2018).
         weight_decay: AdamW's, on the adapter.
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Tokens of each training text.
