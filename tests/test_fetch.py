@@ -49,7 +49,7 @@ def test_one_wheel_without_its_dependencies_once(index, tmp_path):
         ("sdist", "--no-binary=:all:"),
     ],
 )
-def test_a_pinned_file_is_the_same_on_every_machine(index, tmp_path, form, asked):
+def test_each_form_of_a_package_can_be_asked_for(index, tmp_path, form, asked):
     fetch_wheel("thing==1.0", GOOD, cache=tmp_path, form=form)
     (command,) = index["calls"]
     assert asked in command

@@ -50,7 +50,8 @@ class TrainConfig:
         warmup_steps: Linear warm-up, then a cosine to zero.
         cycles: Go through warm-up and cosine so many times, each an equal part of `steps`. The
             checkpoint is then the mean of the weights at the ends of all cycles (stochastic weight
-            averaging, Izmailov et al. 2018).
+            averaging, Izmailov et al. 2018); with `eval_every` the best that was measured, the mean
+            being measured last.
         weight_decay: AdamW's, on the adapter.
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Tokens of each training text.
@@ -226,6 +227,11 @@ class TrainConfig:
     def readings_folder(self) -> Path:
         """Where kept readings are."""
         return Path(self.readings or f"{self.output}.readings")
+
+    @property
+    def cycle_steps(self) -> int:
+        """Steps of each cycle of the learning rate."""
+        return self.steps // self.cycles
 
     @property
     def trains_language(self) -> bool:

@@ -232,12 +232,12 @@ def _masked(rng: Random) -> Pair:
 
 Draw = Callable[[Random], Pair]
 
-ON_PROSE: dict[str, Callable[[Prose, Random], Pair]] = {
-    "crops": _crops,
-    "clozes": _clozes,
-    "titles": _titles,
-    "sentences": _sentences,
-    "phrases": _phrases,
+ON_PROSE: dict[str, tuple[Callable[[Prose, Random], Pair], tuple[Source, ...]]] = {
+    "crops": (_crops, ()),
+    "clozes": (_clozes, ()),
+    "titles": (_titles, ()),
+    "sentences": (_sentences, ()),
+    "phrases": (_phrases, (OPENWEBTEXT,)),
 }
 TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {  # of sources of their own
     "questions": (_questions, (BOOLQ,)),
@@ -248,11 +248,10 @@ TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {  # of sources of their own
 
 def sources_of(shares: Mapping[str, float], prose: Mapping[str, float]) -> list[Source]:
     """The packages that tasks with a share draw from."""
-    found = [source for task in shares if task in TASKS for source in TASKS[task][1]]
+    own = {name: sources for name, (_, sources) in (*ON_PROSE.items(), *TASKS.items())}
+    found = [source for task in shares for source in own.get(task, ())]
     if shares.keys() & ON_PROSE.keys():
         found += [PROSE[name][0] for name, share in prose.items() if share]
-    if "phrases" in shares:
-        found.append(OPENWEBTEXT)
     return list(dict.fromkeys(found))
 
 
@@ -281,7 +280,7 @@ class TrainingMix:
     ) -> None:
         source = prose_of(prose)
         self._draw: dict[str, Draw] = {
-            **{name: partial(task, source) for name, task in ON_PROSE.items()},
+            **{name: partial(task, source) for name, (task, _) in ON_PROSE.items()},
             **{name: task for name, (task, _) in TASKS.items()},
             **own,
         }

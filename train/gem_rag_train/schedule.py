@@ -21,7 +21,7 @@ def alpha(step: int, config: TrainConfig) -> float:
 
 def rate(step: int, config: TrainConfig) -> float:
     """Share of the peak learning rate: linear warm-up, then a cosine to zero, in each cycle."""
-    length = config.steps // config.cycles
+    length = config.cycle_steps
     step -= length * min(step // length, config.cycles - 1)
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)

@@ -208,9 +208,9 @@ def factbook() -> tuple[Passage, ...]:
     out: dict[str, Passage] = {}
     with FACTBOOK.open() as wheel:
         for file in sorted(n for n in wheel.namelist() if n.endswith(".json")):
-            country = json.loads(wheel.read(file))
-            name = dict(_leaves(country)).get(COUNTRY, "")
-            for path, text in _leaves(country):
+            country = dict(_leaves(json.loads(wheel.read(file))))
+            name = country.get(COUNTRY, "")
+            for path, text in country.items():
                 if name and len(text.split()) >= 20:
                     heading = next(p for p in reversed(path) if p not in {"text", "note"})
                     out.setdefault(text, Passage(f"{name}: {heading.strip()}", text, text))

@@ -42,7 +42,7 @@ class Best:
             self.worse_since += 1
             return
         self.value, self.step, self.worse_since = value, step, 0
-        self.weights = [w.detach().to("cpu", copy=True) for w in weights]
+        self.weights = _copies(weights)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Average:
 
     def add(self, weights: Sequence[Tensor]) -> None:
         """Take one more cycle's into the mean."""
-        ends = [w.detach().to("cpu", copy=True) for w in weights]
+        ends = _copies(weights)
         self.count += 1
         if self.count == 1:
             self.weights = ends
@@ -164,6 +164,10 @@ class RunFolder:
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """All parameters, in the order they are saved in."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _copies(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [w.detach().to("cpu", copy=True) for w in weights]
 
 
 def _listed(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:

@@ -217,7 +217,7 @@ class Trainer:
     def _end_cycle(self) -> None:
         """At the end of a cycle take the weights into their mean; at the last, go on with it."""
         c = self.config
-        if c.cycles == 1 or self.step % (c.steps // c.cycles):
+        if c.cycles == 1 or self.step % c.cycle_steps:
             return
         self.average.add(parameters_of(self.optimizer))
         if self.step == c.steps:
