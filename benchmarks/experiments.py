@@ -48,6 +48,7 @@ Settings = dict[str, Any]
 NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
+CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
 FRESH: Settings = ALONE | {"examples": 0, "teacher": "", "batch_size": 32, "steps": 40}
 ALWAYS: Settings = FRESH | {"adapter_scope": "always", "alpha_end": 0.5}
 
@@ -74,6 +75,8 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     "weight of the contrastive loss": {f"{w}": {"contrastive": w} for w in (0.2, 1.0)},
     "positives": {
         **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
+        "crops and the model's own questions": CROPS | {"written_questions": 480},
+        "crops, distilled": CROPS | {"distillation": 6.0},
         "mixed (default)": FEW,
     },
     "rank and rate": {
@@ -139,7 +142,7 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     facts = {**config.to_dict(), **beyond, "output": "", "readings": ""}
     name = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:12]
     output = f"{base.output}/{name}"
-    others = settings.keys() & {"examples", "shares", "batch_size"}
+    others = settings.keys() & {"examples", "shares", "batch_size", "written_questions"}
     if config.examples and others:  # the shared readings are of other texts
         config = dataclasses.replace(config, readings=f"{output}.readings")
     return dataclasses.replace(config, output=output), beyond, name

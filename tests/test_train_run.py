@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, train
 from gem_rag_train import trainer as trainer_module
 from gem_rag_train.data import Pair
+from gem_rag_train.precision import require_precision, resolved
 from gem_rag_train.trainer import Trainer
 
 WEIGHTS = ("adapter_model.safetensors", "special_tokens.safetensors")
@@ -212,6 +214,23 @@ def test_bf16_trains_close_to_fp32(config, tmp_path):
     assert not torch.equal(*flat)
 
 
+def test_bf16_is_for_hardware_that_has_it(monkeypatch):
+    cpu, other = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("accelerate.utils.is_bf16_available", lambda: False)
+    with pytest.raises(GemError, match="cuda does not have.*'auto'"):
+        require_precision("bf16", other)
+    found = {"avx2": True}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)
+    assert (resolved("auto", cpu), resolved("bf16", cpu)) == ("no", "bf16")
+    with pytest.warns(UserWarning, match="emulation"):
+        require_precision("bf16", cpu)
+    found["avx512_bf16"] = True
+    assert resolved("auto", cpu) == "bf16"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_precision("bf16", cpu)
+
+
 def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkeypatch):
     def fails(match, error=GemError, **changes):
         with pytest.raises(error, match=match):
@@ -235,10 +254,6 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     fails("expected shares|lm_tasks", lm_tasks={"poetry": 1.0})
     monkeypatch.setattr("gem_rag_train.preflight.free_memory", lambda device: 1000)
     fails("GB of memory are free; lower batch_size")
-    monkeypatch.undo()
-    monkeypatch.setattr("accelerate.utils.is_bf16_available", lambda: False)
-    fails("does not have", mixed_precision="bf16")
-    fails("does not have", reading_precision="bf16")
     monkeypatch.undo()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     fails("FSDP")

@@ -76,8 +76,9 @@ class TrainConfig:
         readings: Folder of those readings, which runs on the same texts can share; empty is
             ``<output>.readings``.
         kept_gigabytes: Bound of those readings.
-        reading_precision: "no", or "bf16" to read those texts in bfloat16: faster where the
-            hardware has it, with coarser rounding in what the special tokens learn to read.
+        reading_precision: "no", "bf16" to read those texts in bfloat16, faster where the hardware
+            has it, with coarser rounding in what the special tokens learn to read, or "auto":
+            "bf16" where the hardware has it.
         written_questions: About so many questions that the model itself writes for passages that
             were drawn (with `examples`): further pairs, without labels.
         neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
@@ -97,7 +98,8 @@ class TrainConfig:
         ranker_candidates: Passages it ranks for each question: its own and those now found nearest;
             0 is all of the batch.
         ranker_temperature: The ranking's log-likelihoods (nats per token) are divided by it.
-        mixed_precision: "no" or "bf16" (weights stay fp32).
+        mixed_precision: "no", "bf16" (weights stay fp32), or "auto": "bf16" where the hardware has
+            it.
         activation_checkpointing: Compute each layer twice instead of keeping its activations.
         eval_every: Measure held-out quality every so many steps and keep the best weights; 0: not.
         best_metric: What decides: "heldout_ndcg10", "heldout_recall1" or "heldout_ntp_loss".

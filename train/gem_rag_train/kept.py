@@ -24,7 +24,7 @@ from gem_rag.progress import progress
 from gem_rag.reader import by_budget
 from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
 from gem_rag.text import Tokenized
-from gem_rag_train.precision import Precision, autocast
+from gem_rag_train.precision import Precision, autocast, resolved
 
 Ids = tuple[int, ...]
 
@@ -47,7 +47,7 @@ class KeptReadings:
         model: Reads the texts; scope ``tokens``.
         folder: Where the files are; those made of the same texts by the same base are used again.
         most_bytes: Bound of all files.
-        precision: "no", or "bf16" to read in bfloat16, which is faster and rounds more.
+        precision: "no", "bf16" to read in bfloat16, which is faster and rounds more, or "auto".
         show_progress: A bar while reading.
 
     Raises:
@@ -71,7 +71,7 @@ class KeptReadings:
         self._model = model
         self._folder = folder
         self._most_bytes = most_bytes
-        self._precision = precision
+        self._precision = resolved(precision, model.base.device)
         self._show = show_progress
         self._blocks: dict[Ids, Block] = {}
         self._head, self._head_cache = model._preamble(False)

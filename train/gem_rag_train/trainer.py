@@ -95,9 +95,9 @@ class Trainer:
     """A run: model, data, optimizer, and the step they are at."""
 
     def __init__(self, config: TrainConfig, *, resume: bool) -> None:
-        require_precision(config.mixed_precision)
-        require_precision(config.reading_precision)
         self.processes = Processes()
+        for precision in (config.mixed_precision, config.reading_precision):
+            require_precision(precision, torch.device(self.processes.device))
         self.config = config
         self.output = Path(config.output)
         folder = self.output.with_name(self.output.name + ".run")
