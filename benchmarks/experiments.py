@@ -2,8 +2,8 @@
 
 Needs the extras ``train`` and ``eval``. Within a group each is the same recipe with an equal, small
 budget, measured on held-out texts only: BoolQ's questions to their passages, how like the teacher
-sentences lie, the next-token loss; with scope ``always`` also 100 questions of MMLU and of PIQA.
-What was run already is read from the folder.
+sentences lie, the next-token loss; with scope ``always`` also 100 questions of MMLU and of PIQA,
+and the base's perplexity of 500-token continuations. What was run already is read from the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from agreement import Likeness
 from common import arguments
+from longform import perplexity
 
 from gem_rag.attention import Rule
 from gem_rag.fetch import atomic_write
@@ -31,6 +32,7 @@ from gem_rag_train.evaluation.sets import choices, drawn
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.preflight import keep_freed_memory
+from gem_rag_train.start import untrained
 from gem_rag_train.trainer import Trainer
 
 COLUMNS = {
@@ -41,6 +43,7 @@ COLUMNS = {
     "heldout_ntp_loss": "next-token loss",
     "mmlu_words": "MMLU",
     "piqa": "PIQA",
+    "long form": "perplexity of 500 tokens",
     "seconds_a_step": "s a step",
 }
 ASKED = 100  # of each multiple-choice task
@@ -50,7 +53,12 @@ ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
 FRESH: Settings = ALONE | {"examples": 0, "teacher": "", "batch_size": 32, "steps": 40}
-ALWAYS: Settings = FRESH | {"adapter_scope": "always", "alpha_end": 0.5}
+ALWAYS: Settings = FRESH | {
+    "adapter_scope": "always",
+    "alpha_end": 0.5,
+    "batch_size": 16,
+    "steps": 30,
+}
 
 # Group -> run -> what it changes. `rule` and `place` are no settings of a recipe: see `changed`.
 EXPERIMENTS: dict[str, dict[str, Settings]] = {
@@ -111,6 +119,8 @@ def measure(model: GemModel, config: TrainConfig, likeness: Likeness) -> dict[st
     facts = HeldOut(model, config).measure() | likeness(model, config.max_length)
     if config.adapter_scope != "always":
         return facts
+    base = untrained(dataclasses.replace(config, adapter_scope="tokens"))
+    facts |= {"long form": perplexity(model, base), "long form, base": perplexity(base, base)}
     return facts | answering(model, Path(config.output).with_name("generation"))
 
 

@@ -217,7 +217,7 @@ def test_bf16_trains_close_to_fp32(config, tmp_path):
 def test_bf16_is_for_hardware_that_has_it(monkeypatch):
     cpu, other = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr("accelerate.utils.is_bf16_available", lambda: False)
-    with pytest.raises(GemError, match="cuda does not have.*'auto'"):
+    with pytest.raises(GemError, match=r"cuda does not have.*'auto'"):
         require_precision("bf16", other)
     found = {"avx2": True}
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: found, raising=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair
 from gem_rag_train.evaluation import retrieval
 from gem_rag_train.kept import KeptReadings
-from gem_rag_train.sources import boolq
+from gem_rag_train.sources import Passage, boolq
 
 SEED = 0  # not the run's: all runs are measured on the same passages
 LOSS_TEXTS, CHECKED_TEXTS, LONG_TEXTS = 32, 16, 24
@@ -160,10 +160,10 @@ def questions(count: int) -> list[Pair]:
     return [Pair(p.question, p.body, "query_document", p.group) for p in drawn]
 
 
-def articles() -> list[str]:
-    """BoolQ's dev passages, those of one Wikipedia article as one text."""
+def articles(passages: Iterable[Passage] | None = None) -> list[str]:
+    """Passages (None: BoolQ's dev part), those of one title as one text."""
     bodies: dict[str, dict[str, None]] = defaultdict(dict)
-    for passage in boolq("dev"):
+    for passage in boolq("dev") if passages is None else passages:
         bodies[passage.title][passage.body] = None
     return ["\n".join(parts) for parts in bodies.values()]
 
