@@ -16,6 +16,7 @@ from gem_rag.checkpoint import create, weights_hash
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
+from gem_rag_train import prepare as preparing
 from gem_rag_train import trainer as module
 from gem_rag_train.batches import same_source
 from gem_rag_train.data import (
@@ -42,6 +43,7 @@ from gem_rag_train.losses import (
     info_nce,
     neighbourhood,
 )
+from gem_rag_train.prepare import prepare
 from gem_rag_train.questions import as_question, found_again, written_pairs
 from gem_rag_train.schedule import rate
 from gem_rag_train.start import new_model
@@ -335,6 +337,29 @@ def test_written_questions_are_questions_made_once(gem, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(questions, "write_questions", None)  # not called again
     assert written_pairs(gem, pairs, 4, kept, tmp_path, **options) == written
+
+
+def test_without_a_teacher_the_checkpoint_it_starts_from_judges_written_questions(
+    config, gem, tmp_path, monkeypatch
+):
+    gem.save_pretrained(tmp_path / "start")
+    words = WORDS.split()
+    passages = [" ".join(random.Random(i).sample(words, 5)) for i in range(20)]
+    written = [Pair(p.split()[0], p, "query_document", p) for p in passages]
+    monkeypatch.setattr(preparing, "written_pairs", lambda *_, **__: list(written))
+    vectors = gem.embed_queries([p.first for p in written]), gem.embed_documents(passages)
+    found = found_again(*map(torch.from_numpy, vectors), range(20), top=3)
+    assert 0 < sum(found) < 20
+
+    def kept(**changes):
+        settings = {"examples": 8, "written_questions": 20, "readings": str(tmp_path / "kept")}
+        settings |= {"adapter_scope": "tokens", "output": str(tmp_path / "out")} | changes
+        mix = TinyMix({}, {}, seed=0, batch_size=4)
+        return prepare(replace(config, **settings), gem, mix, None)[0].pairs[8:]
+
+    chosen = [p for p, ok in zip(written, found, strict=True) if ok]
+    assert kept(start_from=str(tmp_path / "start")) == chosen
+    assert kept() == written  # untrained, nobody can judge
 
 
 def test_a_question_is_tidy_or_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
@@ -32,7 +33,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether this device has units for bfloat16. A CPU without them emulates it, far slower."""
     if device.type == "cpu":
         # Private names of torch are not asked; one before `get_capabilities` counts as without.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(unit, False) for unit in CPU_UNITS)
     from accelerate.utils import is_bf16_available
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
+from torch import Tensor
+
+from gem_rag.config import Task
 from gem_rag.model import GemModel
 from gem_rag_train.batches import texts_of
 from gem_rag_train.config import TrainConfig
@@ -14,7 +18,8 @@ from gem_rag_train.teacher import Teacher
 
 FILE_PAIRS = 1600  # in a file of readings: reading that was interrupted goes on with the next
 TAUGHT = "teacher.safetensors"
-FOUND_AMONG = 3  # of all passages, by the teacher, that of a written question must be
+FOUND_AMONG = 3  # of all passages, by the judge, that of a written question must be
+Embed = Callable[[Sequence[str], Task], Tensor]  # unit vectors [n, d]
 
 
 def prepare(
@@ -55,7 +60,8 @@ def prepare(
         texts = [text for text, _ in texts_of([*pairs, *written])]
         teacher.keep(texts, folder / TAUGHT, show_progress=show_progress)
     if written:
-        written = _consistent(written, teacher)
+        judge = _judge(config, model, teacher)
+        written = _consistent(written, judge) if judge else written
         _keep(kept, "questions", written, model, config.max_length)
         pairs += written
     pool = Pool(
@@ -78,14 +84,29 @@ def _keep(
     kept.add(name, zip(ids, (task for _, task in texts), strict=True))
 
 
-def _consistent(pairs: list[Pair], teacher: Teacher | None) -> list[Pair]:
-    """Written questions whose passage the teacher finds among all passages."""
-    if teacher is None:
-        return pairs
+def _judge(config: TrainConfig, model: GemModel, teacher: Teacher | None) -> Embed | None:
+    """Who says whether a question leads back to its passage: an untrained model cannot."""
+    if teacher is not None:
+        return lambda texts, _: teacher.embed(texts)
+    if not config.start_from:
+        return None
+    # As it was before the first step: a run that is resumed has to keep the same questions.
+    start = GemModel.from_pretrained(config.start_from, device=str(model.base.device))
+
+    def embed(texts: Sequence[str], task: Task) -> Tensor:
+        method = start.embed_queries if task == "query" else start.embed_documents
+        vectors = method(texts, max_length=config.max_length, show_progress=False)
+        return torch.from_numpy(vectors)
+
+    return embed
+
+
+def _consistent(pairs: list[Pair], embed: Embed) -> list[Pair]:
+    """Written questions whose passage is found among all passages."""
     place = {text: i for i, text in enumerate(dict.fromkeys(p.second for p in pairs))}
     found = found_again(
-        teacher.embed([p.first for p in pairs]),
-        teacher.embed(list(place)),
+        embed([p.first for p in pairs], "query"),
+        embed(list(place), "document"),
         [place[p.second] for p in pairs],
         top=FOUND_AMONG,
     )
