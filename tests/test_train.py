@@ -1,9 +1,11 @@
 """The trainer on a tiny base: it learns, repeats, resumes, and leaves the base alone."""
 
+import errno
 import json
 import math
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,6 +247,29 @@ def test_readings_in_bfloat16_are_nearly_the_same_and_not_mistaken_for_the_other
     exact = fine.forward_texts(ids, "document")
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, atol=2e-2, rtol=0)
+
+
+def test_readings_without_room_are_refused_before_anything_is_read(
+    config, gem, tmp_path, monkeypatch
+):
+    folder = tmp_path / "kept"
+    config = replace(config, adapter_scope="tokens", examples=8, readings=str(folder))
+
+    def fails(match, **changes):
+        with pytest.raises(GemError, match=match):
+            prepare(replace(config, **changes), gem, TinyMix({}, {}, seed=0, batch_size=4), None)
+        assert not list(folder.glob("*"))
+
+    fails("raise kept_gigabytes", kept_gigabytes=1e-6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    fails("0.0 GB free; lower examples .*set readings")
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)  # filled up meanwhile
+    fails("No space left on device; free some")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

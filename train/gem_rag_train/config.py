@@ -80,8 +80,8 @@ class TrainConfig:
             has it, with coarser rounding in what the special tokens learn to read, or "auto":
             "bf16" where the hardware has it.
         written_questions: About so many questions that the model itself writes for passages that
-            were drawn (with `examples`): further pairs, without labels. Those are dropped that do
-            not lead the teacher, or without one the checkpoint of `start_from`, back to the passage.
+            were drawn (with `examples`): further pairs, without labels. Dropped are those that do
+            not lead the teacher, or without one the checkpoint of `start_from`, to their passage.
         neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
             are near to each other: harder negatives. 1 is by chance.
         contrastive: Weight of InfoNCE over the batch; 0 leaves embedding to the teachers alone.

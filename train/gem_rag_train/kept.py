@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -78,7 +79,38 @@ class KeptReadings:
         layers = layers_of(self._head_cache)
         self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
         self._head_block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, 1, H, n, D)
+        self._token_bytes = int(np.prod(self._shape)) * np.float16().nbytes
         self.tokens = 0
+
+    def require_room(self, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
+        """Before anything is read: do the texts' readings fit their bound, and the disk?
+
+        Args:
+            texts: All that will be added.
+
+        Raises:
+            GemError: They do not. What the folder holds already counts as room.
+        """
+        whole = {self._whole(ids, task) for ids, task in texts}
+        size = sum(map(len, whole)) * self._token_bytes
+        self._require_bound(size, len(whole))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        room = free + sum(file.stat().st_size for file in self._folder.glob("*.f16"))
+        if size > room:
+            raise GemError(
+                f"the readings of {len(whole)} texts take {size / 1e9:.1f} GB, the disk of "
+                f"{self._folder} has {free / 1e9:.1f} GB free; lower examples or max_length, or "
+                "set readings to a folder on a larger disk"
+            )
+
+    def _require_bound(self, size: int, texts: int) -> None:
+        if size > self._most_bytes:
+            raise GemError(
+                f"the readings of {texts} texts take {size / 1e9:.1f} GB, "
+                f"the bound is {self._most_bytes / 1e9:.1f} GB; lower examples or max_length, or "
+                "raise kept_gigabytes"
+            )
 
     def add(self, name: str, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
         """Read texts that are not kept yet, into a file of this name, or open that file.
@@ -93,13 +125,8 @@ class KeptReadings:
         whole = dict.fromkeys(self._whole(ids, task) for ids, task in texts)
         fresh = [ids for ids in whole if ids not in self._blocks]
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in fresh])]).astype(int)
-        size = (self.tokens + int(starts[-1])) * int(np.prod(self._shape)) * 2
-        if size > self._most_bytes:
-            raise GemError(
-                f"the readings of {len(self._blocks) + len(fresh)} texts take {size / 1e9:.1f} GB, "
-                f"the bound is {self._most_bytes / 1e9:.1f} GB; lower examples or max_length, or "
-                "raise kept_gigabytes"
-            )
+        size = (self.tokens + int(starts[-1])) * self._token_bytes
+        self._require_bound(size, len(self._blocks) + len(fresh))
         if not fresh:
             return
         path, facts = self._folder / f"{name}.f16", self._folder / f"{name}.json"
@@ -112,7 +139,8 @@ class KeptReadings:
         if not (path.exists() and _read_json(facts) == made_of):
             self._folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".unfinished")
-            self._make(np.memmap(unfinished, np.float16, "w+", shape=shape), fresh, starts)
+            _reserve(unfinished, int(starts[-1]) * self._token_bytes)
+            self._make(np.memmap(unfinished, np.float16, "r+", shape=shape), fresh, starts)
             facts.unlink(missing_ok=True)  # written last: it speaks for the file
             unfinished.replace(path)  # a run that still reads the old file keeps it
             atomic_write(facts, json.dumps(made_of))
@@ -196,6 +224,22 @@ class KeptReadings:
 
     def _block(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.array(self._blocks[ids].data))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file whose every place is on the disk: a full one kills whoever writes to a mapped file."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise GemError(
+            f"no room for {size / 1e9:.1f} GB of readings in {path.parent}: {error}; free some, or "
+            "set readings to a folder on a larger disk"
+        ) from error
 
 
 def _read_json(path: Path) -> object:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,9 +43,11 @@ def prepare(
         precision=config.reading_precision,
         show_progress=show_progress,
     )
-    for start in range(0, len(pairs), FILE_PAIRS):
-        part = pairs[start : start + FILE_PAIRS]
-        _keep(kept, f"pairs-{start // FILE_PAIRS}", part, model, config.max_length)
+    tokenized = partial(_tokenized, model=model, max_length=config.max_length)
+    parts = [tokenized(pairs[i : i + FILE_PAIRS]) for i in range(0, len(pairs), FILE_PAIRS)]
+    kept.require_room(chain.from_iterable(parts))
+    for number, part in enumerate(parts):
+        kept.add(f"pairs-{number}", part)
     written: list[Pair] = []
     if config.written_questions:
         written = written_pairs(
@@ -62,7 +66,7 @@ def prepare(
     if written:
         judge = _judge(config, model, teacher)
         written = _consistent(written, judge) if judge else written
-        _keep(kept, "questions", written, model, config.max_length)
+        kept.add("questions", tokenized(written))
         pairs += written
     pool = Pool(
         pairs,
@@ -76,12 +80,13 @@ def prepare(
     return pool, kept
 
 
-def _keep(
-    kept: KeptReadings, name: str, pairs: Sequence[Pair], model: GemModel, max_length: int
-) -> None:
+def _tokenized(
+    pairs: Sequence[Pair], *, model: GemModel, max_length: int
+) -> list[tuple[Sequence[int], Task]]:
+    """The pairs' texts as `KeptReadings` takes them."""
     texts = texts_of(pairs)
     ids = [t.ids for t in model.codec.encode_texts([text for text, _ in texts], max_length)]
-    kept.add(name, zip(ids, (task for _, task in texts), strict=True))
+    return list(zip(ids, (task for _, task in texts), strict=True))
 
 
 def _judge(config: TrainConfig, model: GemModel, teacher: Teacher | None) -> Embed | None:
