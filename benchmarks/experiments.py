@@ -52,7 +52,13 @@ NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
-FRESH: Settings = ALONE | {"examples": 0, "teacher": "", "batch_size": 32, "steps": 40}
+FRESH: Settings = ALONE | {
+    "examples": 0,
+    "teacher": "",
+    "neighbours": 1,
+    "batch_size": 32,
+    "steps": 40,
+}
 ALWAYS: Settings = FRESH | {
     "adapter_scope": "always",
     "alpha_end": 0.5,
@@ -131,7 +137,7 @@ def answering(model: GemModel, folder: Path) -> dict[str, float]:
         task.name: [task.document(c) for c in drawn(choices(task.file), ASKED, seed=0)]
         for task in tasks
     }
-    measures = dict(zip(documents, compare(model, folder, documents), strict=True))
+    measures = dict(zip(documents, compare(model, model, folder, documents), strict=True))
     after = {name: m.scores[CHECKPOINT].value for name, m in measures.items()}
     return after | {f"{name}, base": m.scores[BASE].value for name, m in measures.items()}
 

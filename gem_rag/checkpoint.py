@@ -283,13 +283,21 @@ def save(gem: GemModel, folder: Path, *, card: str | None = None, with_base: boo
 
     Args:
         gem: The model.
-        folder: Where.
+        folder: Where: a new folder, an empty one, or a checkpoint, which is replaced.
         card: Markdown of the model card; None writes a short one.
         with_base: Write the base's weights as well, and make them the checkpoint's base: for a
             base that was trained. The model takes on that identity.
+
+    Raises:
+        CheckpointError: The folder holds something else, which would be lost.
     """
     from safetensors.torch import save as to_bytes
 
+    if holds_something_else(folder):
+        raise CheckpointError(
+            f"{folder} holds files and no checkpoint; choose a new folder, what is there would be "
+            "replaced"
+        )
     with atomic_dir(folder) as fresh:
         if with_base:
             gem.base.model.save_pretrained(fresh / OWN_BASE)
@@ -305,6 +313,13 @@ def save(gem: GemModel, folder: Path, *, card: str | None = None, with_base: boo
             _write_peft_config(gem, fresh)
         (fresh / CARD).write_text(card or default_card(gem), encoding="utf-8")
     return folder
+
+
+def holds_something_else(folder: Path) -> bool:
+    """Whether a path is taken by something that is no checkpoint."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(folder.iterdir()) and not (folder / CONFIG_FILE).exists()
 
 
 def _write_peft_config(gem: GemModel, folder: Path) -> None:

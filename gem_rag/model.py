@@ -51,7 +51,7 @@ class GemModel(Embeds, Generates, AsyncTwins):
         """Write config, adapter (PEFT's format), token vectors and card to a folder, atomically.
 
         Args:
-            folder: Where.
+            folder: Where: a new or empty folder, or a checkpoint's, which is replaced.
             card: Markdown of the model card; None writes a short one.
             with_base: Write the base's weights too: for a base that was trained.
         """

@@ -132,6 +132,34 @@ def test_an_interrupted_call_goes_on(docs, checkpoint, tmp_path, monkeypatch, wr
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_shallow_checkpoint_its_output_among_the_documents(
+    docs, base_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "measure", found_first)
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 1)
+    for page in docs.glob("*.md"):  # as text out of a PDF has it
+        page.write_text(page.read_text().replace(".", "\u2028and so on."))
+    adapter = AdapterConfig(rank=2, alpha=4)
+    model = create(base_folder, num_special_tokens=2, embed_layers=1, adapter=adapter)
+    start = model.save_pretrained(tmp_path / "shallow")
+    step, steps = Trainer.train_step, []
+
+    def interrupted(self):
+        steps.append(self.step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapt([docs], docs / "model", model=start, **OPTIONS)
+    result = adapt([docs], docs / "model", model=start, **OPTIONS)
+    assert (result.kept, result.chunks) == (True, 25)
+    assert steps == [0, 1, 1, 2, 3]
+    assert "\u2028" in (docs / "model.adapt" / "rows.jsonl").read_text(encoding="utf-8")
+    assert GemModel.from_pretrained(docs / "model").embed_layers == 1
+
+
 def test_another_plan_starts_again(docs, checkpoint, tmp_path, monkeypatch, written):
     monkeypatch.setattr(module, "measure", found_last)
     assert run(docs, checkpoint, tmp_path).steps == 4

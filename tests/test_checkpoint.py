@@ -191,3 +191,15 @@ def test_bfloat16_works(base_folder):
     assert model.embed_documents(TEXTS).dtype == np.float32
     assert model.rank("Who?", model.read(TEXTS[:2]))
     assert model.generate("Who?", max_new_tokens=3).ids
+
+
+def test_saving_replaces_a_checkpoint_and_nothing_else(gem, saved, tmp_path):
+    gem.save_pretrained(saved)
+    (tmp_path / "empty").mkdir()
+    gem.save_pretrained(tmp_path / "empty")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    for taken in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+        with pytest.raises(CheckpointError, match="holds files and no checkpoint"):
+            gem.save_pretrained(taken)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"

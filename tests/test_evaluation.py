@@ -13,6 +13,8 @@ from gem_rag import cli
 from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
+from gem_rag.model import GemModel
+from gem_rag_train import TrainConfig
 from gem_rag_train.evaluation import EvalSettings, evaluate, run, sets, statistics, systems
 from gem_rag_train.evaluation import kept as kept_module
 from gem_rag_train.evaluation.answers import TwoModels, best, contains, exact, f1, plain
@@ -21,6 +23,7 @@ from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.sets import Choice, Labelled, Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM, GemEmbedder
+from gem_rag_train.start import untrained
 
 WORDS = ["kettle", "warranty", "river", "sea", "winter", "letter", "steam", "engine"]
 WORDS += ["child", "horse", "grey", "young"]
@@ -142,8 +145,11 @@ def test_classes_with_one_text_are_left_out():
 def test_a_damaged_csv_is_named(tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("sentence1,sentence2,score\na,b,3\n")
-    with pytest.raises(GemError, match="row 1"):
-        sets.load_stsb(file)
+    assert sets.load_stsb(file) == [("a", "b", 3.0)]
+    for text, match in (("a,b,c\n", "row 1"), ("", "is empty"), ("a,b,3\nc,d\n", "row 2")):
+        file.write_text(text)
+        with pytest.raises(GemError, match=match):
+            sets.load_stsb(file)
 
 
 # Statistics
@@ -259,13 +265,14 @@ def test_the_two_model_stack_generates_with_the_base_alone(always, gem, tmp_path
 
 
 def test_mteb_runs_a_local_retrieval_task_and_agrees_with_us(gem, tmp_path, beir, stsb, small_sets):
-    from gem_rag_train.evaluation.mteb_tasks import run_tasks
+    from gem_rag_train.evaluation.mteb_tasks import find_task, run_tasks
 
     kept = [
         KeptVectors(GemEmbedder(gem), tmp_path / "v"),
         KeptVectors(systems.MiniLM(), tmp_path / "v"),
     ]
-    found, sts = run_tasks(kept, [str(beir), str(stsb)], tmp_path / "mteb", False)
+    tasks = [find_task(str(beir)), find_task(str(stsb))]
+    found, sts = run_tasks(kept, tasks, tmp_path / "mteb", False)
     queries = [SQUAD[1][2 * i].text for i in range(10)]
     for system in kept:
         mine, _ = retrieval(
@@ -308,7 +315,7 @@ DOCUMENTS = {
 def test_the_harness_scores_the_base_once_where_generation_is_the_bases(gem, tmp_path):
     from gem_rag_train.evaluation.generation import compare
 
-    accuracy, perplexity = compare(gem, tmp_path, DOCUMENTS)
+    accuracy, perplexity = compare(gem, gem, tmp_path, DOCUMENTS)
     assert "torch.equal" in accuracy.note
     assert accuracy.scores[BASE] == accuracy.scores[CHECKPOINT]
     assert accuracy.difference.value == 0
@@ -328,7 +335,7 @@ def test_the_harness_scores_the_base_once_where_generation_is_the_bases(gem, tmp
 def test_the_harness_sees_the_adapter_where_generation_is_adapted(always, tmp_path):
     from gem_rag_train.evaluation.generation import compare
 
-    _, perplexity = compare(always, tmp_path, DOCUMENTS)
+    _, perplexity = compare(always, always, tmp_path, DOCUMENTS)
     assert perplexity.note == ""
     assert perplexity.scores[BASE].value != pytest.approx(perplexity.scores[CHECKPOINT].value)
 
@@ -395,6 +402,44 @@ def test_an_evaluation_goes_on_where_it_was(gem, tmp_path, small_sets, stsb, mon
         monkeypatch.setattr(owner, name, never)
     again = evaluate(gem, tmp_path, settings(only=parts, stsb=stsb), show_progress=False)
     assert again.measures == first.measures
+
+
+def test_a_report_keeps_the_parts_made_before_of_the_same_checkpoint_and_sizes(
+    gem, always, tmp_path, small_sets, stsb
+):
+    def parts(model=gem, **more):
+        report = evaluate(model, tmp_path, settings(**more), show_progress=False)
+        saved = json.loads((tmp_path / "eval.json").read_text())
+        assert saved == json.loads(json.dumps(report.to_dict()))
+        assert saved["settings"]["only"] == list(report.parts())
+        return list(report.parts())
+
+    assert parts(only=("sts",), stsb=stsb) == ["sts"]
+    assert parts(only=("retrieval",), stsb=stsb) == ["sts", "retrieval"]
+    assert parts(only=("sts",), stsb=stsb) == ["retrieval", "sts"]
+    assert parts(only=("retrieval",), stsb=stsb, questions=10) == ["retrieval"]
+    assert parts(always, only=("sts",), stsb=stsb, questions=10) == ["sts"]
+
+
+def test_a_fully_fine_tuned_checkpoint_stands_beside_the_base_it_came_from(
+    base_folder, tmp_path, small_sets
+):
+    config = TrainConfig(
+        base=str(base_folder), adapter_scope="always", adapter_rank=0, full_fine_tuning=True
+    )
+    model = untrained(config)
+    with torch.no_grad():
+        for weight in model.base.model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    folder = model.save_pretrained(tmp_path / "tuned", with_base=True)
+    tuned = GemModel.from_pretrained(folder)
+    with pytest.raises(GemError, match=r"no recipe\.toml"):
+        systems.base_of(tuned)
+    (folder / "recipe.toml").write_text(config.to_toml())
+    assert systems.base_of(tuned).config.base.weights == create(base_folder).config.base.weights
+    report = evaluate(tuned, tmp_path / "out", settings(only=("generation",)), show_progress=False)
+    perplexity = report.measures[-1].scores
+    assert perplexity[BASE].value != pytest.approx(perplexity[CHECKPOINT].value)
 
 
 def test_settings_that_do_not_fit_are_errors():

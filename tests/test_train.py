@@ -486,6 +486,9 @@ class WordCounts:
     def __init__(self, name):
         pass
 
+    def forget(self):
+        pass
+
     def embed(self, texts):
         rows = [torch.tensor([len(t), t.count("e"), 1.0]) for t in texts]
         return torch.nn.functional.normalize(torch.stack(rows), dim=1)
@@ -497,7 +500,8 @@ class Remembering(Teacher):
     dim = 3
 
     def __init__(self, weights):
-        self.weights, self._max_length, self._known, self.embedded = weights, 8, {}, 0
+        self.weights, self._max_length, self.embedded = weights, 8, 0
+        self._known, self._kept = {}, {}
 
     def _embed(self, texts):
         self.embedded += len(texts)
@@ -512,6 +516,10 @@ def test_a_teachers_vectors_are_kept(tmp_path):
     again.keep(texts, file)
     assert (first.embedded, again.embedded) == (2, 0)
     assert torch.equal(first.embed(texts), again.embed(texts))
+    again.embed(["two"])
+    again.forget()
+    again.embed([*texts, "two"])
+    assert again.embedded == 2  # what is kept is known still
     for other, wanted in ((Remembering("u"), texts), (Remembering("t"), ["two"])):
         other.keep(wanted, file)
         assert other.embedded == len(set(wanted))
@@ -568,15 +576,18 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path, scope):
     trained = GemModel.from_pretrained(second.run(show_progress=False))
     assert trained.fingerprint != earlier.fingerprint
     assert earlier.fingerprint == GemModel.from_pretrained(first).fingerprint
-    with pytest.raises(GemError, match=r"differs from the recipe in \['num_special_tokens'\]"):
-        new_model(replace(second.config, num_special_tokens=9))
+    for name, other in (("num_special_tokens", 9), ("embed_layers", 1)):
+        with pytest.raises(GemError, match=rf"differs from the recipe in \['{name}'\]"):
+            new_model(replace(second.config, **{name: other}))
 
 
 def test_rows_of_one_source_are_no_negatives():
     a = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
-    pairs = [Pair("x", f"y{i}", "document_document", g) for i, g in enumerate("ABBC")]
+    pairs = [Pair(f"x{i}", f"y{i}", "document_document", g) for i, g in enumerate("ABBC")]
     same = same_source(pairs)
     assert same.tolist()[1] == [False, True, True, False]
+    again = Pair("x1", "y4", "query_document", "D", ("hard",))  # the same question, another answer
+    assert same_source([*pairs, again]).tolist()[1] == [False, True, True, False, True, False]
     scale = torch.tensor(LOG_SCALE_START)
     moved = a.clone()
     moved[2] = a[1]  # what would have been the hardest negative
@@ -601,6 +612,33 @@ def test_recipes(tmp_path):
         TrainConfig.from_recipe("default", {"stepz": "7"})
     with pytest.raises(GemError, match="batch_size"):
         TrainConfig(batch_size=1)
+
+
+def test_settings_of_another_kind_are_refused_or_understood():
+    def recipe(**settings):
+        return TrainConfig.from_recipe("default", settings)
+
+    assert recipe(tensorboard="False").tensorboard is False
+    assert recipe(tensorboard="true").tensorboard is True
+    assert recipe(output="2024").output == "2024"
+    assert recipe(output='"my runs"').output == "my runs"
+    assert recipe(data_files="faq.jsonl").data_files == ("faq.jsonl",)
+    assert recipe(adapter_targets='["q_proj", "v_proj"]').adapter_targets == ("q_proj", "v_proj")
+    assert recipe(learning_rate="1").learning_rate == 1
+    for name, text, expected in (
+        ("steps", "abc", "a whole number"),
+        ("steps", "1.5", "a whole number"),
+        ("learning_rate", "fast", "a number"),
+        ("tensorboard", "yes", "true or false"),
+        ("adapter_targets", "[1]", "list of texts"),
+        ("shares", "3", "a table of numbers"),
+    ):
+        with pytest.raises(GemError, match=f"{name} is .*; expected .*{expected}"):
+            recipe(**{name: text})
+    with pytest.raises(GemError, match="written_questions are about the passages of examples"):
+        TrainConfig(written_questions=5)
+    with pytest.raises(GemError, match="neighbours is 8, which needs a teacher and examples"):
+        TrainConfig(neighbours=8)
 
 
 def test_text_tools():

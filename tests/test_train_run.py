@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -229,6 +230,20 @@ def test_bf16_is_for_hardware_that_has_it(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         require_precision("bf16", cpu)
+
+
+def test_a_folder_that_is_in_use_is_never_replaced(config):
+    output = Path(config.output)
+    (output / "others").mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(GemError, match="exists already; choose another output"):
+            train(config, resume=resume, show_progress=False)
+    (output / "others").rmdir()
+    output.rmdir()
+    train(replace(config, steps=1), show_progress=False)
+    shutil.rmtree(f"{output}.run")
+    with pytest.raises(GemError, match="exists already"):
+        train(replace(config, steps=1), show_progress=False)
 
 
 def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkeypatch):

@@ -154,7 +154,7 @@ def adapt(
             f"{name_of(old)} has adapter_scope {old.config.adapter_scope!r}; adapting needs "
             "'tokens', with which the base, and so what it writes, stays as it is"
         )
-    chunks, skipped = read_chunks(paths, old, chunk_tokens)
+    chunks, skipped = read_chunks(paths, old, chunk_tokens, without=[folder])
     material = gather(
         old,
         chunks,
@@ -229,6 +229,7 @@ def recipe(
         num_special_tokens=c.num_special_tokens,
         pooling=c.pooling,
         adapter_scope=c.adapter_scope,
+        embed_layers=c.embed_layers or 0,
         adapter_rank=c.adapter.rank,
         adapter_alpha=c.adapter.alpha,
         adapter_targets=c.adapter.targets,

@@ -39,8 +39,15 @@ def task_of(pair: Pair) -> Task:
 
 
 def same_source(pairs: Sequence[Pair]) -> Tensor:
-    """bool ``[B, B + M]``: columns that are no negatives of a row (same passage, or same text)."""
+    """bool ``[B, B + M]``: columns that are no negatives of a row.
+
+    They are of the same passage, have the same text, or belong to a pair that asks the same.
+    """
     texts = seconds_of(pairs)
-    groups = [p.group for p in pairs] + [""] * (len(texts) - len(pairs))
-    columns = list(zip(groups, texts, strict=True))
-    return torch.tensor([[p.group == g or p.second == t for g, t in columns] for p in pairs])
+    others = len(texts) - len(pairs)
+    groups = [p.group for p in pairs] + [None] * others
+    asked = [p.first for p in pairs] + [None] * others
+    columns = list(zip(groups, asked, texts, strict=True))
+    return torch.tensor(
+        [[p.group == g or p.first == f or p.second == t for g, f, t in columns] for p in pairs]
+    )

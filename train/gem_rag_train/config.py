@@ -12,9 +12,18 @@ from gem_rag.config import AdapterScope, Pooling
 from gem_rag.errors import GemError
 from gem_rag_train.precision import PRECISIONS, Precision
 
+RECIPE = "recipe.toml"  # a run's own, in its checkpoint
 RECIPES = Path(__file__).parent / "recipes"
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
 TAUGHT = ("alignment", "neighbourhood", "distillation")  # weights of what a teacher says
+EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a text or a list of texts",
+    dict: "a table of numbers",
+}
 METRICS = {"heldout_ndcg10": 1, "heldout_recall1": 1, "heldout_ntp_loss": -1}  # 1: more is better
 
 
@@ -171,8 +180,8 @@ class TrainConfig:
     push_to_hub: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("data_files", "adapter_targets"):  # TOML gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for one in dataclasses.fields(self):
+            object.__setattr__(self, one.name, self._of_its_kind(one))
         if not self.shares and not self.data_files:
             object.__setattr__(self, "shares", {"crops": 1.0})
         for name in ("steps", "batch_size", "max_length", "checkpoint_every"):
@@ -197,6 +206,24 @@ class TrainConfig:
         )
         self._require_combinations()
 
+    def _of_its_kind(self, setting: dataclasses.Field[Any]) -> Any:
+        """A setting's value: TOML gives lists for tuples, whole numbers for others, and one name
+        is a list of one."""
+        made = setting.default_factory
+        kind = type(setting.default if made is dataclasses.MISSING else made())
+        value = getattr(self, setting.name)
+        if kind is tuple:
+            value = (value,) if isinstance(value, str) else tuple(value)
+            fits = all(isinstance(v, str) for v in value)
+        elif kind is dict:
+            fits = isinstance(value, dict) and all(_is_number(v) for v in value.values())
+        elif kind is float:
+            fits = _is_number(value)
+        else:
+            fits = type(value) is kind
+        self._require(fits, setting.name, EXPECTED[kind])
+        return value
+
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
             raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
@@ -209,6 +236,13 @@ class TrainConfig:
             )
         if self.neighbourhood and not self.examples:
             raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
+        if self.written_questions and not self.examples:
+            raise GemError("recipe: written_questions are about the passages of examples; set some")
+        if self.neighbours > 1 and not (self.teacher and self.examples):
+            raise GemError(
+                f"recipe: neighbours is {self.neighbours}, which needs a teacher and examples; set "
+                "both, or neighbours=1"
+            )
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:
@@ -257,10 +291,12 @@ class TrainConfig:
             bundled = sorted(p.stem for p in RECIPES.glob("*.toml"))
             raise GemError(f"no recipe {str(name_or_path)!r}; expected a .toml file or {bundled}")
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
         for key, text in (overrides or {}).items():
-            values[key] = _parse(text)
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := values.keys() - known:
+            value = _parse(text)
+            is_text = known.get(key) == "str" and not isinstance(value, str)  # a folder named 2024
+            values[key] = text if is_text else value
+        if unknown := values.keys() - known.keys():
             raise GemError(f"recipe has unknown keys {sorted(unknown)}; expected {sorted(known)}")
         return cls(**values)
 
@@ -276,8 +312,13 @@ class TrainConfig:
         return tomli_w.dumps(self.to_dict())
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _parse(text: str) -> Any:
+    plain = text.lower() if text in {"True", "False"} else text  # as Python has it
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {plain}")["value"]
     except tomllib.TOMLDecodeError:
         return text

@@ -120,7 +120,8 @@ def load_files(paths: Sequence[str | Path]) -> UserData:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: a text may hold U+2028 and the like as they are.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             yield _row(line, f"{path}:{number}")
 

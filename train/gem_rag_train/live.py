@@ -18,6 +18,7 @@ LABELS = {
     "alignment": "alignment {:.3f}",
     "neighbourhood": "neighbourhood {:.3f}",
     "distillation": "distillation {:.3f}",
+    "ranking": "ranking {:.3f}",
     "alpha": "alpha {:.2f}",
     "accuracy": "acc {:.2f}",
     "temperature": "T {:.3f}",

@@ -71,16 +71,25 @@ class Material:
 
 
 def read_chunks(
-    paths: Sequence[str | Path], model: GemModel, chunk_tokens: int
+    paths: Sequence[str | Path], model: GemModel, chunk_tokens: int, without: Sequence[Path] = ()
 ) -> tuple[list[Chunk], list[tuple[str, str]]]:
     """Chunks of all files, each text once, and files that could not be read, with the reason.
+
+    Args:
+        paths: Files or folders.
+        model: Whose tokens are counted.
+        chunk_tokens: Longest chunk.
+        without: Folders whose files are passed over: what is written may be among the documents.
 
     Raises:
         GemError: There is no text, or fewer than `FEWEST_CHUNKS` chunks of `FEWEST_WORDS` words.
     """
     chunks: dict[str, Chunk] = {}
     skipped: list[tuple[str, str]] = []
+    own = [folder.resolve() for folder in without]
     for file in find_files(paths):
+        if any(file.is_relative_to(folder) for folder in own):
+            continue
         try:
             document = load_file(file)
         except (GemError, OSError) as error:

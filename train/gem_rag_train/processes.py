@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from gem_rag.errors import GemError, MissingExtraError
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=1)  # the others wait while the first one reads and prepares
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
@@ -36,7 +38,7 @@ class Processes:
             )
         # On a CPU, accelerate takes processes for several only if told that it is one.
         on_cpu = _is_set("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-        self._state: Any = PartialState(cpu=on_cpu)
+        self._state: Any = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
         self.count = int(self._state.num_processes)
         self.rank = int(self._state.process_index)
 

@@ -17,12 +17,14 @@ from markupsafe import Markup, escape
 
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.fetch import atomic_write
+from gem_rag_train.config import RECIPE
 from gem_rag_train.heldout import CHECKS
+from gem_rag_train.state import LOG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOG, RECIPE, REPORT = "log.jsonl", "recipe.toml", "report.html"
+REPORT = "report.html"
 BEST_BY = "heldout_ndcg10"  # where the recipe names no best_metric
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -75,6 +75,7 @@ class Teacher:
             self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
         self._max_length = max_length
         self._known: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     @property
     def dim(self) -> int:
@@ -91,13 +92,18 @@ class Teacher:
 
     def embed(self, texts: Sequence[str], *, show_progress: bool | None = False) -> Tensor:
         """Unit vectors ``[n, d]``."""
-        missing = sorted({t for t in texts if t not in self._known}, key=len)
+        # In an order that depends on the texts alone: it decides the padding, and so last bits.
+        missing = sorted({t for t in texts if t not in self._known}, key=lambda t: (len(t), t))
         with progress("teacher", len(missing), show_progress) as advance:
             for start in range(0, len(missing), 32):
                 batch = missing[start : start + 32]
                 self._known |= zip(batch, self._embed(batch), strict=True)
                 advance(len(batch))
         return torch.stack([self._known[t] for t in texts])
+
+    def forget(self) -> None:
+        """Drop all vectors but those of `keep`."""
+        self._known = dict(self._kept)
 
     def keep(self, texts: Sequence[str], file: Path, *, show_progress: bool | None = False) -> None:
         """Know these texts' vectors: from `file`, which is written where it is not theirs."""
@@ -110,10 +116,15 @@ class Teacher:
         if file.exists():
             with safe_open(file, "pt") as stored:
                 if (stored.metadata() or {}).get("made_of") == digest:
-                    self._known |= zip(texts, stored.get_tensor("vectors"), strict=True)
+                    self._keep(texts, stored.get_tensor("vectors"))
                     return
         vectors = self.embed(texts, show_progress=show_progress)
+        self._keep(texts, vectors)
         atomic_write(file, save({"vectors": vectors}, metadata={"made_of": digest}))
+
+    def _keep(self, texts: Sequence[str], vectors: Tensor) -> None:
+        self._kept |= zip(texts, vectors, strict=True)
+        self._known |= self._kept
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:

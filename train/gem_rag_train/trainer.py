@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoint import seal
+from gem_rag.checkpoint import holds_something_else, seal
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
 from gem_rag_train.batches import Text, in_order, same_source, seconds_of, texts_of
 from gem_rag_train.card import model_card
 from gem_rag_train.checkpointing import checkpoint_activations
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.config import RECIPE, TrainConfig
 from gem_rag_train.data import Pair, Pool, TrainingMix
 from gem_rag_train.files import UserData, hold_out, load_files
 from gem_rag_train.gradcache import GradCache
@@ -60,7 +60,6 @@ KEPT_ROWS = 64  # in one forward from kept readings
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
-RECIPE = "recipe.toml"
 # Losses on embeddings, and the settings that weigh them.
 WEIGHTS = {
     "contrastive": "contrastive",
@@ -105,6 +104,11 @@ class Trainer:
             raise GemError(
                 f"{folder} holds a run already; pass --resume to go on with it, delete it, or "
                 "choose another output"
+            )
+        if self.output.exists() and (holds_something_else(self.output) or not resume):
+            raise GemError(
+                f"{self.output} exists already; choose another output, or delete it: a checkpoint "
+                "takes the whole folder"
             )
         self.folder = RunFolder(folder, config)
         self.user, held_out = load_files(config.data_files), list[Pair]()
@@ -275,6 +279,8 @@ class Trainer:
         step, c = self.step, self.config
         pairs = self.data.batch(step)
         self._fetch(step + 1)
+        if self.teacher is not None:
+            self.teacher.forget()  # what it knew decides its batches: a resumed run knows nothing
         share = alpha(step, c)
         self.optimizer.zero_grad(set_to_none=True)
         facts: dict[str, float] = {"step": step + 1, "loss": 0.0, "alpha": share, "tokens": 0.0}
@@ -370,9 +376,9 @@ class Trainer:
     def _require_finite(self, value: Tensor, what: str = "loss") -> None:
         if not torch.isfinite(value):
             raise GemError(
-                f"the {what} is {value.item()} at step {self.step}; lower the learning rate, or "
-                f"look for broken texts in this step's batch (resume starts from "
-                f"{self.folder.folder})"
+                f"the {what} is {value.item()} at step {self.step}; look for broken texts in this "
+                "step's batch, or start anew with a lower learning rate: delete "
+                f"{self.folder.folder} or choose another output"
             )
 
     def _taught(self, pairs: Sequence[Pair], vectors: Tensor) -> dict[str, Tensor]:

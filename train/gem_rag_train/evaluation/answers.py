@@ -48,6 +48,7 @@ class _VectorsKept(ReadingStore):
 
 def end_to_end(
     model: GemModel,
+    base: GemModel,
     mine: KeptVectors,
     peer: KeptVectors,
     data: Retrieval,
@@ -63,6 +64,7 @@ def end_to_end(
 
     Args:
         model: The checkpoint.
+        base: What it was trained from, the two-model stack's LLM.
         mine: Its vectors.
         peer: all-MiniLM-L6-v2's.
         data: All paragraphs, and the questions to answer.
@@ -79,7 +81,7 @@ def end_to_end(
             [Document(text, f"{i:05d}") for i, text in enumerate(data.paragraphs)],
             show_progress=show_progress,
         )
-        stack = TwoModels(model, peer, [record.text for record in index])
+        stack = TwoModels(base, peer, [record.text for record in index])
         answerers: dict[str, Callable[[str], str]] = {
             CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
             MINILM: stack.answer,
@@ -95,13 +97,13 @@ class TwoModels:
     """The usual stack: all-MiniLM-L6-v2 finds one chunk, an LLM that was not adapted answers.
 
     Args:
-        model: Whose base is the LLM.
+        base: The LLM, its adapter left out.
         peer: The embedder's vectors.
         chunks: What is searched.
     """
 
-    def __init__(self, model: GemModel, peer: KeptVectors, chunks: Sequence[str]) -> None:
-        self._llm = plain(model)
+    def __init__(self, base: GemModel, peer: KeptVectors, chunks: Sequence[str]) -> None:
+        self._llm = plain(base)
         self._peer = peer
         self._chunks = chunks
         self._vectors = peer.embed(chunks)

@@ -86,12 +86,19 @@ CHOICE_TASKS = (
 
 
 def generation(
-    model: GemModel, folder: Path, *, questions: int | None, passages: int | None, seed: int
+    model: GemModel,
+    base: GemModel,
+    folder: Path,
+    *,
+    questions: int | None,
+    passages: int | None,
+    seed: int,
 ) -> list[Measure]:
     """Accuracy on `CHOICE_TASKS` and perplexity of BoolQ's dev passages, before and after.
 
     Args:
         model: The checkpoint.
+        base: What it was trained from: `base_of`.
         folder: Where the tasks' files and the answers to them are kept.
         questions: Of each task, drawn by the seed; None is all.
         passages: For perplexity, likewise.
@@ -104,21 +111,25 @@ def generation(
         ]
     texts = drawn(sets.held_out_passages(), passages, seed)
     documents[PERPLEXITY] = [{"text": text} for text in texts]
-    return compare(model, folder, documents)
+    return compare(model, base, folder, documents)
 
 
 def compare(
-    model: GemModel, folder: Path, documents: Mapping[str, Sequence[Mapping[str, Any]]]
+    model: GemModel,
+    base: GemModel,
+    folder: Path,
+    documents: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[Measure]:
     """Base and checkpoint on the harness's tasks.
 
     Args:
         model: The checkpoint.
+        base: What it was trained from: `base_of`.
         folder: Where the tasks' files and the answers to them are kept.
         documents: Rows of each task: ``prompt``, ``choices``, ``gold``; or ``text`` for perplexity.
     """
     tasks = [task_config(name, rows, folder) for name, rows in documents.items()]
-    base = harness(model, tasks, folder / f"base-{model.config.base.weights[:16]}", None)
+    before = harness(base, tasks, folder / f"base-{base.config.base.weights[:16]}", None)
     note = ""
     if model.generation_scope is not None:
         kept = folder / f"gem-{model.fingerprint[:16]}"
@@ -126,7 +137,7 @@ def compare(
     else:
         texts = [row.get("text") or row["prompt"] for rows in documents.values() for row in rows]
         count = same_logits(model, drawn(texts, LOGITS_TEXTS, 0))
-        after = base
+        after = before
         note = (
             f"the checkpoint generates as the base by construction (scope "
             f"{model.config.adapter_scope}): logits torch.equal on {count} texts, not run twice"
@@ -138,7 +149,7 @@ def compare(
             "generation",
             titles.get(name, (name, ""))[0],
             titles.get(name, ("", "score"))[1],
-            {BASE: base[name], CHECKPOINT: after[name]},
+            {BASE: before[name], CHECKPOINT: after[name]},
             against=BASE,
             note=note,
         )

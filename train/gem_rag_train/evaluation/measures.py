@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gem_rag_train.evaluation.statistics import Sample, Score
 from gem_rag_train.evaluation.systems import CHECKPOINT
@@ -32,6 +33,18 @@ class Measure:
     against: str | None = None
     difference: Score | None = None
     note: str = ""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measure:
+        """What `dataclasses.asdict` made."""
+        gap = values["difference"]
+        return cls(
+            **{
+                **values,
+                "scores": {name: Score(**score) for name, score in values["scores"].items()},
+                "difference": None if gap is None else Score(**gap),
+            }
+        )
 
 
 def measure(

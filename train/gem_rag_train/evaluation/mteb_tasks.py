@@ -150,17 +150,16 @@ class LocalSTS(AbsTaskSTS):  # type: ignore[misc]
 
 
 def run_tasks(
-    systems: Sequence[KeptVectors], names: Sequence[str], folder: Path, show: bool | None
+    systems: Sequence[KeptVectors], tasks: Sequence[AbsTask], folder: Path, show: bool | None
 ) -> list[Measure]:
     """Each task's main score for each system.
 
     Args:
         systems: What is measured.
-        names: mteb's names, folders (`LocalRetrieval`) or CSV files (`LocalSTS`).
+        tasks: What `find_task` gives.
         folder: Where mteb keeps its results; what is there is not run again.
         show: mteb's progress bars.
     """
-    tasks = [find_task(name) for name in names]
     cache = mteb.ResultCache(folder)
     measures = []
     for task in tasks:
@@ -172,7 +171,7 @@ def run_tasks(
 
 
 def find_task(name: str) -> AbsTask:
-    """A task by mteb's name, folder or CSV file.
+    """A task by mteb's name, folder (`LocalRetrieval`) or CSV file (`LocalSTS`).
 
     Raises:
         GemError: There is none.
@@ -224,7 +223,8 @@ def _metadata(name: str, files: Sequence[Path], kind: str, main_score: str) -> T
 def _rows(file: Path) -> list[dict[str, str]]:
     """Lines of JSON with ``_id``, ``text`` and perhaps ``title``, as mteb wants them."""
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")  # U+2028 ends no line
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             rows.append({"id": str(row["_id"]), "title": row.get("title", ""), "text": row["text"]})

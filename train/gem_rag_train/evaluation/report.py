@@ -39,6 +39,21 @@ class Report:
         """The systems that have a score anywhere."""
         return [s for s in SYSTEMS if any(s in m.scores for m in self.measures)]
 
+    def after(self, folder: Path) -> Report:
+        """With what a folder's report of the same checkpoint and sizes has beyond these parts."""
+        try:
+            stored = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+            told = stored["facts"], {**stored["settings"], "only": None}
+            measures = [Measure.from_dict(m) for m in stored["measures"]]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or another version's
+            return self
+        mine = json.loads(json.dumps([self.facts, {**self.settings, "only": None}]))
+        if list(told) != mine:
+            return self
+        other = [m for m in measures if m.part not in self.settings["only"]]
+        parts = [*dict.fromkeys(m.part for m in other), *self.settings["only"]]
+        return Report(self.facts, {**self.settings, "only": parts}, other)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return dataclasses.asdict(self)

@@ -25,6 +25,7 @@ from gem_rag_train.evaluation.systems import (
     GemEmbedder,
     MeanPooled,
     MiniLM,
+    base_of,
 )
 
 PARTS = (
@@ -125,7 +126,8 @@ def evaluate(
     Args:
         model: The checkpoint, or its name.
         output: Folder of the report, which is written anew after each part.
-        settings: What to measure.
+        settings: What to measure. The folder's report of the same checkpoint and sizes keeps its
+            other parts; any other report there is replaced.
         show_progress: Progress bars; None shows them on a terminal.
 
     Raises:
@@ -153,10 +155,12 @@ class Evaluation:
         self.settings = settings
         self.show = show_progress
         self.kept = output / "kept"
+        self.base = base_of(model)
+        self.tasks = self._find_tasks()
         length = settings.max_length
         embedders: list[Embedder] = [MiniLM(), GemEmbedder(model, length)]
         if settings.mean_pooled:
-            embedders.insert(0, MeanPooled(model, length))
+            embedders.insert(0, MeanPooled(self.base, length))
         self.systems = [
             KeptVectors(embedder, self.kept / "vectors", show_progress=show_progress)
             for embedder in embedders
@@ -168,6 +172,7 @@ class Evaluation:
             part: getattr(self, f"_{part}") for part in PARTS
         }
         report = Report(self._facts(), self._settings(), [])
+        report = report.after(self.output)
         for part in self.settings.parts:
             report.measures.extend(steps[part]())
             report.write(self.output, draw=[part])
@@ -245,7 +250,12 @@ class Evaluation:
 
         s = self.settings
         return generation(
-            self.model, self.kept / "lm", questions=s.lm, passages=s.passages, seed=s.seed
+            self.model,
+            self.base,
+            self.kept / "lm",
+            questions=s.lm,
+            passages=s.passages,
+            seed=s.seed,
         )
 
     def _rag(self) -> list[Measure]:
@@ -253,6 +263,7 @@ class Evaluation:
 
         return end_to_end(
             self.model,
+            self.base,
             self._system(CHECKPOINT),
             self._system(MINILM),
             self._drawn(self.settings.rag),
@@ -264,4 +275,12 @@ class Evaluation:
     def _mteb(self) -> list[Measure]:
         from gem_rag_train.evaluation.mteb_tasks import run_tasks
 
-        return run_tasks(self.systems, self.settings.mteb, self.kept / "mteb", self.show)
+        return run_tasks(self.systems, self.tasks, self.kept / "mteb", self.show)
+
+    def _find_tasks(self) -> list[Any]:
+        """mteb's tasks: a name that is none is said at the start."""
+        if "mteb" not in self.settings.parts:
+            return []
+        from gem_rag_train.evaluation.mteb_tasks import find_task
+
+        return [find_task(name) for name in self.settings.mteb]

@@ -107,25 +107,30 @@ class Choice:
     passage: str = ""
 
 
+STS_COLUMNS = ["sentence1", "sentence2", "score"]
+
+
 def load_stsb(path: str | Path) -> list[tuple[str, str, float]]:
-    """Rows ``sentence1, sentence2, score`` of a CSV without a header.
+    """Rows ``sentence1, sentence2, score`` of a CSV, with or without these names at the top.
 
     Raises:
         GemError: The file is empty, or a row is not two texts and a number.
     """
     with Path(path).open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
-    if not lines:
-        raise GemError(f"{path} is empty; expected rows of sentence1,sentence2,score")
     rows = []
     for number, line in enumerate(lines, 1):
+        if number == 1 and line == STS_COLUMNS:
+            continue
         try:
             first, second, score = line
             rows.append((first, second, float(score)))
         except ValueError:
             raise GemError(
-                f"{path}, row {number} is {line!r}; expected sentence1,sentence2,score, no header"
+                f"{path}, row {number} is {line!r}; expected sentence1,sentence2,score"
             ) from None
+    if not rows:
+        raise GemError(f"{path} is empty; expected rows of sentence1,sentence2,score")
     return rows
 
 

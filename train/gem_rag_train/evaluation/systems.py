@@ -5,17 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from gem_rag.config import Task
-from gem_rag.errors import MissingExtraError, TruncationWarning
+from gem_rag.checkpoint import OWN_BASE, create, name_of
+from gem_rag.config import AdapterConfig, Task
+from gem_rag.errors import GemError, MissingExtraError, TruncationWarning
 from gem_rag.model import GemModel
 from gem_rag.progress import quiet_transformers
 from gem_rag.reader import by_budget
+from gem_rag_train.config import RECIPE, TrainConfig
 from gem_rag_train.teacher import MINILM as MINILM_SOURCE
 from gem_rag_train.teacher import minilm_folder
 
@@ -148,6 +151,28 @@ def minilm() -> Embed:
         return np.asarray(vectors, dtype=np.float32)
 
     return embed
+
+
+def base_of(model: GemModel) -> GemModel:
+    """The model as it was before training, to generate and to be mean-pooled.
+
+    The same one, but for a checkpoint of full fine-tuning, whose own base was trained: then the one
+    its recipe names.
+
+    Raises:
+        GemError: The checkpoint does not say which base it comes from.
+    """
+    if model.config.base.name != OWN_BASE:
+        return model
+    recipe = Path(model.path or "") / RECIPE
+    if not recipe.is_file():
+        raise GemError(
+            f"{name_of(model)} was trained with its base, and has no {RECIPE} that says which base "
+            'it comes from; write one with base = "..."'
+        )
+    name = TrainConfig.from_recipe(recipe).base
+    device, plain = str(model.base.device), AdapterConfig(rank=0)
+    return create(name, device=device, dtype="float32", num_special_tokens=1, adapter=plain)
 
 
 def first_tokens(model: GemModel, text: str, count: int) -> str:
