@@ -235,9 +235,9 @@ def test_hard_negatives_are_columns_of_their_own():
     back = (20 * b @ a.T).log_softmax(1)
     expected = -(sum(rows[i, i] for i in range(4)) + sum(back[i, i] for i in range(4))) / 8
     assert info_nce(a, b, scale, negatives=n).item() == pytest.approx(expected.item(), rel=1e-5)
-    pairs = [Pair("q", f"p{i}", "query_document", str(i), negatives=("p0",)) for i in range(2)]
+    pairs = [Pair(f"q{i}", f"p{i}", "query_document", str(i), ("p0",)) for i in range(2)]
     assert same_source(pairs).tolist() == [[True, False, True, True], [False, True, False, False]]
-    assert [t for t, _ in texts_of(pairs)] == ["q", "q", "p0", "p1", "p0", "p0"]
+    assert [t for t, _ in texts_of(pairs)] == ["q0", "q1", "p0", "p1", "p0", "p0"]
 
 
 def test_files_say_what_they_hold(tmp_path):

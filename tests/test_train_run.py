@@ -238,8 +238,7 @@ def test_a_folder_that_is_in_use_is_never_replaced(config):
     for resume in (False, True):
         with pytest.raises(GemError, match="exists already; choose another output"):
             train(config, resume=resume, show_progress=False)
-    (output / "others").rmdir()
-    output.rmdir()
+    (output / "others").rmdir()  # an empty folder is free
     train(replace(config, steps=1), show_progress=False)
     shutil.rmtree(f"{output}.run")
     with pytest.raises(GemError, match="exists already"):

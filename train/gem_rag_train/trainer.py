@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoint import holds_something_else, seal
+from gem_rag.checkpoint import CONFIG_FILE, holds_something_else, seal
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
@@ -105,7 +105,8 @@ class Trainer:
                 f"{folder} holds a run already; pass --resume to go on with it, delete it, or "
                 "choose another output"
             )
-        if self.output.exists() and (holds_something_else(self.output) or not resume):
+        is_checkpoint = (self.output / CONFIG_FILE).exists()
+        if holds_something_else(self.output) or (is_checkpoint and not resume):
             raise GemError(
                 f"{self.output} exists already; choose another output, or delete it: a checkpoint "
                 "takes the whole folder"
