@@ -55,7 +55,6 @@ CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
 FRESH: Settings = ALONE | {
     "examples": 0,
     "teacher": "",
-    "neighbours": 1,
     "batch_size": 32,
     "steps": 40,
 }
@@ -196,6 +195,7 @@ def main() -> None:
         steps=options.steps,
         checkpoint_every=options.steps,
         warmup_steps=10,
+        eval_every=0,
     )
     likeness = Likeness()
     for group in options.groups or EXPERIMENTS:

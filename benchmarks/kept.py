@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        recipe = TrainConfig.from_recipe("default", {"output": f"{folder}/run"})
+        recipe = TrainConfig.from_recipe("default", {"output": f"{folder}/run", "eval_every": "0"})
         taught = dict.fromkeys(TAUGHT, 0.0)
         config = dataclasses.replace(recipe, examples=4 * recipe.batch_size, teacher="", **taught)
         trainer = Trainer(config, resume=False)

@@ -637,8 +637,6 @@ def test_settings_of_another_kind_are_refused_or_understood():
             recipe(**{name: text})
     with pytest.raises(GemError, match="written_questions are about the passages of examples"):
         TrainConfig(written_questions=5)
-    with pytest.raises(GemError, match="neighbours is 8, which needs a teacher and examples"):
-        TrainConfig(neighbours=8)
 
 
 def test_text_tools():

@@ -238,11 +238,6 @@ class TrainConfig:
             raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
         if self.written_questions and not self.examples:
             raise GemError("recipe: written_questions are about the passages of examples; set some")
-        if self.neighbours > 1 and not (self.teacher and self.examples):
-            raise GemError(
-                f"recipe: neighbours is {self.neighbours}, which needs a teacher and examples; set "
-                "both, or neighbours=1"
-            )
         least = f"0 or at least batch_size ({self.batch_size})"
         self._require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:

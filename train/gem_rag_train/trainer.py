@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoint import CONFIG_FILE, holds_something_else, seal
+from gem_rag.checkpoint import holds_something_else, seal
+from gem_rag.config import CONFIG_FILE
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
