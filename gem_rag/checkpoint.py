@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,7 +374,8 @@ def weights_hash(folder: Path) -> str:
     except OSError:
         pass
     digest = _hash_tensors(files)
-    atomic_write(memory, digest)
+    with suppress(OSError):  # a cache that may only be read costs time, not the model
+        atomic_write(memory, digest)
     return digest
 
 

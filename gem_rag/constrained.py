@@ -8,7 +8,7 @@ writes parses even when it would never have stopped by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gem_rag.text import TextCodec
 
 Schema = Mapping[str, Any]
+Follow = Callable[..., Tensor]  # ids that the grammar sees, logits, number of tokens generated
 CLOSERS = ("}", "]", '"', ",")  # best first
 IN_STRING = "Q"  # allowed beside a bracket only inside a string
 CLOSING_TOKENS = 128  # at most this much of the end of an answer is kept for closing it
@@ -87,17 +88,27 @@ class Grammars:
         hook = self._hook("\n".join(rules), max_new_tokens)
         return hook if choice != "auto" else self._if_called(hook)
 
-    def _if_called(self, hook: LogitsHook) -> LogitsHook:
-        """The grammar from the moment the answer begins as a call does; free text otherwise."""
+    def _if_called(self, hook: Follow) -> LogitsHook:
+        """The grammar from where a call begins; free text before it, or without one."""
+        opening: list[int] = []  # the call as far as it was there when it was seen
+        before = 0  # tokens generated until then
 
         def choose(generated: list[int], logits: Tensor) -> Tensor:
-            begun = self._codec.decode(generated[: len(CALL_START)])
-            opening = len(begun) > 1 and CALL_START.startswith(begun)
-            return hook(generated, logits) if opening or begun.startswith(CALL_START) else logits
+            nonlocal opening, before
+            if not opening:
+                text = self._codec.decode(generated)
+                begins = len(text) > 1 and CALL_START.startswith(text)
+                at = 0 if begins else text.find(CALL_START)
+                if at < 0:
+                    return logits
+                before = len(generated)
+                # Elsewhere than at the start a token may hold the end of the text before it too.
+                opening = self._codec.encode_texts([text[at:]], None)[0].ids if at else generated[:]
+            return hook(opening + generated[before:], logits, len(generated))
 
         return choose
 
-    def _hook(self, grammar: str, max_new_tokens: int) -> LogitsHook:
+    def _hook(self, grammar: str, max_new_tokens: int) -> Follow:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
@@ -108,13 +119,13 @@ class Grammars:
 
         consumed = 0
 
-        def allow(generated: list[int], logits: Tensor) -> Tensor:
+        def allow(generated: list[int], logits: Tensor, count: int | None = None) -> Tensor:
             nonlocal consumed
             if not matcher.consume_tokens(generated[consumed:]):
                 return logits  # text that only began as a call does
             consumed = len(generated)
             allowed = self._allowed(matcher)
-            if len(generated) >= closing:
+            if (len(generated) if count is None else count) >= closing:
                 allowed = self._closed(allowed)
             mask = torch.from_numpy(allowed).to(logits.device)
             return logits.masked_fill(~mask, -torch.inf)

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,10 +169,7 @@ def split(document: Document, tokenizer: Tokenizer, *, max_tokens: int = 256) ->
     Returns:
         Chunks in order; none of a document without words.
     """
-    from semantic_text_splitter import MarkdownSplitter, TextSplitter
-
-    kind = MarkdownSplitter if document.markdown else TextSplitter
-    splitter = kind.from_huggingface_tokenizer(tokenizer, max_tokens)
+    splitter = _splitter(tokenizer, document.markdown, max_tokens)
     places, names = _headings(document.text) if document.markdown else ([], [])
     chunks = []
     for start, text in splitter.chunk_indices(document.text):
@@ -182,6 +180,14 @@ def split(document: Document, tokenizer: Tokenizer, *, max_tokens: int = 256) ->
         end = start + len(text)
         chunks.append(Chunk(text, document.source, start, end, heading, document.metadata))
     return chunks
+
+
+@lru_cache(maxsize=8)  # making one takes a tenth of a second: the whole tokenizer is copied
+def _splitter(tokenizer: Tokenizer, markdown: bool, max_tokens: int) -> Any:
+    from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+    kind = MarkdownSplitter if markdown else TextSplitter
+    return kind.from_huggingface_tokenizer(tokenizer, max_tokens)
 
 
 def sections(document: Document) -> list[tuple[str, str]]:
@@ -207,12 +213,18 @@ def _headings(text: str) -> tuple[list[int], list[str]]:
             fence = mark[1]
         elif mark and mark[1].startswith(fence) and not line.strip(" `~\r\n"):
             fence = ""
-        heading = None if fence or mark else re.match(r" {0,3}(#{1,6})\s+(.*?)\s*#*\s*$", line)
+        heading = None if fence or mark else re.match(r" {0,3}(#{1,6})(?=\s)", line)
         if heading:
             level = len(heading[1])
             path = [(depth, name) for depth, name in path if depth < level]
-            path.append((level, heading[2]))
+            path.append((level, _without_closing(line[heading.end() :].strip())))
             places.append(at)
             names.append(" > ".join(name for _, name in path))
         at += len(line)
     return places, names
+
+
+def _without_closing(name: str) -> str:
+    """A heading without the hashes that may close it ("Title ##"; those of "C#" belong to it)."""
+    words = name.rstrip("#")
+    return words.rstrip() if not words or words[-1].isspace() else name

@@ -29,6 +29,10 @@ _FORMS: dict[Form, tuple[str, ...]] = {
 }
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
 def cache_dir() -> Path:
     """The user's cache folder for gem-rag; the environment variable GEM_RAG_CACHE overrides it."""
     override = os.environ.get("GEM_RAG_CACHE")
@@ -49,6 +53,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_UMASK)  # as any new file: a temporary one is its owner's alone
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.ranking import Ranks
 from gem_rag.reading import Reading
 from gem_rag.text import Message, as_text
-from gem_rag.tools import Tool, ToolCall, parse_calls, without_calls
+from gem_rag.tools import Tool, ToolCall, before_calls, parse_calls, without_calls
 
 Request = str | Sequence[Message]
 # Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
@@ -54,7 +54,7 @@ class Generation:
         text: The answer, stop strings and control tokens left out.
         finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
         usage: Token counts.
-        tool_calls: Calls of the tools that were given; where there are any, `text` is empty.
+        tool_calls: Calls of the tools that were given; `text` is then what was said before them.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included.
     """
@@ -114,10 +114,10 @@ class _Run:
         stop: Sequence[str],
         max_new_tokens: int,
         truncated: Sequence[int],
-        calls_tools: bool,
+        callable_tools: Sequence[Collection[str]],
     ) -> None:
         self._ends = model.end_ids
-        self.calls_tools = calls_tools
+        self.callable_tools = callable_tools
         self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
@@ -166,9 +166,9 @@ class _Run:
             truncated_tokens=self._truncated[row],
         )
         text = self._texts[row].text
-        calls = parse_calls(text) if self.calls_tools else ()
+        calls = parse_calls(text, self.callable_tools[row])
         return Generation(
-            text="" if calls else text,
+            text=before_calls(text) if calls else text,
             finish_reason=self._reasons[row],
             usage=usage,
             tool_calls=calls,
@@ -303,7 +303,8 @@ class Generates(Ranks):
             tool_choice=tool_choice,
         )
         pieces = (piece for _, piece in run.pieces())
-        shown = without_calls(pieces) if run.calls_tools else pieces
+        names = run.callable_tools[0]
+        shown = without_calls(pieces, names) if names else pieces
         return Stream(shown, lambda: run.result(0))
 
     def _start(
@@ -334,14 +335,16 @@ class Generates(Ranks):
         prompts, truncated, room = [], [], max_new_tokens
         for row, request in enumerate(requests):
             past = len(after[row]) if after is not None else 0
-            ids, cut = self._prompt_ids(request, past, known, raw=raw, truncate=truncate)
+            answer = max_new_tokens if truncate else 0
+            ids, cut = self._prompt_ids(request, past, known, raw=raw, answer=answer)
             prompts.append(ids)
             truncated.append(cut)
             room = min(room, self.max_context - past - len(ids))
         hooks = [self._constraint(schema, known, choice, room) for choice in choices]
         samplings = [replace(sampling, logits_hook=hook or sampling.logits_hook) for hook in hooks]
         stops = [stop] if isinstance(stop, str) else list(stop or [])
-        return _Run(self, prompts, after, samplings, stops, max_new_tokens, truncated, bool(known))
+        names = [[tool.name for tool in known if c in ("auto", "any", tool.name)] for c in choices]
+        return _Run(self, prompts, after, samplings, stops, max_new_tokens, truncated, names)
 
     def _constraint(
         self, schema: Schema | None, tools: Sequence[Tool], choice: str, max_new_tokens: int
@@ -381,19 +384,24 @@ class Generates(Ranks):
         tools: Sequence[Tool],
         *,
         raw: bool,
-        truncate: bool,
+        answer: int,
     ) -> tuple[list[int], int]:
+        """A request's ids and how many were cut: none, unless there is an `answer` to cut for.
+
+        A prompt that has to be cut leaves room for that many tokens, or for half of what is left.
+        """
         ids = self.codec.prompt_ids(request, raw=raw, continued=past > 0, tools=tools)
         room = self.max_context - past - 1
         if not ids:
             raise ValueError("the prompt is empty; expected text or messages")
         if len(ids) <= room:
             return ids, 0
-        if not truncate or room < 1:
+        if not answer or room < 1:
             raise ContextLengthError(
                 f"the prompt has {past + len(ids)} tokens, the context window {self.max_context}; "
                 "shorten it, or pass truncate=True to cut its start"
             )
+        room = self.max_context - past - min(answer, (self.max_context - past) // 2)
         head = self.config.preamble_ids if not past else ()
         kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
         return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room

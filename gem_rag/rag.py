@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gem_rag.asynchronous import AwaitedPieces
-from gem_rag.documents import Chunk, Document, content_hash, find_files, load_file, split
+from gem_rag.documents import (
+    Chunk,
+    Document,
+    content_hash,
+    existing,
+    find_files,
+    load_file,
+    split,
+)
 from gem_rag.errors import GemError
 from gem_rag.generation import Generation, Stream, Usage
 from gem_rag.index import GemIndex
@@ -240,8 +249,9 @@ class GemRAG:
         Each commit holds whole sources, so that an interruption leaves a sound index.
 
         Args:
-            paths_or_documents: Paths, or `Document` objects.
-            remove_missing: Drop sources under the given folders that are gone.
+            paths_or_documents: Paths, or `Document` objects; those of one source (such as a book's
+                pages) make it up together.
+            remove_missing: Drop sources under the given folders whose file is gone.
             show_progress: A progress bar; None shows one on a terminal.
 
         Returns:
@@ -249,55 +259,62 @@ class GemRAG:
         """
         if isinstance(paths_or_documents, str | Path | Document):
             paths_or_documents = [paths_or_documents]
-        paths = [Path(p) for p in paths_or_documents if not isinstance(p, Document)]
-        documents = [p for p in paths_or_documents if isinstance(p, Document)]
+        given = list(paths_or_documents)
+        paths = [Path(p) for p in given if not isinstance(p, Document)]
         report = _Report()
         pending: list[Work] = []
         files = find_files(paths)
-        sources: list[Path | Document] = [*documents, *files]
+        sources: dict[str, list[Path | Document]] = {}
+        for part in [*(d for d in given if isinstance(d, Document)), *files]:
+            sources.setdefault(_name(part), []).append(part)
         with progress("indexing", len(sources), show_progress, many=1) as advance:
-            for source in sources:
-                if (work := self._prepare(source, report)) is not None:
+            for name, parts in sources.items():
+                if (work := self._prepare(name, parts, report)) is not None:
                     pending.append(work)
                 else:
                     advance(1)
-                if sum(len(chunks) for _, _, chunks in pending) >= COMMIT_CHUNKS:
+                if sum(len(work.chunks) for work in pending) >= COMMIT_CHUNKS:
                     self._commit(pending, report, advance)
                     pending = []
             self._commit(pending, report, advance)
         if remove_missing:
-            self._remove_missing(paths, {str(f) for f in files}, report)
+            self._remove_missing(paths, {_name(f) for f in files}, report)
         return report.freeze()
 
-    def _prepare(self, source: Path | Document, report: _Report) -> Work | None:
-        """A source's name, hash and chunks; None where there is nothing to do."""
-        name = source.source if isinstance(source, Document) else str(source)
+    def _prepare(self, name: str, parts: Sequence[Path | Document], report: _Report) -> Work | None:
+        """What there is to do for a source; None where there is nothing."""
         try:
-            digest = f"{_hash(source)}:{self.chunk_tokens}"
+            digest = f"{_hash(parts)}:{self.chunk_tokens}"
             known = self.index.get_meta(_meta_key(name))
             if known == digest:
                 report.unchanged.append(name)
                 return None
-            document = source if isinstance(source, Document) else load_file(source)
-            chunks = split(document, self.model.codec.backend, max_tokens=self.chunk_tokens)
-        except (GemError, OSError) as error:
+            chunks = [chunk for part in parts for chunk in self._chunks(part)]
+        except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
-        return name, digest, chunks
+        return Work(name, digest, chunks, replaces=known is not None)
+
+    def _chunks(self, part: Path | Document) -> list[Chunk]:
+        document = part if isinstance(part, Document) else load_file(part)
+        chunks = split(document, self.model.codec.backend, max_tokens=self.chunk_tokens)
+        return [replace(chunk, source=_name(part)) for chunk in chunks]
 
     def _commit(
         self, pending: Sequence[Work], report: _Report, advance: Callable[[float], None]
     ) -> None:
         """Embed and write whole sources in one transaction; `advance` counts them as they go."""
-        chunks = [chunk for _, _, group in pending for chunk in group]
+        chunks = [chunk for work in pending for chunk in work.chunks]
         each = len(pending) / max(1, len(chunks))  # sources a chunk
         texts = [chunk.text for chunk in chunks]
         vectors = self.store.embed(texts, lambda count: advance(each * count))
+        old = [work.name for work in pending if work.replaces]
         with self.index.transaction():
-            for name, digest, _ in pending:
-                self.index.delete(where={"source": name})
-                self.index.set_meta(_meta_key(name), digest)
+            if old:
+                self.index.delete(where={"source": {"$in": old}})
+            for work in pending:
+                self.index.set_meta(_meta_key(work.name), work.digest)
             if chunks:
                 self.index.add(texts, vectors, [_metadata(c) for c in chunks])
         if not chunks:
@@ -305,12 +322,12 @@ class GemRAG:
         report.chunks += len(chunks)
 
     def _remove_missing(self, paths: Sequence[Path], found: set[str], report: _Report) -> None:
-        roots = [p.resolve() for p in paths]
+        roots = existing(paths)
         for key in self.index.meta_keys(_META):
             name = key.removeprefix(_META)
             path = Path(name)
             under = any(path.is_relative_to(root) for root in roots)
-            if under and name not in found:
+            if under and name not in found and not path.exists():
                 with self.index.transaction():
                     self.index.delete(where={"source": name})
                     self.index.set_meta(key, None)
@@ -451,17 +468,39 @@ def in_context(question: str, history: Sequence[Message]) -> str:
 
 
 _META = "source:"
-Work = tuple[str, str, list[Chunk]]  # a source's name, its hash, its chunks
+
+
+class Work(NamedTuple):
+    """A source that has to be indexed; `replaces` what the index has of it."""
+
+    name: str
+    digest: str
+    chunks: list[Chunk]
+    replaces: bool
+
+
+def _name(part: Path | Document) -> str:
+    """A source's name as text that can be stored and shown, whatever bytes a file's name has."""
+    name = part.source if isinstance(part, Document) else str(part)
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _meta_key(name: str) -> str:
     return _META + name
 
 
-def _hash(source: Path | Document) -> str:
-    if isinstance(source, Document):
-        return hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
-    return content_hash(source)
+def _hash(parts: Sequence[Path | Document]) -> str:
+    each = [_part_hash(part) for part in parts]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def _part_hash(part: Path | Document) -> str:
+    if not isinstance(part, Document):
+        return content_hash(part)
+    content = part.text
+    if part.metadata or part.markdown:
+        content += json.dumps([part.markdown, dict(part.metadata)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _metadata(chunk: Chunk) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class ReadingStore:
         self.disk_bytes = disk_bytes
         self.dtype = dtype
         self._lock = threading.RLock()
+        self._is_full = False
         self._memory: OrderedDict[str, Reading] = OrderedDict()
         self._held = 0
         self._disk_sizes: OrderedDict[str, int] = OrderedDict()  # oldest use first
@@ -118,9 +119,8 @@ class ReadingStore:
 
     @property
     def has_room(self) -> bool:
-        """Whether a bulk ingest should still hand its readings over."""
-        on_disk = self.folder is not None and sum(self._disk_sizes.values()) < self.disk_bytes
-        return on_disk or self._held < self.memory_bytes
+        """Whether a bulk ingest should still hand its readings over: until one was not kept."""
+        return not self._is_full
 
     def info(self) -> StoreInfo:
         """Counts and bytes."""
@@ -133,12 +133,16 @@ class ReadingStore:
         with self._lock:
             self._memory.clear()
             self._held = 0
+            self._is_full = False
             for key in list(self._disk_sizes):
                 self._drop(key)
 
     def _key(self, tokenized: Tokenized) -> str:
+        # What one precision wrote is not what another would read.
+        computed = self.model.base.dtype
+        made = f"{self.model.reading_fingerprint}:{computed}:{self.dtype or computed}"
         ids = ",".join(map(str, tokenized.ids))
-        return hashlib.sha256(f"{self.model.reading_fingerprint}:{ids}".encode()).hexdigest()
+        return hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()
 
     def _get(self, key: str, text: str, tokenized: Tokenized) -> Reading | None:
         with self._lock:
@@ -155,20 +159,22 @@ class ReadingStore:
 
     def _put(self, key: str, reading: Reading, evict: bool) -> None:
         with self._lock:
-            self._remember(key, reading, evict)
-            self._write(key, reading, evict)
+            in_memory = self._remember(key, reading, evict)
+            self._is_full = not self._write(key, reading, evict) and not in_memory
 
-    def _remember(self, key: str, reading: Reading, evict: bool) -> None:
+    def _remember(self, key: str, reading: Reading, evict: bool) -> bool:
+        """Keep a reading in memory; whether it is there now."""
         size = reading.nbytes
         if size > self.memory_bytes or (not evict and self._held + size > self.memory_bytes):
-            return
+            return False
         if key in self._memory:
-            return
+            return True
         self._memory[key] = reading
         self._held += size
         while self._held > self.memory_bytes:
             _, oldest = self._memory.popitem(last=False)
             self._held -= oldest.nbytes
+        return True
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -180,9 +186,17 @@ class ReadingStore:
         for _, file in sorted(files):
             self._disk_sizes[file.name.removesuffix(SUFFIX)] = file.stat().st_size
 
-    def _write(self, key: str, reading: Reading, evict: bool) -> None:
-        if self.folder is None or key in self._disk_sizes:
-            return
+    def _write(self, key: str, reading: Reading, evict: bool) -> bool:
+        """Keep a reading on disk; whether it is there now."""
+        if self.folder is None:
+            return False
+        if key in self._disk_sizes:
+            return True
+        used = sum(self._disk_sizes.values())
+        stored = self.dtype or self.model.base.dtype
+        size = reading.nbytes * stored.itemsize // self.model.base.dtype.itemsize
+        if size > self.disk_bytes or (not evict and used + size > self.disk_bytes):
+            return False  # before its bytes are made: most of a large ingest comes here
         from safetensors.torch import save
 
         from gem_rag.fetch import atomic_write
@@ -193,16 +207,16 @@ class ReadingStore:
             tensors[f"{i}.v"] = v.to(self.dtype or v.dtype).cpu().contiguous()
         data = save(tensors, metadata={"reading": reading.fingerprint})
         data += zlib.crc32(data).to_bytes(4, "little")
-        used = sum(self._disk_sizes.values())
         if len(data) > self.disk_bytes or (not evict and used + len(data) > self.disk_bytes):
-            return
+            return False
         while self._disk_sizes and sum(self._disk_sizes.values()) + len(data) > self.disk_bytes:
             self._drop(next(iter(self._disk_sizes)))
         try:
             atomic_write(self._path(key), data)
         except OSError:  # a full disk costs speed, not the answer
-            return
+            return False
         self._disk_sizes[key] = len(data)
+        return True
 
     def _load(self, key: str, tokens: int) -> KeyValues | None:
         """From disk; an entry that is damaged or not of this model's shape is dropped."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -65,7 +68,12 @@ class TextCodec:
     def encode_texts(self, texts: Sequence[str], max_tokens: int | None) -> list[Tokenized]:
         """Tokenize the user's words: nothing added, control tokens taken as plain text."""
         out = []
-        for encoding in self._words.encode_batch(list(texts), add_special_tokens=False):
+        try:
+            encodings = self._words.encode_batch(list(texts), add_special_tokens=False)
+        except TypeError:
+            _require_unicode(texts)
+            raise
+        for encoding in encodings:
             ids, offsets = encoding.ids, encoding.offsets
             cut = max(0, len(ids) - max_tokens) if max_tokens is not None else 0
             kept = len(ids) - cut
@@ -116,12 +124,11 @@ class TextCodec:
         if continued:
             if tools:
                 raise GemError("tools cannot be used after a reading: they stand before its text")
-            return self.encode(self.continuation(request, raw=raw))
-        text = self.prompt(request, raw=raw, tools=tools)
+            return self._encode_guarded(self._continuation(request, raw=raw))
+        text = self._prompt(request, raw=raw, tools=tools)
         # A template writes its own control tokens; plain text gets the tokenizer's (BOS).
         plain = isinstance(request, str) and (raw or not self.has_template)
-        ids: list[int] = self._template.encode(text, add_special_tokens=plain).ids
-        return ids
+        return self._encode_guarded(text, add_special_tokens=plain)
 
     def prompt(
         self, request: str | Sequence[Message], *, raw: bool = False, tools: Sequence[Tool] = ()
@@ -133,6 +140,11 @@ class TextCodec:
             raw: Take a string as it stands, without the chat template.
             tools: Functions to tell the model of.
         """
+        return self._unguarded(self._prompt(request, raw=raw, tools=tools))
+
+    def _prompt(
+        self, request: str | Sequence[Message], *, raw: bool, tools: Sequence[Tool] = ()
+    ) -> str:
         if isinstance(request, str):
             if raw or not self.has_template:
                 return request
@@ -145,6 +157,9 @@ class TextCodec:
         Raises:
             GemError: The messages do not begin with the user (a reading has its own preamble).
         """
+        return self._unguarded(self._continuation(request, raw=raw))
+
+    def _continuation(self, request: str | Sequence[Message], *, raw: bool) -> str:
         if isinstance(request, str):
             if raw or not self.has_template:
                 return request
@@ -159,7 +174,7 @@ class TextCodec:
         return self._render([first, *request[1:]]).split(_MARK, 1)[1]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        texts = [{**m, "content": as_text(m.get("content"))} for m in messages]
+        texts = [{**m, "content": self._guarded(as_text(m.get("content")))} for m in messages]
         if not self.has_template:
             lines = [f"{m['role']}: {m['content']}" for m in with_tools(texts, tools)]
             return "\n".join([*lines, "assistant:"])
@@ -174,6 +189,42 @@ class TextCodec:
             words = f"{plain[0]['content']}\n\n{plain[1]['content']}"
             return self._apply([{**plain[1], "content": words}, *plain[2:]])
 
+    # What a message says is words, whatever stands in it (a passage with "<|im_end|>" must not end
+    # the user's turn): control tokens in it are put behind marks until the text is tokenized.
+
+    @cached_property
+    def _mark(self) -> str:
+        return f"\u2063{secrets.token_hex(4)}:"  # no text can know it
+
+    @cached_property
+    def _marked(self) -> re.Pattern[str]:
+        return re.compile(rf"{self._mark}(\d+)\u2064")
+
+    @cached_property
+    def _control_tokens(self) -> list[str]:
+        added = self._template.get_added_tokens_decoder().values()
+        return sorted((t.content for t in added if t.special), key=len, reverse=True)
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
+
+    def _guarded(self, text: str) -> str:
+        known = self._control_tokens
+        return self._control_pattern.sub(lambda m: f"{self._mark}{known.index(m[0])}\u2064", text)
+
+    def _unguarded(self, text: str) -> str:
+        return self._marked.sub(lambda m: self._control_tokens[int(m[1])], text)
+
+    def _encode_guarded(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        pieces = self._marked.split(text)  # template, number of a token, template, ...
+        ids: list[int] = self._template.encode(pieces[0], add_special_tokens=add_special_tokens).ids
+        for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
+            words = self._control_tokens[int(number)]
+            ids += self._words.encode(words, add_special_tokens=False).ids
+            ids += self.encode(after)
+        return ids
+
     @property
     def renders_tools(self) -> bool:
         """Whether the template itself writes tools and calls in the format of `gem_rag.tools`."""
@@ -186,6 +237,18 @@ class TextCodec:
         )
         assert isinstance(rendered, str)
         return rendered
+
+
+def _require_unicode(texts: Sequence[str]) -> None:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise GemError(f"text {i} is {type(text).__name__}; expected str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise GemError(
+                f"text {i} is no valid Unicode ({error}); decode it with errors='replace'"
+            ) from None
 
 
 def as_text(content: Any) -> str:

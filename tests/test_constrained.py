@@ -6,11 +6,12 @@ import copy
 import json
 
 import pytest
+import torch
 
 from gem_rag.errors import GemError
 from gem_rag.ranking import Ranked
 from gem_rag.text import TextCodec
-from gem_rag.tools import Tool, parse_calls
+from gem_rag.tools import Tool, parse_calls, without_calls
 
 PERSON = {
     "type": "object",
@@ -156,6 +157,44 @@ def test_a_call_once_begun_is_held_to_the_grammar(gem):
     result = gem.generate("Add", logits_hook=forced, max_new_tokens=100)
     (call,) = parse_calls(result.text)
     assert call.name == "add"
+
+
+def test_a_call_after_some_words_is_held_to_the_grammar_too(gem, monkeypatch):
+    monkeypatch.setattr(type(gem.codec), "renders_tools", True)  # nothing is decided by ranking
+    ids = gem.codec.encode("So it is:<tool_call>")
+    tools = {"tools": [ADD], "max_new_tokens": 100}
+    start, grammars = type(gem)._constraint, []
+
+    def led(self, schema, known, choice, room):
+        hook = start(self, schema, known, choice, room)
+        grammars.append(hook)
+
+        def forced(generated, logits):
+            if len(generated) < len(ids):
+                return torch.zeros_like(logits).index_fill(
+                    0, torch.tensor(ids[len(generated)]), 1e9
+                )
+            return hook(generated, logits)
+
+        return forced
+
+    monkeypatch.setattr(type(gem), "_constraint", led)
+    result = gem.generate("Add", **tools)
+    (call,) = result.tool_calls
+    assert call.name == "add"
+    assert result.text == "So it is:"
+    with gem.stream("Add", **tools) as stream:
+        assert "".join(stream) == "So it is:"
+    assert stream.generation.tool_calls == result.tool_calls
+
+
+def test_calls_of_tools_that_were_not_offered_are_text():
+    text = 'Look: <tool_call>{"name": "nope", "arguments": {}}</tool_call>'
+    assert parse_calls(text, ["add"]) == ()
+    assert parse_calls(text)[0].name == "nope"
+    assert "".join(without_calls(iter(["Look: <tool", *text[11:]]), ["add"])) == text
+    assert "".join(without_calls(iter(text), ["nope"])) == "Look: "
+    assert list(without_calls(iter(["a < b ", "<tool", "s>"]), ["add"])) == ["a < b ", "<tools>"]
 
 
 def test_none_hides_the_tools(gem):

@@ -1,5 +1,7 @@
 """Ingest, retrieve, rank, answer, on a tiny model whose likelihoods mean little: mechanics only."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,43 @@ def test_documents_and_metadata_filters(rag):
     rag.add([Document(t, f"doc{i}", {"year": 2000 + i}) for i, t in enumerate(TEXTS) if t])
     found = rag.retrieve("kettle", where={"year": {"$gte": 2003}})
     assert {c.source for c in found} == {"doc3", "doc4"}
-    assert rag.add(Document(TEXTS[0], "doc0", {"year": 1})).unchanged == ["doc0"]
+    assert rag.add(Document(TEXTS[0], "doc0", {"year": 2000})).unchanged == ["doc0"]
+    assert rag.add(Document(TEXTS[0], "doc0", {"year": 1})).replaced == ["doc0"]
+    assert {c.source for c in rag.retrieve("sea", where={"year": 1})} == {"doc0"}
+
+
+def test_documents_of_one_source_make_it_up_together(rag, monkeypatch):
+    monkeypatch.setattr("gem_rag.rag.COMMIT_CHUNKS", 2)
+    pages = [f"Page {i} tells of kettle number {i}." for i in range(7)]
+    report = rag.add(Document(page, "manual.pdf") for page in pages)  # any iterable
+    assert (report.added, report.chunks) == (["manual.pdf"], 7)
+    assert {r.text for r in rag.index} == set(pages)
+    assert rag.add([Document(page, "manual.pdf") for page in pages]).unchanged == ["manual.pdf"]
+    rag.add([Document(page, "manual.pdf") for page in pages[:3]])
+    assert {r.text for r in rag.index} == set(pages[:3])
+
+
+def test_what_is_no_unicode_is_skipped_and_the_rest_is_indexed(rag, tmp_path):
+    odd = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")
+    try:
+        Path(odd).write_text("A file whose name is in another encoding.")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    report = rag.add([Document("broken \ud800 text", "broken"), Document("Fine.", "fine"), odd])
+    assert [name for name, _ in report.skipped] == ["broken"]
+    assert report.added == ["fine", str(tmp_path / "caf\\udce9.txt")]
+    assert json.dumps(report.added, ensure_ascii=False).encode()
+
+
+def test_only_files_that_are_gone_are_removed(rag, docs, monkeypatch):
+    hidden = docs / ".notes"
+    hidden.write_text("A hidden file that was named.")
+    rag.add([hidden, docs])
+    next(docs.glob("*.md")).unlink()
+    monkeypatch.setenv("HOME", str(docs.parent))
+    report = rag.add(f"~/{docs.name}", remove_missing=True)
+    assert len(report.removed) == 1
+    assert report.removed[0].endswith(".md")
 
 
 def test_ranking_orders_by_rank_score_and_can_be_left_out(rag, docs):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from gem_rag.cli.console import (
@@ -141,7 +142,7 @@ def chat(
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
         history: list[dict[str, str]] = []
         citations: list[Citation] = []
-        while (line := prompt()) is not None:
+        while (line := prompt(err if as_json else out)) is not None:
             if line == "/quit":
                 break
             if line == "/clear":
@@ -255,18 +256,22 @@ def open_rag(
         yield rag
 
 
-def prompt() -> str | None:
-    """The next line; None at the end of the input. On a terminal Ctrl-C starts the line again."""
+def prompt(console: Console) -> str | None:
+    """The next line; None at the end of the input. On a terminal Ctrl-C starts the line again.
+
+    Args:
+        console: Where to prompt.
+    """
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.strip() if line else None
     with suppress(ImportError):  # where there is one, it edits lines and recalls them
         import readline  # noqa: F401
     try:
-        return out.input("[bold]> [/bold]").strip()
+        return console.input("[bold]> [/bold]").strip()
     except EOFError:
-        out.print()
+        console.print()
         return None
     except KeyboardInterrupt:
-        out.print()
+        console.print()
         return ""

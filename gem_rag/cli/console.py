@@ -33,8 +33,9 @@ def leave_quietly() -> NoReturn:
 
 
 # Lines are not wrapped: where the output is no terminal, rich would break paths at 80 columns.
-out = Output(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+# Nor is ":key:" an emoji: passages are shown as they are.
+out = Output(soft_wrap=True, emoji=False)
+err = Console(stderr=True, soft_wrap=True, emoji=False)
 
 Model = Annotated[
     str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")

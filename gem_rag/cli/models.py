@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 def pull(as_json: Json = False) -> None:
     """Fetch and convert the default model ahead of time."""
+    from gem_rag.checkpoint import weights_hash
     from gem_rag.embedded import NAME, embedded_base
 
     folder = embedded_base()
+    weights_hash(folder)  # remembered: who loads the model may not be allowed to write
     taken = sum(f.stat().st_size for f in folder.iterdir())
     if as_json:
         print_json({"model": NAME, "path": str(folder), "bytes": taken})

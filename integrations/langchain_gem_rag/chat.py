@@ -17,7 +17,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from gem_rag.generation import Generation
 from langchain_gem_rag.messages import last_chunk, to_core, to_message
-from langchain_gem_rag.shared import GeneratesWithGem
+from langchain_gem_rag.shared import GeneratesWithGem, finished
 
 
 class ChatGem(GeneratesWithGem, BaseChatModel):
@@ -34,6 +34,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         top_k: Sample from this many best tokens; 0 is all.
         seed: Makes sampling repeatable.
         stop: Strings that end an answer.
+        truncate: Cut the start of a prompt that does not fit, instead of an error.
         device: As for `GemModel.from_pretrained`, like ``dtype`` and ``revision``.
     """
 
@@ -47,9 +48,9 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        return self._result(
-            self.gem_for(kwargs).submit(to_core(messages), **self.options(stop, kwargs)).result()
-        )
+        gem, options = self.gem_for(kwargs), self.options(stop, kwargs)
+        (answer,) = finished([gem.submit(to_core(messages), **options)])
+        return self._result(answer)
 
     async def _agenerate(
         self,

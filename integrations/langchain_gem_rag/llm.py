@@ -13,7 +13,7 @@ from langchain_core.outputs import Generation as TextGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
 
 from gem_rag.generation import Generation
-from langchain_gem_rag.shared import GeneratesWithGem, usage
+from langchain_gem_rag.shared import GeneratesWithGem, finished, usage
 
 
 class GemLLM(GeneratesWithGem, BaseLLM):
@@ -32,8 +32,9 @@ class GemLLM(GeneratesWithGem, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> LLMResult:
-        options = self.options(stop, kwargs)
-        return self._result(self.gem_for(kwargs).generate_batch(prompts, raw=True, **options))
+        options, gem = self.options(stop, kwargs), self.gem_for(kwargs)
+        # Through the queue, which bounds how many are generated at once.
+        return self._result(finished([gem.submit(p, raw=True, **options) for p in prompts]))
 
     async def _agenerate(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class GeneratesWithGem(Serializable):
     top_k: int = 0
     seed: int | None = None
     stop: list[str] | None = None
+    truncate: bool = False
+    """Cut the start of a prompt that does not fit the context window."""
     _gem: GemModel = PrivateAttr()
 
     def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
@@ -61,7 +65,13 @@ class GeneratesWithGem(Serializable):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "fingerprint": self.gem.fingerprint}
+        # LangChain's cache of completions has nothing else to tell two settings apart by.
+        names = ("dtype", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "truncate")
+        return {
+            "model_name": self.model_name,
+            "fingerprint": self.gem.fingerprint,
+            **{name: getattr(self, name) for name in names},
+        }
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -76,12 +86,15 @@ class GeneratesWithGem(Serializable):
     def options(self, stop: list[str] | None, calls: dict[str, Any]) -> dict[str, Any]:
         """This object's settings with those of one call over them, as `GemModel` takes them."""
         names = {"temperature", "top_p", "top_k", "seed", "tools", "tool_choice", "schema"}
+        names |= {"truncate", "max_new_tokens"}
+        longest = calls.get("max_tokens")
         own: dict[str, Any] = {
-            "max_new_tokens": calls.get("max_tokens", self.max_tokens),
+            "max_new_tokens": self.max_tokens if longest is None else longest,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "seed": self.seed,
+            "truncate": self.truncate,
             "stop": stop if stop is not None else self.stop,
         }
         return own | {k: v for k, v in calls.items() if k in names and v is not None}
@@ -91,6 +104,16 @@ class GeneratesWithGem(Serializable):
         params["ls_provider"] = "gem-rag"
         params["ls_model_name"] = name_of(calls.get("model", self.model))
         return params
+
+
+def finished(futures: Sequence[Future[Generation]]) -> list[Generation]:
+    """All answers; when one fails, or the user interrupts, the others are not computed further."""
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 def name_of(model: str | None) -> str:

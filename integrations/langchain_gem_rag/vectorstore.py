@@ -76,6 +76,7 @@ class GemVectorStore(VectorStore):
             Their ids, made up where none was given.
         """
         texts = list(texts)
+        _require_as_many(len(texts), metadatas, ids)
         if self.readings is not None:
             vectors: Any = self.readings.embed(texts)
         else:
@@ -94,6 +95,7 @@ class GemVectorStore(VectorStore):
         if self.readings is not None:
             return await asyncio.to_thread(self.add_texts, texts, metadatas, ids=ids, **kwargs)
         texts = list(texts)
+        _require_as_many(len(texts), metadatas, ids)
         vectors = await self.embedding.aembed_documents(texts)
         return await asyncio.to_thread(self._write, texts, vectors, metadatas, ids)
 
@@ -104,7 +106,7 @@ class GemVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None,
         ids: Sequence[str | None] | None,
     ) -> list[str]:
-        if ids is None:
+        if not ids:
             return self.index.add(texts, vectors, metadatas)
         known = [i for i, name in enumerate(ids) if name is not None]
         fresh = [i for i, name in enumerate(ids) if name is None]
@@ -114,13 +116,27 @@ class GemVectorStore(VectorStore):
             out |= zip(fresh, self.index.add(*_rows(fresh, texts, vectors, metadatas)), strict=True)
         return [out[i] for i in range(len(texts))]
 
-    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:  # noqa: ARG002
-        """Delete documents by id; None deletes all. An id that does not exist is no error."""
+    def delete(
+        self, ids: list[str] | None = None, filter: Filter | None = None, **kwargs: Any
+    ) -> bool:
+        """Delete documents by id, or those that match a filter; with neither, all.
+
+        An id that does not exist is no error.
+        """
+        _require_none(kwargs)
+        if ids is not None and filter is not None:
+            raise ValueError("got both ids and filter; give one of them")
         if ids is None:
-            self.index.delete(where={})
+            self.index.delete(where=filter or {})
         else:
             self.index.delete(ids)
         return True
+
+    async def adelete(
+        self, ids: list[str] | None = None, filter: Filter | None = None, **kwargs: Any
+    ) -> bool:
+        """`delete` without blocking the event loop."""
+        return await asyncio.to_thread(self.delete, ids, filter, **kwargs)
 
     # Reading
 
@@ -160,9 +176,10 @@ class GemVectorStore(VectorStore):
         filter: Filter | None = None,
         *,
         score_threshold: float | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> list[tuple[Document, float]]:
         """The k documents nearest to a vector ``[d]``, each with its cosine."""
+        _require_none(kwargs)
         hits = self.index.search(embedding, k, where=filter, min_score=score_threshold)
         return [(document_of(hit), hit.score) for hit in hits]
 
@@ -215,9 +232,10 @@ class GemVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         filter: Filter | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector ``[d]``."""
+        _require_none(kwargs)
         hits = self.index.mmr(embedding, k, fetch_k=fetch_k, lambda_mult=lambda_mult, where=filter)
         return [document_of(hit) for hit in hits]
 
@@ -283,11 +301,25 @@ class GemVectorStore(VectorStore):
         return cls(embedding, path=folder_path, create=False, **kwargs)
 
 
+def _require_as_many(
+    texts: int, metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
+) -> None:
+    for name, given in (("metadatas", metadatas), ("ids", ids)):
+        if given and len(given) != texts:
+            raise ValueError(f"{texts} texts with {len(given)} {name}; expected as many, or none")
+
+
 def _rows(
     rows: list[int], texts: list[str], vectors: Any, metadatas: list[dict[str, Any]] | None
 ) -> tuple[list[str], Any, list[dict[str, Any]] | None]:
-    picked = None if metadatas is None else [metadatas[i] for i in rows]
+    picked = None if not metadatas else [metadatas[i] for i in rows]
     return [texts[i] for i in rows], [vectors[i] for i in rows], picked
+
+
+def _require_none(options: dict[str, Any]) -> None:
+    """An option that would be ignored could be a filter that was meant."""
+    if options:
+        raise TypeError(f"unknown options {sorted(options)}; conditions go into `filter`")
 
 
 def document_of(hit: Hit) -> Document:

@@ -83,20 +83,24 @@ class GemRetriever(BaseRetriever):
         return self._readings
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = query_bundle.embedding
-        if vector is None:
-            vector = self._model.embed_query(query_bundle.query_str).tolist()
+        vector = self._embedded(query_bundle)
         query, fingerprint = self._query(vector), self._model.fingerprint
         found = self._vector_store.query(query, fingerprint=fingerprint)
         return self._ordered(query_bundle.query_str, found)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = query_bundle.embedding
-        if vector is None:
-            vector = (await self._model.aembed_query(query_bundle.query_str)).tolist()
+        vector = await asyncio.to_thread(self._embedded, query_bundle)
         query, fingerprint = self._query(vector), self._model.fingerprint
         found = await self._vector_store.aquery(query, fingerprint=fingerprint)
         return await asyncio.to_thread(self._ordered, query_bundle.query_str, found)
+
+    def _embedded(self, query_bundle: QueryBundle) -> list[float]:
+        """The query's vector; several texts that stand for it (as HyDE's) give their mean."""
+        if query_bundle.embedding is not None:
+            return query_bundle.embedding
+        vectors = self._model.embed_queries(query_bundle.embedding_strs, show_progress=False)
+        mean: list[float] = vectors.mean(0).tolist()
+        return mean
 
     def _query(self, vector: list[float]) -> VectorStoreQuery:
         mmr = self._mmr_threshold is not None
