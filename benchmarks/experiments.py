@@ -62,7 +62,7 @@ ALWAYS: Settings = FRESH | {
     "adapter_scope": "always",
     "alpha_end": 0.5,
     "batch_size": 16,
-    "steps": 30,
+    "steps": 20,
 }
 
 # Group -> run -> what it changes. `rule` and `place` are no settings of a recipe: see `changed`.
@@ -112,7 +112,7 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     "alpha (always)": {
         "0.5": ALWAYS,
         "0.9": ALWAYS | {"alpha_end": 0.9},
-        "0, then rising to 1": ALWAYS | {"alpha_end": 1.0, "alpha_hold": 10, "alpha_ramp": 20},
+        "0, then rising to 1": ALWAYS | {"alpha_end": 1.0, "alpha_hold": 6, "alpha_ramp": 14},
     },
     "p (always)": {f"{p}": ALWAYS | {"raw_share": p} for p in (0.0, 0.8)},
     "neighbours": {f"{n} at a time": {"neighbours": n} for n in (1, 8)},

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -354,3 +355,21 @@ def test_the_demo_finds_the_documentation():
     from gem_rag.cli.ask import own_docs
 
     assert (own_docs() / "how-it-works.md").is_file()
+
+
+def test_what_looks_like_an_emoji_is_shown_as_it_stands(run, docs):
+    (docs / "keys.md").write_text("A key is user:id:key, and a:x:b is another.")
+    code, out, _ = run("search", "key", "--docs", docs)
+    assert code == 0
+    assert "user:id:key, and a:x:b" in out
+
+
+def test_with_json_a_chat_prompts_on_stderr(monkeypatch, capsys):
+    from gem_rag.cli import ask
+
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda *_: "Who?")
+    assert ask.prompt(ask.err) == "Who?"
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "> " in shown.err

@@ -262,6 +262,42 @@ def test_caching_callbacks_and_rate_limits_work(gem):
     assert counts.tokens >= 1
 
 
+def test_a_completion_cache_tells_settings_apart(gem):
+    cache = InMemoryCache()
+    short, long = (GemLLM(gem, max_tokens=n, cache=cache) for n in (2, 12))
+    assert len(short.invoke("The kettle")) < len(long.invoke("The kettle"))
+    assert long.invoke("The kettle").startswith(short.invoke("The kettle"))
+
+
+def test_a_prompt_too_long_can_be_cut(gem, chat):
+    long = "sea " * 3000
+    for model in (chat, GemLLM(gem, max_tokens=4)):
+        with pytest.raises(GemError, match="truncate=True"):
+            model.invoke(long)
+        assert model.invoke(long, truncate=True, max_new_tokens=4)
+    assert ChatGem(gem, truncate=True, max_tokens=4).invoke(long, max_tokens=None).content
+
+
+def test_an_interrupted_answer_is_not_computed_further(gem, chat, monkeypatch):
+    waiting = []
+    submit = type(gem).submit
+
+    def interrupted(self, request, **options):
+        future = submit(self, request, **options)
+        waiting.append(future)
+        monkeypatch.setattr(future, "result", raises, raising=False)
+        return future
+
+    def raises(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(gem), "submit", interrupted)
+    for call in (lambda: chat.invoke("Who?", max_tokens=400), lambda: GemLLM(gem).invoke("Who")):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        assert waiting.pop().cancelled()
+
+
 def test_a_completion_model_continues_text_as_it_stands(gem):
     llm = GemLLM(gem, max_tokens=10)
     expected = gem.generate("The kettle", raw=True, max_new_tokens=10).text

@@ -126,6 +126,36 @@ def test_delete_without_ids_deletes_all(store):
     assert store.similarity_search("sea") == []
 
 
+async def test_delete_by_filter_and_never_by_mistake(store):
+    assert store.delete(filter={"kind": "odd"})
+    left = {d.metadata["kind"] for d in store.similarity_search("sea", k=10)}
+    assert left == {"even"}
+    with pytest.raises(
+        TypeError, match=r"unknown options \['where'\]; conditions go into `filter`"
+    ):
+        store.delete(where={"n": 0})
+    with pytest.raises(TypeError, match="conditions go into `filter`"):
+        store.similarity_search("sea", where={"n": 0})
+    with pytest.raises(TypeError, match="conditions go into `filter`"):
+        store.max_marginal_relevance_search("sea", where={"n": 0})
+    with pytest.raises(ValueError, match="both ids and filter"):
+        store.delete(["t0"], {"n": 0})
+    assert await store.adelete(filter={"n": 0})
+    assert {d.metadata["kind"] for d in store.similarity_search("sea", k=10)} == {"even"}
+    assert store.get_by_ids(["t0"]) == []
+
+
+async def test_as_many_ids_and_metadatas_as_texts(store):
+    before = store.index.count()
+    for given in ({"ids": ["x"]}, {"metadatas": [{}], "ids": ["x", "y"]}, {"ids": list("xyz")}):
+        with pytest.raises(ValueError, match="2 texts with"):
+            store.add_texts(["one", "two"], **given)
+        with pytest.raises(ValueError, match="2 texts with"):
+            await store.aadd_texts(["one", "two"], **given)
+    assert store.index.count() == before
+    assert len(store.add_texts(["one", "two"], ids=[])) == 2
+
+
 def test_a_store_is_saved_and_opened_without_pickle(gem, store, tmp_path):
     store.save_local(tmp_path / "copy")
     names = {p.name for p in (tmp_path / "copy").iterdir()}

@@ -717,6 +717,18 @@ def gem_index(gem):
     return VectorStoreIndex.from_documents(DOCUMENTS, storage_context=context)
 
 
+async def test_a_query_may_be_embedded_by_other_texts(gem):
+    store = GemVectorStore(embed_model=GemEmbedding(gem))
+    nodes = [TextNode(text=t, embedding=gem.embed_documents([t])[0].tolist()) for t in TEXTS if t]
+    store.add(nodes)
+    retriever = GemRetriever(store, gem, rank=False, similarity_top_k=2)
+    bundle = QueryBundle("Who?", custom_embedding_strs=["Rivers run", "to the sea"])
+    mean = gem.embed_queries(bundle.embedding_strs).mean(0)
+    expected = retriever.retrieve(QueryBundle("Who?", embedding=mean.tolist()))
+    assert [n.score for n in retriever.retrieve(bundle)] == [n.score for n in expected]
+    assert await retriever.aretrieve(bundle) == expected
+
+
 async def test_in_a_vector_store_index(gem, settings):
     index = gem_index(gem)
     retriever = index.as_retriever(similarity_top_k=2)
