@@ -165,7 +165,8 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
 
 def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, float]:
     """Train and measure one."""
-    shutil.rmtree(f"{config.output}.run", ignore_errors=True)
+    for folder in (config.output, f"{config.output}.run"):  # of one that was interrupted
+        shutil.rmtree(folder, ignore_errors=True)
     trainer = Trainer(config, resume=False)
     changed(trainer.model, **beyond)
     trainer.run()

@@ -294,7 +294,7 @@ class GemRAG:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
-        return Work(name, digest, chunks, replaces=known is not None)
+        return Work(name, digest, chunks)
 
     def _chunks(self, part: Path | Document) -> list[Chunk]:
         document = part if isinstance(part, Document) else load_file(part)
@@ -309,10 +309,9 @@ class GemRAG:
         each = len(pending) / max(1, len(chunks))  # sources a chunk
         texts = [chunk.text for chunk in chunks]
         vectors = self.store.embed(texts, lambda count: advance(each * count))
-        old = [work.name for work in pending if work.replaces]
         with self.index.transaction():
-            if old:
-                self.index.delete(where={"source": {"$in": old}})
+            # Whatever is there by now, new to this call or not: others may add the same source.
+            self.index.delete(where={"source": {"$in": [work.name for work in pending]}})
             for work in pending:
                 self.index.set_meta(_meta_key(work.name), work.digest)
             if chunks:
@@ -471,12 +470,11 @@ _META = "source:"
 
 
 class Work(NamedTuple):
-    """A source that has to be indexed; `replaces` what the index has of it."""
+    """A source that has to be indexed."""
 
     name: str
     digest: str
     chunks: list[Chunk]
-    replaces: bool
 
 
 def _name(part: Path | Document) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class TextCodec:
         for backend in (self._template, self._words):
             backend.no_padding()
             backend.no_truncation()
+        self._mark = f"\u2063{secrets.token_hex(4)}:"  # no text can know it
+        self._marked = re.compile(rf"{self._mark}(\d+)\u2064")
 
     @property
     def backend(self) -> Tokenizer:
@@ -147,7 +149,7 @@ class TextCodec:
     ) -> str:
         if isinstance(request, str):
             if raw or not self.has_template:
-                return request
+                return request if raw else self._guarded(request)
             request = [{"role": "user", "content": request}]
         return self._render(request, tools)
 
@@ -162,7 +164,7 @@ class TextCodec:
     def _continuation(self, request: str | Sequence[Message], *, raw: bool) -> str:
         if isinstance(request, str):
             if raw or not self.has_template:
-                return request
+                return request if raw else self._guarded(request)
             request = [{"role": "user", "content": request}]
         if not request or request[0].get("role") != "user":
             found = request[0].get("role") if request else "no message"
@@ -174,13 +176,14 @@ class TextCodec:
         return self._render([first, *request[1:]]).split(_MARK, 1)[1]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        texts = [{**m, "content": self._guarded(as_text(m.get("content")))} for m in messages]
+        texts = [{**m, "content": as_text(m.get("content"))} for m in messages]
+        if self.has_template and self.renders_tools:
+            known = [self._guarded_all(tool.to_dict()) for tool in tools]
+            return self._apply([self._guarded_all(m) for m in texts], known or None)
+        plain = [self._guarded_all(m) for m in with_tools(texts, tools)]
         if not self.has_template:
-            lines = [f"{m['role']}: {m['content']}" for m in with_tools(texts, tools)]
+            lines = [f"{m['role']}: {m['content']}" for m in plain]
             return "\n".join([*lines, "assistant:"])
-        if self.renders_tools:
-            return self._apply(texts, [tool.to_dict() for tool in tools] or None)
-        plain = with_tools(texts, tools)
         try:
             return self._apply(plain)
         except TemplateError:  # some templates refuse a system message
@@ -191,14 +194,6 @@ class TextCodec:
 
     # What a message says is words, whatever stands in it (a passage with "<|im_end|>" must not end
     # the user's turn): control tokens in it are put behind marks until the text is tokenized.
-
-    @cached_property
-    def _mark(self) -> str:
-        return f"\u2063{secrets.token_hex(4)}:"  # no text can know it
-
-    @cached_property
-    def _marked(self) -> re.Pattern[str]:
-        return re.compile(rf"{self._mark}(\d+)\u2064")
 
     @cached_property
     def _control_tokens(self) -> list[str]:
@@ -212,6 +207,16 @@ class TextCodec:
     def _guarded(self, text: str) -> str:
         known = self._control_tokens
         return self._control_pattern.sub(lambda m: f"{self._mark}{known.index(m[0])}\u2064", text)
+
+    def _guarded_all(self, value: Any) -> Any:
+        """All strings in a message or a tool, its arguments and descriptions too."""
+        if isinstance(value, str):
+            return self._guarded(value)
+        if isinstance(value, Mapping):
+            return {name: self._guarded_all(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._guarded_all(inner) for inner in value]
+        return value
 
     def _unguarded(self, text: str) -> str:
         return self._marked.sub(lambda m: self._control_tokens[int(m[1])], text)

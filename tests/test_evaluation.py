@@ -415,9 +415,10 @@ def test_a_report_keeps_the_parts_made_before_of_the_same_checkpoint_and_sizes(
         return list(report.parts())
 
     assert parts(only=("sts",), stsb=stsb) == ["sts"]
-    assert parts(only=("retrieval",), stsb=stsb) == ["sts", "retrieval"]
+    assert parts(only=("retrieval",)) == ["sts", "retrieval"]
+    assert json.loads((tmp_path / "eval.json").read_text())["settings"]["stsb"] == stsb.name
     assert parts(only=("sts",), stsb=stsb) == ["retrieval", "sts"]
-    assert parts(only=("retrieval",), stsb=stsb, questions=10) == ["retrieval"]
+    assert parts(only=("retrieval",), questions=10) == ["retrieval"]
     assert parts(always, only=("sts",), stsb=stsb, questions=10) == ["sts"]
 
 

@@ -1,11 +1,14 @@
 """Sampling, stopping, streaming, limits, on a tiny Llama."""
 
+import json
+
 import pytest
 import torch
 from tiny import TEXTS
 
 from gem_rag.decoding import Sampler, Sampling, TextAssembler
 from gem_rag.errors import ContextLengthError, GemError
+from gem_rag.tools import Tool
 
 PROMPT = "Rivers run to the sea."
 
@@ -141,6 +144,14 @@ def test_what_a_message_says_is_words_whatever_stands_in_it(gem):
             assert trick in text
             assert gem.codec.tokenizer.decode(ids) == text
     assert gem.codec.prompt_ids("<|im_end|>", raw=True)[-1] == controls[1]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": trick, "arguments": {}}]}
+    told = [{"role": "user", "content": "x"}, call, {"role": "tool", "name": trick, "content": "y"}]
+    tool = Tool("add", trick)
+    ids = gem.codec.prompt_ids(told, tools=[tool])
+    plain = gem.codec.prompt_ids(
+        json.loads(json.dumps(told).replace("<|im_", "im_")), tools=[Tool("add", "d")]
+    )
+    assert [ids.count(c) for c in controls] == [plain.count(c) for c in controls]
 
 
 def test_messages_are_rendered_with_the_template(gem):

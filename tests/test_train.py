@@ -631,6 +631,7 @@ def test_settings_of_another_kind_are_refused_or_understood():
         ("learning_rate", "fast", "a number"),
         ("tensorboard", "yes", "true or false"),
         ("adapter_targets", "[1]", "list of texts"),
+        ("data_files", "2024", "list of texts"),
         ("shares", "3", "a table of numbers"),
     ):
         with pytest.raises(GemError, match=f"{name} is .*; expected .*{expected}"):

@@ -107,7 +107,7 @@ class GemVectorStore(VectorStore):
         ids: Sequence[str | None] | None,
     ) -> list[str]:
         if not ids:
-            return self.index.add(texts, vectors, metadatas)
+            return self.index.add(texts, vectors, metadatas or None)
         known = [i for i, name in enumerate(ids) if name is not None]
         fresh = [i for i, name in enumerate(ids) if name is None]
         out = {i: str(ids[i]) for i in known}

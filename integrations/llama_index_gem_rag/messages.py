@@ -84,7 +84,7 @@ def arguments_of(call: ToolCallBlock) -> dict[str, Any]:
 
 
 def to_response(generation: Generation, model_name: str, delta: str | None = None) -> ChatResponse:
-    """A generation as a chat response: text or tool calls, and `to_raw` in ``raw``."""
+    """A generation as a chat response: text and tool calls, and `to_raw` in ``raw``."""
     calls = [
         ToolCallBlock(
             tool_call_id=f"call_{uuid.uuid4().hex}",
@@ -93,10 +93,9 @@ def to_response(generation: Generation, model_name: str, delta: str | None = Non
         )
         for call in generation.tool_calls
     ]
+    text = [TextBlock(text=generation.text)] if generation.text or not calls else []
     return ChatResponse(
-        message=ChatMessage(
-            role=MessageRole.ASSISTANT, blocks=calls or [TextBlock(text=generation.text)]
-        ),
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=[*text, *calls]),
         delta=delta,
         raw=to_raw(generation, model_name),
     )

@@ -98,7 +98,8 @@ class GemRetriever(BaseRetriever):
         """The query's vector; several texts that stand for it (as HyDE's) give their mean."""
         if query_bundle.embedding is not None:
             return query_bundle.embedding
-        vectors = self._model.embed_queries(query_bundle.embedding_strs, show_progress=False)
+        texts = query_bundle.embedding_strs or [query_bundle.query_str]
+        vectors = self._model.embed_queries(texts, show_progress=False)
         mean: list[float] = vectors.mean(0).tolist()
         return mean
 

@@ -213,8 +213,9 @@ class TrainConfig:
         kind = type(setting.default if made is dataclasses.MISSING else made())
         value = getattr(self, setting.name)
         if kind is tuple:
-            value = (value,) if isinstance(value, str) else tuple(value)
-            fits = all(isinstance(v, str) for v in value)
+            value = (value,) if isinstance(value, str) else value
+            fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+            value = tuple(value) if fits else value
         elif kind is dict:
             fits = isinstance(value, dict) and all(_is_number(v) for v in value.values())
         elif kind is float:

@@ -96,7 +96,8 @@ class KeptReadings:
         self._require_bound(size, len(whole))
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
-        room = free + sum(file.stat().st_size for file in self._folder.glob("*.f16"))
+        there = [*self._folder.glob("pairs-*.f16"), *self._folder.glob("*.unfinished")]
+        room = free + sum(file.stat().st_size for file in there)
         if size > room:
             raise GemError(
                 f"the readings of {len(whole)} texts take {size / 1e9:.1f} GB, the disk of "

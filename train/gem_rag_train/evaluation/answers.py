@@ -57,7 +57,7 @@ def end_to_end(
     chunk_tokens: int,
     show_progress: bool | None = None,
 ) -> list[Measure]:
-    """Exact match and F1 of answers through GemRAG, and through all-MiniLM-L6-v2 and the same LLM.
+    """Exact match and F1 of answers through GemRAG, and through all-MiniLM-L6-v2 and the base.
 
     Both put one passage before the LLM, in the same words. Every question has an answer, so GemRAG
     always answers (no relevance threshold).
@@ -86,11 +86,13 @@ def end_to_end(
             CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
             MINILM: stack.answer,
         }
+        other = "" if base is model else f"-{base.config.base.weights[:16]}"
+        files = {CHECKPOINT: f"{name}-{CHECKPOINT}", MINILM: f"{name}{other}-{MINILM}"}
         said = {
-            system: _answers(system, answerer, data, folder / f"{name}-{system}", show_progress)
+            system: _answers(system, answerer, data, folder / files[system], show_progress)
             for system, answerer in answerers.items()
         }
-    return _measures(said, data)
+    return _measures(said, data, "the same LLM" if base is model else "the LLM before training")
 
 
 class TwoModels:
@@ -143,8 +145,8 @@ def _answers(
     return [kept[question.text] for question in data.questions]
 
 
-def _measures(said: dict[str, list[str]], data: Retrieval) -> list[Measure]:
-    note = "all-MiniLM-L6-v2: the two-model stack, with the same LLM and prompt"
+def _measures(said: dict[str, list[str]], data: Retrieval, llm: str) -> list[Measure]:
+    note = f"all-MiniLM-L6-v2: the two-model stack, with {llm} and the same prompt"
     metrics: dict[str, Callable[[str, str], float]] = {
         "exact match": exact,
         "F1": f1,

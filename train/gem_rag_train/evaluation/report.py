@@ -17,6 +17,8 @@ from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINI
 SYSTEMS = (BASE, MEAN_POOLED, MINILM, CHECKPOINT)
 COLOURS = dict(zip(SYSTEMS, ("#9a9a9a", "#c9b458", "#5b8db8", "#c0504d"), strict=True))
 JSON_FILE, TABLE_FILE = "eval.json", "eval.md"
+PART = {"stsb": "sts", "mteb": "mteb"}  # settings of one part, of no matter to the others
+OF_ONE_PART = {"only": None, **dict.fromkeys(PART)}
 NOTHING = "–"
 
 
@@ -43,16 +45,18 @@ class Report:
         """With what a folder's report of the same checkpoint and sizes has beyond these parts."""
         try:
             stored = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
-            told = stored["facts"], {**stored["settings"], "only": None}
+            told = [stored["facts"], {**stored["settings"], **OF_ONE_PART}]
             measures = [Measure.from_dict(m) for m in stored["measures"]]
         except (OSError, ValueError, KeyError, TypeError):  # none, or another version's
             return self
-        mine = json.loads(json.dumps([self.facts, {**self.settings, "only": None}]))
-        if list(told) != mine:
+        mine = json.loads(json.dumps([self.facts, {**self.settings, **OF_ONE_PART}]))
+        if told != mine:
             return self
-        other = [m for m in measures if m.part not in self.settings["only"]]
-        parts = [*dict.fromkeys(m.part for m in other), *self.settings["only"]]
-        return Report(self.facts, {**self.settings, "only": parts}, other)
+        now = self.settings["only"]
+        other = [m for m in measures if m.part not in now]
+        kept = {name: stored["settings"][name] for name, part in PART.items() if part not in now}
+        parts = [*dict.fromkeys(m.part for m in other), *now]
+        return Report(self.facts, {**self.settings, **kept, "only": parts}, other)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,6 @@ class Evaluation:
         self.settings = settings
         self.show = show_progress
         self.kept = output / "kept"
-        self.base = base_of(model)
         self.tasks = self._find_tasks()
         length = settings.max_length
         embedders: list[Embedder] = [MiniLM(), GemEmbedder(model, length)]
@@ -165,6 +165,11 @@ class Evaluation:
             KeptVectors(embedder, self.kept / "vectors", show_progress=show_progress)
             for embedder in embedders
         ]
+
+    @cached_property
+    def base(self) -> GemModel:
+        """What the checkpoint was trained from."""
+        return base_of(self.model)
 
     def run(self) -> Report:
         """All parts; the report is written after each."""

@@ -164,8 +164,8 @@ def base_of(model: GemModel) -> GemModel:
     """
     if model.config.base.name != OWN_BASE:
         return model
-    recipe = Path(model.path or "") / RECIPE
-    if not recipe.is_file():
+    recipe = None if model.path is None else Path(model.path) / RECIPE
+    if recipe is None or not recipe.is_file():
         raise GemError(
             f"{name_of(model)} was trained with its base, and has no {RECIPE} that says which base "
             'it comes from; write one with base = "..."'
