@@ -143,10 +143,12 @@ def answering(model: GemModel, folder: Path) -> dict[str, float]:
 
 def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
     """Make a model's special tokens see by another rule, or stand elsewhere."""
-    run: Callable[..., Any] = model.run_specials
-    queries: Callable[..., Any] = model._special_queries
-    model.run_specials = partial(run, rule=rule)  # type: ignore[method-assign]
-    model._special_queries = lambda starts, task: queries(starts + place, task)  # type: ignore[method-assign]
+    if rule is not Rule.GEM:
+        run: Callable[..., Any] = model.run_specials
+        model.run_specials = partial(run, rule=rule)  # type: ignore[method-assign]
+    if place:
+        queries: Callable[..., Any] = model._special_queries
+        model._special_queries = lambda starts, task: queries(starts + place, task)  # type: ignore[method-assign]
 
 
 def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settings, str]:

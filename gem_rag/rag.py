@@ -265,11 +265,12 @@ class GemRAG:
         pending: list[Work] = []
         files = find_files(paths)
         sources: dict[str, list[Path | Document]] = {}
-        for part in [*(d for d in given if isinstance(d, Document)), *files]:
+        parts: list[Path | Document] = [d for d in given if isinstance(d, Document)]
+        for part in [*parts, *files]:
             sources.setdefault(_name(part), []).append(part)
         with progress("indexing", len(sources), show_progress, many=1) as advance:
-            for name, parts in sources.items():
-                if (work := self._prepare(name, parts, report)) is not None:
+            for name, own in sources.items():
+                if (work := self._prepare(name, own, report)) is not None:
                     pending.append(work)
                 else:
                     advance(1)
