@@ -111,7 +111,6 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     },
     "alpha (always)": {
         "0.5": ALWAYS,
-        "0.9": ALWAYS | {"alpha_end": 0.9},
         "0, then rising to 1": ALWAYS | {"alpha_end": 1.0, "alpha_hold": 6, "alpha_ramp": 14},
     },
     "p (always)": {f"{p}": ALWAYS | {"raw_share": p} for p in (0.0, 0.8)},
