@@ -153,6 +153,7 @@ def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
     folder = tmp_path / f"a [bold] folder with a long name {'x' * 100}"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr("gem_rag.checkpoint.weights_hash", lambda folder: "")
     monkeypatch.setattr(embedded, "embedded_base", lambda: folder)
     code, out, err = run("pull", model=False)
     assert (code, err) == (0, "")
@@ -304,10 +305,14 @@ def test_another_models_index_is_refused(run, tmp_path):
 def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
-    for i in range(3000):  # far more than are indexed before the signal
+    for i in range(1000):  # far more than are indexed before the signal
         (docs / f"{i}.txt").write_text(f"Rivers run to the sea {i}. " * 60)
     folder = tmp_path / "index"
-    command = [sys.executable, "-m", "gem_rag.cli", "index", str(docs), "--index", str(folder)]
+    unhurried = (  # a pause after each commit, so that the signal always comes in time
+        "import time; from gem_rag import cli, rag; commit = rag.GemRAG._commit;"
+        "rag.GemRAG._commit = lambda *a: (commit(*a), time.sleep(0.2)); cli.main()"
+    )
+    command = [sys.executable, "-c", unhurried, "index", str(docs), "--index", str(folder)]
     process = subprocess.Popen(
         [*command, "--model", checkpoint], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
