@@ -6,6 +6,7 @@ import math
 import random
 import re
 import shutil
+from collections import ChainMap
 from dataclasses import replace
 from pathlib import Path
 
@@ -501,7 +502,7 @@ class Remembering(Teacher):
 
     def __init__(self, weights):
         self.weights, self._max_length, self.embedded = weights, 8, 0
-        self._known, self._kept = {}, {}
+        self._known = ChainMap({}, {})
 
     def _embed(self, texts):
         self.embedded += len(texts)

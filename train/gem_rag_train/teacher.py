@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -74,8 +75,7 @@ class Teacher:
             self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
             self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
         self._max_length = max_length
-        self._known: dict[str, Tensor] = {}
-        self._kept: dict[str, Tensor] = {}
+        self._known: ChainMap[str, Tensor] = ChainMap({}, {})  # for now; those of `keep`
 
     @property
     def dim(self) -> int:
@@ -97,13 +97,13 @@ class Teacher:
         with progress("teacher", len(missing), show_progress) as advance:
             for start in range(0, len(missing), 32):
                 batch = missing[start : start + 32]
-                self._known |= zip(batch, self._embed(batch), strict=True)
+                self._known.update(zip(batch, self._embed(batch), strict=True))
                 advance(len(batch))
         return torch.stack([self._known[t] for t in texts])
 
     def forget(self) -> None:
         """Drop all vectors but those of `keep`."""
-        self._known = dict(self._kept)
+        self._known.maps[0].clear()
 
     def keep(self, texts: Sequence[str], file: Path, *, show_progress: bool | None = False) -> None:
         """Know these texts' vectors: from `file`, which is written where it is not theirs."""
@@ -123,8 +123,7 @@ class Teacher:
         atomic_write(file, save({"vectors": vectors}, metadata={"made_of": digest}))
 
     def _keep(self, texts: Sequence[str], vectors: Tensor) -> None:
-        self._kept |= zip(texts, vectors, strict=True)
-        self._known |= self._kept
+        self._known.maps[1].update(zip(texts, vectors, strict=True))
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
