@@ -290,22 +290,24 @@ class GemRAG:
             if known == digest:
                 report.unchanged.append(name)
                 return None
-            chunks = [chunk for part in parts for chunk in self._chunks(part)]
+            chunks = [chunk for part in parts for chunk in self._chunks(name, part)]
         except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
         return Work(name, digest, chunks)
 
-    def _chunks(self, part: Path | Document) -> list[Chunk]:
+    def _chunks(self, name: str, part: Path | Document) -> list[Chunk]:
         document = part if isinstance(part, Document) else load_file(part)
-        chunks = split(document, self.model.codec.backend, max_tokens=self.chunk_tokens)
-        return [replace(chunk, source=_name(part)) for chunk in chunks]
+        named = replace(document, source=name)
+        return split(named, self.model.codec.backend, max_tokens=self.chunk_tokens)
 
     def _commit(
         self, pending: Sequence[Work], report: _Report, advance: Callable[[float], None]
     ) -> None:
         """Embed and write whole sources in one transaction; `advance` counts them as they go."""
+        if not pending:
+            return
         chunks = [chunk for work in pending for chunk in work.chunks]
         each = len(pending) / max(1, len(chunks))  # sources a chunk
         texts = [chunk.text for chunk in chunks]

@@ -147,11 +147,18 @@ class TextCodec:
     def _prompt(
         self, request: str | Sequence[Message], *, raw: bool, tools: Sequence[Tool] = ()
     ) -> str:
-        if isinstance(request, str):
-            if raw or not self.has_template:
-                return request if raw else self._guarded(request)
-            request = [{"role": "user", "content": request}]
-        return self._render(request, tools)
+        asked = self._text_or_messages(request, raw)
+        return asked if isinstance(asked, str) else self._render(asked, tools)
+
+    def _text_or_messages(
+        self, request: str | Sequence[Message], raw: bool
+    ) -> str | Sequence[Message]:
+        """A string is one user message, but for raw text and for a base without a template."""
+        if not isinstance(request, str) or raw:
+            return request
+        if not self.has_template:
+            return self._guarded(request)
+        return [{"role": "user", "content": request}]
 
     def continuation(self, request: str | Sequence[Message], *, raw: bool = False) -> str:
         """A request as what follows a reading: its first user message goes on after the text.
@@ -162,18 +169,17 @@ class TextCodec:
         return self._unguarded(self._continuation(request, raw=raw))
 
     def _continuation(self, request: str | Sequence[Message], *, raw: bool) -> str:
-        if isinstance(request, str):
-            if raw or not self.has_template:
-                return request if raw else self._guarded(request)
-            request = [{"role": "user", "content": request}]
-        if not request or request[0].get("role") != "user":
-            found = request[0].get("role") if request else "no message"
+        asked = self._text_or_messages(request, raw)
+        if isinstance(asked, str):
+            return asked
+        if not asked or asked[0].get("role") != "user":
+            found = asked[0].get("role") if asked else "no message"
             raise GemError(
                 f"after=reading needs messages that begin with the user's, found {found!r}: the "
                 "text was read after the model's own preamble"
             )
-        first = {**request[0], "content": _MARK + as_text(request[0].get("content"))}
-        return self._render([first, *request[1:]]).split(_MARK, 1)[1]
+        first = {**asked[0], "content": _MARK + as_text(asked[0].get("content"))}
+        return self._render([first, *asked[1:]]).split(_MARK, 1)[1]
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         texts = [{**m, "content": as_text(m.get("content"))} for m in messages]
