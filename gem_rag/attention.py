@@ -50,8 +50,8 @@ class Tokens:
 
     @property
     def lengths(self) -> Tensor:
-        """int64 ``[B]``: number of real tokens, the position of what comes next."""
-        return (self.roles != Role.PADDING).sum(1)
+        """int64 ``[B]``: the position of what comes next; without gaps the number of tokens."""
+        return (self.positions + 1).masked_fill(self.roles == Role.PADDING, 0).amax(1)
 
     def expand(self, batch: int) -> Tokens:
         """One row as `batch` rows."""

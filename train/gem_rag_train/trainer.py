@@ -457,8 +457,12 @@ class Trainer:
     def _embed(self, texts: Sequence[Text]) -> Tensor:
         """``[B, d]`` with gradients, of texts of one task."""
         ids = self._tokenize([text for text, _ in texts])
+        task = texts[0][1]
         with self._autocast():
-            return (self.kept or self.model).forward_texts(ids, texts[0][1])
+            if self.kept is None:
+                return self.model.forward_texts(ids, task)
+            seed = self.config.seed + self.step
+            return self.kept.forward_texts(ids, task, hidden=self.config.token_cutoff, seed=seed)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.model.base.device, self.config.mixed_precision)
