@@ -14,7 +14,7 @@ from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.reading import empty_cache
-from gem_rag_train import TrainConfig
+from gem_rag_train import TrainConfig, train
 from gem_rag_train.batches import same_source, texts_of
 from gem_rag_train.data import Pair
 from gem_rag_train.files import UserData, hold_out, load_files
@@ -203,6 +203,12 @@ def mixed(base_folder, tmp_path):
         alpha_end=0.5, raw_share=0.5, max_grad_norm=1e9, warmup_steps=1, checkpoint_every=2,
         lm_tasks={"reconstruction": 1, "continuation": 1},
     )  # fmt: skip
+
+
+def test_files_of_which_nothing_would_be_trained_on_are_an_error(mixed, tmp_path):
+    with pytest.raises(GemError, match=r"hold \['labelled'\], and shares has \['crops'\]"):
+        train(replace(mixed, shares={"crops": 1.0}))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("scope", ["tokens", "always"])

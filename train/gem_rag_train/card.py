@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tomli_w
 
 from gem_rag.checkpoint import default_card
 from gem_rag.model import GemModel
@@ -43,4 +42,6 @@ def _recipe(config: TrainConfig) -> str:
     values = config.to_dict()
     for folder in ("output", "readings"):
         del values[folder]
+    import tomli_w
+
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

@@ -19,7 +19,7 @@ from torch import Tensor
 from gem_rag.attention import Role, Tokens, together
 from gem_rag.config import Task
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_write
+from gem_rag.fetch import atomic_write, locked
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reader import by_budget
@@ -137,14 +137,14 @@ class KeptReadings:
             "precision": self._precision,
         }
         shape = (int(starts[-1]), *self._shape)
-        if not (path.exists() and _read_json(facts) == made_of):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished")
-            _reserve(unfinished, int(starts[-1]) * self._token_bytes)
-            self._make(np.memmap(unfinished, np.float16, "r+", shape=shape), fresh, starts)
-            facts.unlink(missing_ok=True)  # written last: it speaks for the file
-            unfinished.replace(path)  # a run that still reads the old file keeps it
-            atomic_write(facts, json.dumps(made_of))
+        with locked(path):  # another run may share the folder
+            if not (path.exists() and _read_json(facts) == made_of):
+                unfinished = path.with_suffix(".unfinished")
+                _reserve(unfinished, int(starts[-1]) * self._token_bytes)
+                self._make(np.memmap(unfinished, np.float16, "r+", shape=shape), fresh, starts)
+                facts.unlink(missing_ok=True)  # written last: it speaks for the file
+                unfinished.replace(path)  # a run that still reads the old file keeps it
+                atomic_write(facts, json.dumps(made_of))
         data = np.memmap(path, np.float16, "r", shape=shape)
         file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, file)
