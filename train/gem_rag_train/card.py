@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from gem_rag.checkpoint import default_card
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig

@@ -483,9 +483,9 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
     used = shares.keys() | (config.lm_tasks.keys() if config.trains_language else set())
     if tasks and not used & tasks.keys():
         raise GemError(
-            f"data_files hold {sorted(tasks)}, and shares has {sorted(shares)}: nothing of the files "
-            "would be trained on; give one of their tasks a share, or pass --set 'shares={}' to "
-            "train on the files alone"
+            f"data_files hold {sorted(tasks)}, and shares has {sorted(shares)}: nothing of the "
+            "files would be trained on; give one of their tasks a share, or pass "
+            "--set 'shares={}' to train on the files alone"
         )
     own: dict[str, Any] = {"own": tasks} if config.data_files else {}
     mix = TrainingMix(shares, config.prose, seed=config.seed, batch_size=size, **own)
