@@ -79,22 +79,26 @@ def atomic_dir(target: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
     """Hold a lock file beside `path`: other processes wait.
 
+    Args:
+        path: What is being made.
+        seconds: How long to wait; -1: until it is free.
+
     Raises:
-        FetchError: Another process has held it for half an hour.
+        FetchError: Another process has held it for so long.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     try:
-        with FileLock(lock, timeout=_LOCK_SECONDS):
+        with FileLock(lock, timeout=seconds):
             yield
     except Timeout:
         raise FetchError(
-            f"another process has held {lock} for {_LOCK_SECONDS // 60} minutes; if none is "
+            f"another process has held {lock} for {seconds // 60:.0f} minutes; if none is "
             "running, delete it"
         ) from None
 

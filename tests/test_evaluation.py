@@ -178,15 +178,26 @@ def test_statistics():
     assert Sample.mean([0.5]).score().low is None
 
 
+def test_questions_about_one_paragraph_hang_together():
+    values, paragraph = np.repeat([0.0, 1.0] * 20, 5), np.repeat(np.arange(40), 5)
+    alone, together = Sample.mean(values).score(), Sample.mean(values, paragraph).score()
+    assert alone.value == together.value == 0.5
+    width = (together.high - together.low) / (alone.high - alone.low)
+    assert width == pytest.approx(5**0.5, rel=0.15)  # 40 independent ones instead of 200
+    assert Sample.mean(values, np.zeros(200)).score().low is None
+
+
 def test_places_and_gains():
     documents = np.eye(12, dtype=np.float32)
     queries = documents[[0, 1, 2]] + 0.5 * documents[[5, 5, 5]]
     place, top = places(documents, queries, [0, 5, 7])
-    assert place.tolist() == [0, 1, 2]
+    assert place.tolist() == [0, 1, 11]  # ten are as near as the third's
     assert top[:, 0].tolist() == [0, 1, 2]
     assert gains(np.array([0, 1, 10])).tolist() == [1, 1 / math.log2(3), 0]
     scores, _ = retrieval(documents, queries, [0, 5, 7])
     assert scores.recall1 == pytest.approx(1 / 3)
+    alike, _ = retrieval(np.ones_like(documents), queries, [0, 5, 7])
+    assert alike.ndcg10 == 0  # a model that finds all alike finds nothing
 
 
 @pytest.mark.parametrize(
@@ -418,7 +429,10 @@ def test_a_report_keeps_the_parts_made_before_of_the_same_checkpoint_and_sizes(
     assert parts(only=("retrieval",)) == ["sts", "retrieval"]
     assert json.loads((tmp_path / "eval.json").read_text())["settings"]["stsb"] == stsb.name
     assert parts(only=("sts",), stsb=stsb) == ["retrieval", "sts"]
+    before = (tmp_path / "eval.json").read_text()
     assert parts(only=("retrieval",), questions=10) == ["retrieval"]
+    assert (tmp_path / "eval-1.json").read_text() == before  # of other sizes: set aside
+    assert (tmp_path / "eval-1.md").exists()
     assert parts(always, only=("sts",), stsb=stsb, questions=10) == ["sts"]
 
 

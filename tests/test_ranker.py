@@ -209,6 +209,9 @@ def test_questions_are_written_once(gem, tmp_path, monkeypatch):
     assert asked == [PASSAGES[:2], PASSAGES[2:], PASSAGES[2:]]
     kept_questions(gem, PASSAGES[:1], file, **{**options, "seed": 1})
     assert asked[-1] == PASSAGES[:1]
+    with file.open("ab") as out:
+        out.write('{"key": ["Was ist ü'.encode()[:-1])  # cut short within a character
+    assert kept_questions(gem, PASSAGES, file, **options) == written
 
 
 def test_places():

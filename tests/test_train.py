@@ -413,11 +413,17 @@ def test_a_question_is_tidy_or_nothing():
     assert as_question("Yes", "stop") == ""
 
 
+def test_a_sentence_without_words_is_no_question():
+    assert cloze('".', random.Random(0)) == ""
+
+
 def test_questions_that_do_not_lead_back_are_known():
     passages = torch.eye(3)
     asked = torch.tensor([[1.0, 0, 0], [0.1, 0.2, 0.9]])
     assert found_again(asked, passages, [0, 0], top=1) == [True, False]
     assert found_again(asked, passages, [0, 0], top=3) == [True, True]
+    alike = torch.ones(3, 3)
+    assert found_again(asked, alike, [0, 0], top=2) == [False, False]
 
 
 def test_near_texts_are_no_negatives_by_the_teacher(config, monkeypatch):
@@ -658,6 +664,12 @@ def test_settings_of_another_kind_are_refused_or_understood():
             recipe(**{name: text})
     with pytest.raises(GemError, match="written_questions are about the passages of examples"):
         TrainConfig(written_questions=5)
+    with pytest.raises(GemError, match="so is every other loss"):
+        TrainConfig(contrastive=0.0)
+    with pytest.raises(GemError, match="warmup_steps is 10; expected below the 10 steps"):
+        TrainConfig(cycles=3, steps=30)
+    with pytest.raises(GemError, match="with others it never changes"):
+        TrainConfig(best_metric="heldout_ntp_loss", eval_every=5)
     with pytest.raises(GemError, match="token_cutoff hides tokens of kept readings"):
         TrainConfig(token_cutoff=0.1)
 

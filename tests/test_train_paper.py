@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -203,6 +204,15 @@ def mixed(base_folder, tmp_path):
         alpha_end=0.5, raw_share=0.5, max_grad_norm=1e9, warmup_steps=1, checkpoint_every=2,
         lm_tasks={"reconstruction": 1, "continuation": 1},
     )  # fmt: skip
+
+
+def test_a_text_of_one_sentence_is_no_pair_with_itself():
+    texts = [f"The number {i} is written on a door of the old house." for i in range(20)]
+    draw = UserData(texts=texts).tasks()["texts"]
+    pairs = [draw(Random(i)) for i in range(50)]
+    assert sum(p.first == p.second for p in pairs) <= 5
+    _, held_out = hold_out(UserData(texts=texts), 20, 0)
+    assert all(p.first != p.second for p in held_out)
 
 
 def test_files_of_which_nothing_would_be_trained_on_are_an_error(mixed, tmp_path):

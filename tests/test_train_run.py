@@ -1,6 +1,7 @@
 """Whole runs: several processes, kill -9, the best weights, full fine-tuning, early errors."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -315,6 +316,30 @@ def test_tensorboard_report_and_hub(config, monkeypatch):
         (Path(f"{config.output}.run"), folder), "me/mine", (str(folder), "me/mine")
     ]  # fmt: skip
     assert [step for step, _ in written["ntp"]] == [1, 2]
+
+
+def test_a_run_goes_on_with_the_same_files_and_may_save_more_often(config, tmp_path):
+    begun = Trainer(config, resume=False)
+    begun.train_step()
+    begun._save()
+    assert Trainer(replace(config, checkpoint_every=1), resume=True).step == 1
+    file = Path(config.data_files[0])
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(GemError, match="trained on other contents of data_files"):
+        Trainer(config, resume=True)
+
+
+def test_the_temperature_comes_back_and_gradients_need_not_be_clipped(config):
+    run = Trainer(
+        replace(config, learning_rate=50.0, warmup_steps=0, max_grad_norm=0), resume=False
+    )
+    before = [p.detach().clone() for p in run.model.adapter.parameters()]
+    run.log_scale.data.fill_(9.0)
+    run.step = 4  # alpha is above zero
+    run.train_step()
+    assert 0 <= run.log_scale.item() <= math.log(100) + 1e-6
+    after = run.model.adapter.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_a_state_of_an_earlier_version_is_resumed(config):

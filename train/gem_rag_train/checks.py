@@ -264,18 +264,18 @@ def attention_weights(base: Base, take: Callable[[Tensor], Any]) -> Iterator[Non
     Raises:
         UnsupportedModelError: The decoder blocks name their attention otherwise.
     """
-    blocks: list[Any] = list(base.blocks)
-    if not all(hasattr(block, "self_attn") for block in blocks):
+    attention = [getattr(b, "self_attn", getattr(b, "attention", None)) for b in base.blocks]
+    if None in attention:
         raise UnsupportedModelError(
             f"{type(base.model).__name__} has decoder blocks without `self_attn`; expected those "
-            "of Llama, Mistral, Qwen, Gemma or Phi-3"
+            "of Llama, Mistral, Qwen, Gemma, Phi-3 or GPT-NeoX"
         )
 
     def hand_on(_module: nn.Module, _inputs: Any, out: tuple[Tensor, Tensor]) -> None:
         take(out[1])
 
     used = base.config._attn_implementation
-    hooks = [block.self_attn.register_forward_hook(hand_on) for block in blocks]
+    hooks = [module.register_forward_hook(hand_on) for module in attention if module]
     base.model.set_attn_implementation("eager")
     try:
         yield

@@ -62,7 +62,7 @@ class TrainConfig:
             averaging, Izmailov et al. 2018); with `eval_every` the best that was measured, the mean
             being measured last.
         weight_decay: AdamW's, on the adapter.
-        max_grad_norm: Gradients are clipped to this norm.
+        max_grad_norm: Gradients are clipped to this norm; 0: they are not.
         max_length: Tokens of each training text.
         checkpoint_every: Steps between saved states a run can resume from.
         heldout_passages: Pairs that held-out retrieval is measured on: a tenth of `data_files`,
@@ -114,7 +114,8 @@ class TrainConfig:
             it.
         activation_checkpointing: Compute each layer twice instead of keeping its activations.
         eval_every: Measure held-out quality every so many steps and keep the best weights; 0: not.
-        best_metric: What decides: "heldout_ndcg10", "heldout_recall1" or "heldout_ntp_loss".
+        best_metric: What decides: "heldout_ndcg10", "heldout_recall1" or, with scope ``always``,
+            "heldout_ntp_loss".
         patience: Stop after so many measurements without a better one; 0: never.
         tensorboard: Log to TensorBoard, in the run's folder (extra ``tensorboard``).
         push_to_hub: "user/name" on the hub to upload the checkpoint to.
@@ -198,15 +199,16 @@ class TrainConfig:
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         self._require(0 <= self.token_cutoff < 1, "token_cutoff", "from 0 to below 1")
-        for name in ("gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every", "patience"):
+        at_least_0 = ("examples", "gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every")
+        for name in (*at_least_0, "patience", "seed", "max_grad_norm"):
             self._require(getattr(self, name) >= 0, name, ">= 0")
         for name in ("mixed_precision", "reading_precision"):
             self._require(getattr(self, name) in PRECISIONS, name, f"one of {PRECISIONS}")
         self._require(self.best_metric in METRICS, "best_metric", f"one of {sorted(METRICS)}")
         self._require(
-            bool(self.lm_tasks) and not self.lm_tasks.keys() - set(LM_TASKS),
+            not self.lm_tasks.keys() - set(LM_TASKS) and any(v > 0 for v in self.lm_tasks.values()),
             "lm_tasks",
-            f"shares of {sorted(LM_TASKS)}",
+            f"shares above zero of {sorted(LM_TASKS)}",
         )
         self._require_combinations()
 
@@ -239,6 +241,14 @@ class TrainConfig:
                 f"recipe: no teacher, but {', '.join(self.taught)} above 0; expected one, such as "
                 "'all-MiniLM-L6-v2', or 0"
             )
+        if not (self.contrastive or self.taught or self.ranker_weight or self.trains_language):
+            raise GemError("recipe: contrastive is 0 and so is every other loss; set one above 0")
+        if self.cycles > 1:
+            warm = f"below the {self.cycle_steps} steps of a cycle"
+            self._require(self.warmup_steps < self.cycle_steps, "warmup_steps", warm)
+        if self.best_metric == "heldout_ntp_loss":
+            scope = "'always' with best_metric heldout_ntp_loss: with others it never changes"
+            self._require(self.adapter_scope == "always", "adapter_scope", scope)
         if self.neighbourhood and not self.examples:
             raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
         if self.token_cutoff and not self.examples:

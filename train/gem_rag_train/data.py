@@ -44,6 +44,7 @@ ANSWER = re.compile(  # a name or a number, with the preposition before it
     r"(?:\b(?:in|on|at|by|of|from|since|to|with)\s+)?"
     r"(?:(?P<year>\b1\d{3}\b|\b20\d\d\b)|(?P<number>\b\d[\d,.]*\b)|(?P<name>\b[A-Z]\w+(?:\s[A-Z]\w+)*))"
 )
+MOSTLY = 0.9  # of a batch's pairs have to be of different passages
 WORD = re.compile(r"\b[a-z]{4,}\b")  # that says something and is no name
 
 
@@ -193,17 +194,21 @@ def cloze(sentence: str, rng: Random) -> str:
     """A question made of a sentence: a name or number gives way to a question word, put first.
 
     Only some words around it stay. No grammar is asked of it (the noisy clozes of Lewis et al.
-    2019, unsupervised question answering). Without a name or number another word gives way.
+    2019, unsupervised question answering). Without a name or number another word gives way; without
+    any word there is no question: "".
     """
     found = [m for m in ANSWER.finditer(sentence) if m.start()]  # the first word is capitalised
-    answer = rng.choice(found or list(re.finditer(r"\w+", sentence)))
+    words = found or list(re.finditer(r"\w+", sentence))
+    if not words:
+        return ""
+    answer = rng.choice(words)
     kind = answer.lastgroup if found else "other"
     asked = {"year": ("When",), "number": ("How many",)}.get(kind or "", WHO)
     before, after = sentence[: answer.start()].split(), sentence[answer.end() :].split()
     size = rng.choice(CLOZE)
     first = rng.randint(0, min(size, len(before)))
-    words = before[len(before) - first :] + after[: size - first]
-    return f"{rng.choice(asked)} {' '.join(words).rstrip('.,;:!?')}?"
+    around = before[len(before) - first :] + after[: size - first]
+    return f"{rng.choice(asked)} {' '.join(around).rstrip('.,;:!?')}?"
 
 
 def _clozes(prose: Prose, rng: Random) -> Pair:
@@ -291,16 +296,23 @@ class TrainingMix:
         self._size = batch_size
 
     def batch(self, step: int) -> list[Pair]:
-        """The pairs of one step, no two of one source passage."""
+        """The pairs of one step, no two of one source passage (few, where passages are short).
+
+        Raises:
+            GemError: The data has clearly fewer different passages than a batch has pairs.
+        """
         rng = Random(f"{self._seed}:{step}")
         pairs: list[Pair] = []
         groups: set[str] = set()
-        for _ in range(50 * self._size):
+        for tried in range(100 * self._size):
             if len(pairs) == self._size:
                 return pairs
             (task,) = rng.choices(self._tasks, self._shares)
             pair = self._draw[task](rng)
-            if pair.group not in groups and pair.first.strip() and pair.second.strip():
+            # Repeated ones, which are no negatives of each other, are better than a run that ends.
+            last = tried >= 50 * self._size and len(groups) > MOSTLY * self._size
+            is_new = last or pair.group not in groups
+            if is_new and pair.first.strip() and pair.second.strip():
                 groups.add(pair.group)
                 pairs.append(pair)
         raise GemError(f"batch_size {self._size} is more than the data has different passages for")

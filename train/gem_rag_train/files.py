@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gem_rag.documents import load_file, sections
 from gem_rag.errors import GemError
-from gem_rag_train.data import Draw, Pair, crop, masked
+from gem_rag_train.data import Draw, Pair, crop, drop_words, masked
 
 Kind = Literal["labelled", "headings", "summary", "soft_prompt", "texts"]
 
@@ -64,7 +64,10 @@ def _choose(pairs: Sequence[Pair], rng: Random) -> Pair:
 
 def _two_crops(texts: Sequence[str], rng: Random) -> Pair:
     text = rng.choice(texts)
-    return Pair(crop(text, rng), crop(text, rng), "document_document", text)
+    first, second = crop(text, rng), crop(text, rng)
+    if first == second:  # too few sentences: nothing would be learnt from it
+        first, second = text, drop_words(text, rng, 0.3)
+    return Pair(first, second, "document_document", text)
 
 
 def _masked_text(texts: Sequence[str], rng: Random) -> Pair:
@@ -108,7 +111,10 @@ def load_files(paths: Sequence[str | Path]) -> UserData:
     for path in map(Path, paths):
         if not path.is_file():
             raise GemError(f"data file {path} does not exist; expected .jsonl or a document")
-        rows = list(_lines(path) if path.suffix == ".jsonl" else _parts(path))
+        if path.suffix.lower() == ".json":
+            raise GemError(f"{path} is JSON; expected .jsonl, one object a line, or a document")
+        is_rows = path.suffix.lower() in (".jsonl", ".ndjson")
+        rows = list(_lines(path) if is_rows else _parts(path))
         if not rows:
             raise GemError(f"{path} holds nothing to train on; expected {_EXPECTED}")
         for kind, row in rows:
@@ -121,7 +127,11 @@ def load_files(paths: Sequence[str | Path]) -> UserData:
 
 def _lines(path: Path) -> Iterator[Row]:
     # Not splitlines: a text may hold U+2028 and the like as they are.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise GemError(f"{path}: not UTF-8 ({error}); expected JSONL in UTF-8") from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             yield _row(line, f"{path}:{number}")
 

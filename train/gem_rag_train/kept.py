@@ -137,7 +137,7 @@ class KeptReadings:
             "precision": self._precision,
         }
         shape = (int(starts[-1]), *self._shape)
-        with locked(path):  # another run may share the folder
+        with locked(path, seconds=-1):  # another run may share the folder
             if not (path.exists() and _read_json(facts) == made_of):
                 unfinished = path.with_suffix(".unfinished")
                 _reserve(unfinished, int(starts[-1]) * self._token_bytes)

@@ -20,7 +20,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The objects, none where there is no file; a line that a crash cut short is removed."""
     if not file.exists():
         return []
-    *whole, cut = file.read_text(encoding="utf-8").split("\n")
-    if cut:
-        atomic_write(file, "".join(f"{line}\n" for line in whole))
-    return [json.loads(line) for line in whole]
+    data = file.read_bytes()  # decoded without the cut line: it may end within a character
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        atomic_write(file, whole)
+    return [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]

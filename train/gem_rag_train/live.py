@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from gem_rag.errors import MissingExtraError
 
@@ -79,13 +80,22 @@ def line(facts: Facts) -> str:
     return "  ".join([*known, *measured])
 
 
-@contextmanager
-def _tensorboard(folder: Path, start: int) -> Iterator[Report]:
+def summary_writer() -> Any:
+    """TensorBoard's writer, a class.
+
+    Raises:
+        MissingExtraError: The extra ``tensorboard`` is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("logging to TensorBoard", "tensorboard") from error
-    with SummaryWriter(str(folder), purge_step=start + 1) as writer:
+    return SummaryWriter
+
+
+@contextmanager
+def _tensorboard(folder: Path, start: int) -> Iterator[Report]:
+    with summary_writer()(str(folder), purge_step=start + 1) as writer:
 
         def report(facts: Facts) -> None:
             for name, value in facts.items():

@@ -17,6 +17,12 @@ def scale_of(log_scale: Tensor) -> Tensor:
     return log_scale.clamp(0, LOG_SCALE_MAX).exp()
 
 
+def keep_in_range(log_scale: Tensor) -> None:
+    """Bring it back after a step: outside, it would have no gradient and stay there."""
+    with torch.no_grad():
+        log_scale.clamp_(0, LOG_SCALE_MAX)
+
+
 def info_nce(
     first: Tensor,
     second: Tensor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reading import Reading
@@ -27,7 +25,7 @@ AT_ONCE = 32  # passages read together; each is asked `per_passage` times
 FEWEST_WORDS = 4
 FEWEST_PASSAGE_WORDS = 20
 PER_PASSAGE = 2
-WRITTEN = "written.json"
+WRITTEN = "written.jsonl"
 # What a model puts before a question: a number, "Question:".
 LABEL = re.compile(r"^\W*((\d+[.)]|question\s*\d*:)\s*)+", re.IGNORECASE)
 
@@ -118,10 +116,10 @@ def found_again(questions: Tensor, passages: Tensor, own: Sequence[int], top: in
 
 
 def places(questions: Tensor, passages: Tensor, own: Sequence[int]) -> Tensor:
-    """How many passages are nearer to each question than its own, ``[q]``: 0 is found first."""
+    """How many passages are as near to each question as its own, ``[q]``: 0 is found first."""
     scores = questions @ passages.T  # (q, n)
     right = scores.gather(1, torch.tensor(own)[:, None])
-    return (scores > right).sum(1)
+    return (scores >= right).sum(1) - 1
 
 
 def kept_questions(
@@ -132,6 +130,7 @@ def kept_questions(
     per_passage: int,
     max_length: int,
     seed: int,
+    read: Callable[[Sequence[str]], list[Reading]] | None = None,
     least_score: float | None = None,
     show_progress: bool | None = None,
 ) -> list[list[str]]:
@@ -155,6 +154,7 @@ def kept_questions(
             for i, question in write_questions(
                 model,
                 [text for _, text in few],
+                read=read,
                 per_passage=per_passage,
                 max_length=max_length,
                 seed=seed,
@@ -186,32 +186,25 @@ def written_pairs(
         pairs: Their second texts are the passages, where they are long enough.
         count: About how many questions.
         kept: Has the passages' readings.
-        folder: The questions are written once and kept here.
+        folder: The questions are written once and kept here, as they come.
         max_length: Tokens of a passage that were read.
         seed: Of the samples.
         show_progress: As for `write_questions`.
     """
     groups = {p.second: p.group for p in pairs if len(p.second.split()) >= FEWEST_PASSAGE_WORDS}
     passages = list(groups)[: math.ceil(count / PER_PASSAGE)]
-    wanted = {"passages": passages, "each": PER_PASSAGE, "seed": seed}
-    try:
-        stored = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = {}
-    if stored.get("wanted") != wanted:
-        questions = list(
-            write_questions(
-                model,
-                passages,
-                read=partial(kept.readings, max_length=max_length),
-                per_passage=PER_PASSAGE,
-                seed=seed,
-                show_progress=show_progress,
-            )
-        )
-        stored = {"wanted": wanted, "questions": questions}
-        atomic_write(folder / WRITTEN, json.dumps(stored))
+    written = kept_questions(
+        model,
+        passages,
+        folder / WRITTEN,
+        per_passage=PER_PASSAGE,
+        max_length=max_length,
+        seed=seed,
+        read=partial(kept.readings, max_length=max_length),
+        show_progress=show_progress,
+    )
     return [
-        Pair(question, passages[i], "query_document", groups[passages[i]])
-        for i, question in stored["questions"]
+        Pair(question, passage, "query_document", groups[passage])
+        for passage, questions in zip(passages, written, strict=True)
+        for question in questions
     ]

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_write
+from gem_rag.fetch import atomic_write, sha256_of
 from gem_rag_train.config import METRICS, TrainConfig
 
 STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
+# Settings that a run may be gone on with under other values: they do not change the weights.
+FREE = ("readings", "kept_gigabytes", "checkpoint_every", "tensorboard", "push_to_hub")
 
 
 @dataclass
@@ -78,6 +80,7 @@ class RunFolder:
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self.folder = folder
         self._config = config
+        self._data = [sha256_of(Path(f)) for f in config.data_files if Path(f).is_file()]
 
     def save(
         self, step: int, optimizer: torch.optim.Optimizer, best: Best, average: Average
@@ -98,6 +101,7 @@ class RunFolder:
             {
                 "step": step,
                 "recipe": self._config.to_dict(),
+                "data": self._data,
                 "best": own,
                 "averaged": average.count,
             }
@@ -141,8 +145,13 @@ class RunFolder:
         mine = self._config.to_dict()
         # Settings that came later stand at their defaults in an older run.
         theirs = {**TrainConfig().to_dict(), **facts["recipe"]}
-        if odd := sorted(k for k in mine if theirs.get(k) != mine[k]):
+        if odd := sorted(k for k in mine if k not in FREE and theirs.get(k) != mine[k]):
             raise GemError(f"{self.folder} is a run of another recipe (it differs in {odd})")
+        if facts.get("data", self._data) != self._data:
+            raise GemError(
+                f"{self.folder} was trained on other contents of data_files "
+                f"{list(self._config.data_files)}; put them back, or start anew"
+            )
         return facts
 
     def log(self, facts: dict[str, float]) -> None:

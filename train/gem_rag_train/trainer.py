@@ -29,13 +29,14 @@ from gem_rag_train.gradcache import GradCache
 from gem_rag_train.grouped import use_grouped_attention
 from gem_rag_train.heldout import HeldOut
 from gem_rag_train.kept import KeptReadings
-from gem_rag_train.live import reports
+from gem_rag_train.live import reports, summary_writer
 from gem_rag_train.losses import (
     LOG_SCALE_START,
     Rotation,
     alignment,
     distillation,
     info_nce,
+    keep_in_range,
     neighbourhood,
     scale_of,
 )
@@ -98,6 +99,8 @@ class Trainer:
         self.processes = Processes()
         for precision in (config.mixed_precision, config.reading_precision):
             require_precision(precision, torch.device(self.processes.device))
+        if config.tensorboard:
+            summary_writer()  # at the door, not after hours of reading
         self.config = config
         self.output = Path(config.output)
         folder = self.output.with_name(self.output.name + ".run")
@@ -240,6 +243,8 @@ class Trainer:
         if not every or (self.step % every and self.step < self.config.steps):
             return {}
         mine = self.heldout.measure() if self.heldout is not None else {}
+        if self.config.adapter_scope != "tokens":
+            self.model.forget_preambles()  # measured at full precision, and trained at the run's
         found: dict[str, float] = self.processes.from_main(mine)
         if self.config.best_metric not in found:
             raise GemError(
@@ -366,11 +371,12 @@ class Trainer:
         """Sum the processes' gradients, clip them, step; the gradients' norm."""
         parameters = parameters_of(self.optimizer)
         self.processes.sum_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         self._require_finite(norm, "gradients' norm")
         weights, tokens, scale = self.optimizer.param_groups
         weights["lr"], tokens["lr"], scale["lr"] = rates[0], rates[1], rates[0]
         self.optimizer.step()
+        keep_in_range(self.log_scale)
         if self.config.adapter_scope != "tokens":
             self.model.forget_preambles()
         return float(norm)

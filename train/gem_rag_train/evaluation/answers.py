@@ -156,7 +156,8 @@ def _measures(said: dict[str, list[str]], data: Retrieval, llm: str) -> list[Mea
     for metric, function in metrics.items():
         samples = {
             system: Sample.mean(
-                [best(function, a, q) for a, q in zip(answers, data.questions, strict=True)]
+                [best(function, a, q) for a, q in zip(answers, data.questions, strict=True)],
+                data.gold,
             )
             for system, answers in said.items()
         }

@@ -53,6 +53,8 @@ def places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each query's right document stands by cosine similarity, 0 is first.
 
+    Documents as near as the right one stand before it: who finds all alike finds nothing.
+
     Args:
         documents: float32 ``[n, d]``.
         queries: float32 ``[q, d]``.
@@ -65,7 +67,7 @@ def places(
     for start in range(0, len(queries), AT_ONCE):
         similarity = queries[start : start + AT_ONCE] @ documents.T  # (q, n)
         right = similarity[np.arange(len(similarity)), list(gold[start : start + AT_ONCE])]
-        place.append((similarity > right[:, None]).sum(1))
+        place.append((similarity >= right[:, None]).sum(1) - 1)
         top.append(np.argsort(-similarity, axis=1)[:, :TOP])
     return np.concatenate(place), np.concatenate(top)
 
@@ -88,8 +90,8 @@ def find(part: str, name: str, systems: Sequence[KeptVectors], data: Retrieval) 
     ndcg, first = {}, {}
     for system in systems:
         place, _ = _found(system, data)
-        ndcg[system.name] = Sample.mean(gains(place))
-        first[system.name] = Sample.mean(place == 0)
+        ndcg[system.name] = Sample.mean(gains(place), data.gold)
+        first[system.name] = Sample.mean(place == 0, data.gold)
     task = f"{name}: question to paragraph, {len(data.paragraphs):,} paragraphs"
     return [
         measure(part, task, "nDCG@10", ndcg, against=MINILM),
@@ -121,9 +123,9 @@ def ranked(
         place, top = _found(system, data)
         if system.name == CHECKPOINT:
             best = rank_top(model, data, top, answers, max_length, show_progress)
-            samples[system.name] = Sample.mean(best == np.array(data.gold))
+            samples[system.name] = Sample.mean(best == np.array(data.gold), data.gold)
         else:
-            samples[system.name] = Sample.mean(place == 0)
+            samples[system.name] = Sample.mean(place == 0, data.gold)
     note = "the checkpoint ranks its ten best by query likelihood; the others by embedding"
     task = f"{name}: the ten best ranked, {len(data.paragraphs):,} paragraphs"
     return [measure("ranking", task, "recall@1", samples, against=MINILM, note=note)]

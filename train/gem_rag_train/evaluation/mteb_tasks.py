@@ -241,6 +241,15 @@ def _qrels(file: Path) -> dict[str, dict[str, int]]:
     """``{query: {document: relevance}}``."""
     relevant: dict[str, dict[str, int]] = {}
     with file.open(encoding="utf-8", newline="") as opened:
-        for query, document, score in list(csv.reader(opened, delimiter="\t"))[1:]:
-            relevant.setdefault(query, {})[document] = int(score)
+        for number, row in enumerate(csv.reader(opened, delimiter="\t"), 1):
+            if number == 1 or not row:  # the header
+                continue
+            try:
+                query, document, score = row
+                relevant.setdefault(query, {})[document] = int(float(score))
+            except ValueError as error:
+                raise GemError(
+                    f"{file}, line {number}: expected query-id, corpus-id and score between tabs, "
+                    f"got {row}"
+                ) from error
     return relevant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,15 +43,22 @@ class Report:
         return [s for s in SYSTEMS if any(s in m.scores for m in self.measures)]
 
     def after(self, folder: Path) -> Report:
-        """With what a folder's report of the same checkpoint and sizes has beyond these parts."""
+        """With what a folder's report of the same checkpoint and sizes has beyond these parts.
+
+        Any other report there is set aside, as ``eval-1.json`` and so on.
+        """
         try:
             stored = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
             told = [stored["facts"], {**stored["settings"], **OF_ONE_PART}]
             measures = [Measure.from_dict(m) for m in stored["measures"]]
-        except (OSError, ValueError, KeyError, TypeError):  # none, or another version's
+        except FileNotFoundError:
+            return self
+        except (OSError, ValueError, KeyError, TypeError):  # another version's
+            _set_aside(folder)
             return self
         mine = json.loads(json.dumps([self.facts, {**self.settings, **OF_ONE_PART}]))
         if told != mine:
+            _set_aside(folder)
             return self
         now = self.settings["only"]
         other = [m for m in measures if m.part not in now]
@@ -136,6 +144,15 @@ def _difference(m: Measure) -> str:
     low, high = m.difference.low, m.difference.high
     clear = low is not None and high is not None and low * high > 0
     return f"{m.against}: " + (f"**{text}**" if clear else text)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the table and its JSON: they took hours, and are of something else."""
+    number = next(n for n in itertools.count(1) if not (folder / f"eval-{n}.json").exists())
+    for name in (JSON_FILE, TABLE_FILE):
+        file = folder / name
+        if file.exists():
+            file.replace(file.with_stem(f"{file.stem}-{number}"))
 
 
 def _plot(part: str, measures: Sequence[Measure], file: Path) -> None:

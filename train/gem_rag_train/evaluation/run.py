@@ -128,7 +128,7 @@ def evaluate(
         model: The checkpoint, or its name.
         output: Folder of the report, which is written anew after each part.
         settings: What to measure. The folder's report of the same checkpoint and sizes keeps its
-            other parts; any other report there is replaced.
+            other parts; any other report there is renamed (``eval-1.json``).
         show_progress: Progress bars; None shows them on a terminal.
 
     Raises:
@@ -158,7 +158,7 @@ class Evaluation:
         self.kept = output / "kept"
         self.tasks = self._find_tasks()
         length = settings.max_length
-        embedders: list[Embedder] = [MiniLM(), GemEmbedder(model, length)]
+        embedders: list[Embedder] = [MiniLM(length), GemEmbedder(model, length)]
         if settings.mean_pooled:
             embedders.insert(0, MeanPooled(self.base, length))
         self.systems = [

@@ -57,15 +57,19 @@ class Sample:
     Attributes:
         statistic: A name in `STATISTICS`: how the items become one number.
         items: What it takes, each ``[n]``.
+        groups: What each item hangs together with, ``[n]``, such as questions about one paragraph;
+            None: they are independent.
     """
 
     statistic: str
     items: tuple[np.ndarray, ...]
+    groups: np.ndarray | None = None
 
     @classmethod
-    def mean(cls, values: Any) -> Sample:
+    def mean(cls, values: Any, groups: Any = None) -> Sample:
         """Numbers whose mean is the score."""
-        return cls("mean", (np.asarray(values, dtype=np.float64),))
+        items = (np.asarray(values, dtype=np.float64),)
+        return cls("mean", items, None if groups is None else np.asarray(groups))
 
     def __len__(self) -> int:
         return len(self.items[0])
@@ -76,8 +80,8 @@ class Sample:
         return STATISTICS[self.statistic](*self.items)
 
     def score(self) -> Score:
-        """The value with its interval; items are resampled."""
-        return _bootstrap(STATISTICS[self.statistic], self.items, self.value)
+        """The value with its interval; items are resampled, or whole groups of them."""
+        return _bootstrap(STATISTICS[self.statistic], self.items, self.value, self.groups)
 
     def minus(self, other: Sample) -> Score:
         """The difference of two systems on the same items, which are resampled together.
@@ -95,21 +99,29 @@ class Sample:
         def difference(*items: np.ndarray) -> float:
             return statistic(*items[:mine]) - statistic(*items[mine:])
 
-        return _bootstrap(difference, (*self.items, *other.items), self.value - other.value)
+        items = (*self.items, *other.items)
+        return _bootstrap(difference, items, self.value - other.value, self.groups)
 
 
 def _bootstrap(
-    statistic: Callable[..., float], items: tuple[np.ndarray, ...], value: float
+    statistic: Callable[..., float],
+    items: tuple[np.ndarray, ...],
+    value: float,
+    groups: np.ndarray | None,
 ) -> Score:
-    """Percentile interval over resampled items (scipy's bootstrap)."""
-    if len(items[0]) < 2:
+    """Percentile interval over resampled items, or groups of items (scipy's bootstrap)."""
+    members = _members(len(items[0]) if groups is None else groups)
+    if len(members) < 2:
         return Score(value)
     from scipy.stats import bootstrap
 
+    def resampled(drawn: np.ndarray) -> float:
+        chosen = np.concatenate([members[i] for i in drawn])
+        return statistic(*(item[chosen] for item in items))
+
     interval = bootstrap(
-        items,
-        statistic,
-        paired=True,
+        (np.arange(len(members)),),
+        resampled,
         vectorized=False,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
@@ -118,3 +130,11 @@ def _bootstrap(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Score(value, float(interval.low), float(interval.high))
+
+
+def _members(groups: int | np.ndarray) -> list[np.ndarray]:
+    """Indices of each group's items; of so many items each alone."""
+    if isinstance(groups, int):
+        return [np.array([i]) for i in range(groups)]
+    _, group = np.unique(groups, return_inverse=True)
+    return [*np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])]

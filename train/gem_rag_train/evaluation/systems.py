@@ -28,7 +28,7 @@ CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
     "mean-pooled base",
     "all-MiniLM-L6-v2",
 )
-MINILM_DIM = 384
+MINILM_DIM, MINILM_POSITIONS = 384, 512
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -120,11 +120,18 @@ class MeanPooled:
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2, the embedder users pick beside an LLM; loaded when first needed."""
+    """all-MiniLM-L6-v2, the embedder users pick beside an LLM; loaded when first needed.
+
+    Args:
+        max_length: Tokens of a text that count; it has 512 positions.
+    """
 
     name = MINILM
-    key = f"minilm-{MINILM_SOURCE.sha256[:16]}"
     dim = MINILM_DIM
+
+    def __init__(self, max_length: int = 256) -> None:
+        self._max_length = min(max_length, MINILM_POSITIONS)
+        self.key = f"minilm-{MINILM_SOURCE.sha256[:16]}-{self._max_length}"
 
     def embed(self, texts: Sequence[str], kind: Task) -> np.ndarray:  # noqa: ARG002
         """Queries and documents alike."""
@@ -132,10 +139,10 @@ class MiniLM:
 
     @cached_property
     def _embed(self) -> Embed:
-        return minilm()
+        return minilm(self._max_length)
 
 
-def minilm() -> Embed:
+def minilm(max_length: int = 256) -> Embed:
     """all-MiniLM-L6-v2 as a function: texts to unit ``[n, 384]``."""
     try:
         from sentence_transformers import SentenceTransformer
@@ -143,6 +150,7 @@ def minilm() -> Embed:
         raise MissingExtraError("the comparison with all-MiniLM-L6-v2", "eval") from error
     with quiet_transformers():
         peer = SentenceTransformer(str(minilm_folder()), device="cpu")
+    peer.max_seq_length = max_length
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         vectors: Any = peer.encode(
