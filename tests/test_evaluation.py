@@ -66,7 +66,7 @@ def small_sets(monkeypatch):
     )
     monkeypatch.setattr(sets, "choices", lambda file: CHOICES)
     monkeypatch.setattr(sets, "held_out_passages", lambda: PARAGRAPHS)
-    monkeypatch.setattr(systems, "minilm", lambda: peer)
+    monkeypatch.setattr(systems, "minilm", lambda _: peer)
     monkeypatch.setattr(statistics, "RESAMPLES", 20)
 
 
