@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Role(IntEnum):
@@ -51,7 +51,8 @@ class Tokens:
     @property
     def lengths(self) -> Tensor:
         """int64 ``[B]``: the position of what comes next; without gaps the number of tokens."""
-        return (self.positions + 1).masked_fill(self.roles == Role.PADDING, 0).amax(1)
+        ends = (self.positions + 1).masked_fill(self.roles == Role.PADDING, 0)
+        return nn.functional.pad(ends, (1, 0)).amax(1)  # 0 where there are no tokens
 
     def expand(self, batch: int) -> Tokens:
         """One row as `batch` rows."""

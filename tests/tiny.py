@@ -36,7 +36,7 @@ SMALL = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3"]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "gpt_neox"]
 
 
 def save_tokenizer(folder: Path, *, template: bool = True) -> None:
@@ -71,6 +71,7 @@ def tiny_config(family: str):
     mixed = {"layer_types": ["sliding_attention", "full_attention"], **window}
     makers = {
         "llama": lambda: tf.LlamaConfig(**SMALL),
+        "gpt_neox": lambda: tf.GPTNeoXConfig(**SMALL),
         "mistral": lambda: tf.MistralConfig(**SMALL, **window),
         "qwen2": lambda: tf.Qwen2Config(**SMALL),
         "qwen3": lambda: tf.Qwen3Config(**SMALL, head_dim=8),
