@@ -275,7 +275,7 @@ def attention_weights(base: Base, take: Callable[[Tensor], Any]) -> Iterator[Non
         take(out[1])
 
     used = base.config._attn_implementation
-    hooks = [module.register_forward_hook(hand_on) for module in attention if module]
+    hooks = [module.register_forward_hook(hand_on) for module in attention if module is not None]
     base.model.set_attn_implementation("eager")
     try:
         yield

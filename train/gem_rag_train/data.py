@@ -296,7 +296,7 @@ class TrainingMix:
         self._size = batch_size
 
     def batch(self, step: int) -> list[Pair]:
-        """The pairs of one step, no two of one source passage (few, where passages are short).
+        """The pairs of one step, no two of one source passage; few, where there are hardly enough.
 
         Raises:
             GemError: The data has clearly fewer different passages than a batch has pairs.

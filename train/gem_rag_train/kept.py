@@ -145,8 +145,8 @@ class KeptReadings:
                 facts.unlink(missing_ok=True)  # written last: it speaks for the file
                 unfinished.replace(path)  # a run that still reads the old file keeps it
                 atomic_write(facts, json.dumps(made_of))
-        data = np.memmap(path, np.float16, "r", shape=shape)
-        file = os.open(path, os.O_RDONLY)
+            data = np.memmap(path, np.float16, "r", shape=shape)
+            file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, file)
         self._blocks |= {
             ids: Block(data[start:end], file, int(start) * data.strides[0])
