@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Role(IntEnum):
@@ -50,9 +50,8 @@ class Tokens:
 
     @property
     def lengths(self) -> Tensor:
-        """int64 ``[B]``: the position of what comes next; without gaps the number of tokens."""
-        ends = (self.positions + 1).masked_fill(self.roles == Role.PADDING, 0)
-        return nn.functional.pad(ends, (1, 0)).amax(1)  # 0 where there are no tokens
+        """int64 ``[B]``: number of real tokens, the position of what comes next."""
+        return (self.roles != Role.PADDING).sum(1)
 
     def expand(self, batch: int) -> Tokens:
         """One row as `batch` rows."""

@@ -138,8 +138,10 @@ def test_options_are_taken_apart():
 
 
 def test_classes_with_one_text_are_left_out():
-    data = Labelled("x", list("abcd"), ["one", "two", "two", "two"])
-    assert data.sample(None, 1).labels == ["two"] * 3
+    data = Labelled("x", list("abcde"), ["one", "two", "two", "three", "three"])
+    assert sorted(data.sample(None, 1).labels) == ["three", "three", "two", "two"]
+    with pytest.raises(GemError, match=r"\(0 classes\); draw more"):
+        data.sample(1, 1)
 
 
 def test_a_damaged_csv_is_named(tmp_path):

@@ -238,25 +238,6 @@ def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
     np.testing.assert_allclose(reading.embed(), read.embed(), atol=2e-3)
 
 
-def test_hidden_tokens_are_others_in_each_step_and_the_same_in_any_batch(gem, tmp_path):
-    texts = ["The kettle has a warranty of seven years and a half.", "Rivers run to the sea."]
-    ids = [t.ids for t in gem.codec.encode_texts(texts, 20)]
-    kept = KeptReadings(gem, tmp_path, most_bytes=10**9)
-    kept.add("texts", [(i, task) for i in ids for task in ("query", "document")])
-
-    def embed(which, hidden=0.3, seed=1):
-        return kept.forward_texts([ids[i] for i in which], "query", hidden=hidden, seed=seed)
-
-    torch.testing.assert_close(embed([0]), embed([0, 1])[:1], atol=1e-6, rtol=0)
-    assert not torch.allclose(embed([0]), embed([0], seed=2), atol=1e-4)
-    assert not torch.allclose(embed([0]), embed([0], hidden=0.0), atol=1e-4)
-    # All but the last hidden is that token alone, where it stands.
-    [reading] = gem.read(texts[:1])
-    last = kept.forward_texts(ids[:1], "document", hidden=1.0)
-    alone = reading.embed([reading.offsets[-1]])
-    np.testing.assert_allclose(last.detach(), alone, atol=2e-3)
-
-
 def test_readings_in_bfloat16_are_nearly_the_same_and_not_mistaken_for_the_others(gem, tmp_path):
     ids = [t.ids for t in gem.codec.encode_texts(["Rivers run to the sea."] * 2, 20)]
     coarse = KeptReadings(gem, tmp_path, most_bytes=10**9, precision="bf16")
@@ -278,7 +259,7 @@ def test_readings_without_room_are_refused_before_anything_is_read(
     def fails(match, **changes):
         with pytest.raises(GemError, match=match):
             prepare(replace(config, **changes), gem, TinyMix({}, {}, seed=0, batch_size=4), None)
-        assert not list(folder.glob("*"))
+        assert all(file.suffix == ".lock" for file in folder.glob("*"))
 
     fails("raise kept_gigabytes", kept_gigabytes=1e-6)
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
@@ -670,8 +651,6 @@ def test_settings_of_another_kind_are_refused_or_understood():
         TrainConfig(cycles=3, steps=30)
     with pytest.raises(GemError, match="with others it never changes"):
         TrainConfig(best_metric="heldout_ntp_loss", eval_every=5)
-    with pytest.raises(GemError, match="token_cutoff hides tokens of kept readings"):
-        TrainConfig(token_cutoff=0.1)
 
 
 def test_text_tools():

@@ -88,8 +88,6 @@ class TrainConfig:
         reading_precision: "no", "bf16" to read those texts in bfloat16, faster where the hardware
             has it, with coarser rounding in what the special tokens learn to read, or "auto":
             "bf16" where the hardware has it.
-        token_cutoff: Share of each text's tokens that the special tokens do not see, others in each
-            step (with `examples`): against learning the texts by heart (Shen et al. 2020).
         written_questions: About so many questions that the model itself writes for passages that
             were drawn (with `examples`): further pairs, without labels. Dropped are those that do
             not lead the teacher, or without one the checkpoint of `start_from`, to their passage.
@@ -162,7 +160,6 @@ class TrainConfig:
     readings: str = ""
     kept_gigabytes: float = 20.0
     reading_precision: Precision = "no"
-    token_cutoff: float = 0.0
     written_questions: int = 0
     neighbours: int = 1
     teacher: str = ""
@@ -198,7 +195,6 @@ class TrainConfig:
         self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
-        self._require(0 <= self.token_cutoff < 1, "token_cutoff", "from 0 to below 1")
         at_least_0 = ("examples", "gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every")
         for name in (*at_least_0, "patience", "seed", "max_grad_norm"):
             self._require(getattr(self, name) >= 0, name, ">= 0")
@@ -251,8 +247,6 @@ class TrainConfig:
             self._require(self.adapter_scope == "always", "adapter_scope", scope)
         if self.neighbourhood and not self.examples:
             raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
-        if self.token_cutoff and not self.examples:
-            raise GemError("recipe: token_cutoff hides tokens of kept readings; set examples")
         if self.written_questions and not self.examples:
             raise GemError("recipe: written_questions are about the passages of examples; set some")
         least = f"0 or at least batch_size ({self.batch_size})"

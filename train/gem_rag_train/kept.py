@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gem_rag.attention import Role, Tokens, together
+from gem_rag.attention import Role, Tokens, positions_of, together
 from gem_rag.config import Task
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write, locked
@@ -189,40 +189,24 @@ class KeptReadings:
         tokenized = self._model.codec.encode_texts(texts, max_length)
         return [self.reading(*pair) for pair in zip(texts, tokenized, strict=True)]
 
-    def forward_texts(
-        self, ids: Sequence[Sequence[int]], task: Task, *, hidden: float = 0.0, seed: int = 0
-    ) -> Tensor:
-        """As `GemModel.forward_texts`, from what was kept: only the special tokens are run.
-
-        Args:
-            ids: Token ids of each text.
-            task: How they are embedded.
-            hidden: Share of each text's tokens that the special tokens do not see (token cutoff,
-                Shen et al. 2020). Its last one and the instruction are always seen.
-            seed: Together with a text it decides which: the same in any batch.
-        """
-        seen = [_seen(i, hidden, seed) for i in ids]
-        instruction = len(self._model._instruction(task))
-        lengths = torch.tensor([len(places) + instruction for places in seen])
+    def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
+        """As `GemModel.forward_texts`, from what was kept: only the special tokens are run."""
+        kept = [self._block(self._whole(i, task)) for i in ids]
+        lengths = torch.tensor([len(block) for block in kept])
         width, start = int(lengths.max()), self._head.positions.shape[1]
         layers, pair, heads, size = self._shape
         # Uninitialised, and every place written once: fresh and zeroed pages are dear.
-        block = torch.empty(layers, pair, len(ids), heads, start + width, size)
+        block = torch.empty(layers, pair, len(kept), heads, start + width, size)
         block[..., :start, :] = self._head_block
-        positions = torch.arange(start, start + width).repeat(len(ids), 1)
-        for row, (i, places) in enumerate(zip(ids, seen, strict=True)):  # (L, 2, B, H, n, D)
-            places = np.append(places, np.arange(len(i), len(i) + instruction))
-            end = start + len(places)
-            own = torch.from_numpy(self._blocks[self._whole(i, task)].data[places])
+        for row, own in enumerate(kept):  # (L, 2, B, H, n, D)
+            end = start + len(own)
             block[:, :, row, :, start:end] = own.permute(1, 2, 3, 0, 4)
             block[:, :, row, :, end:] = 0
-            positions[row, : len(places)] = torch.from_numpy(start + places)
-        device = self._model.base.device
-        block = block.to(device, self._model.base.dtype)
-        roles = torch.where(torch.arange(width) < lengths[:, None], Role.PREFIX, Role.PADDING)
-        text = Tokens(positions.to(device), roles.to(device))
+        block = block.to(self._model.base.device, self._model.base.dtype)
+        valid = (torch.arange(width) < lengths[:, None]).to(self._model.base.device)
+        text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
         seeds = [(keys, values) for keys, values in block]
-        tokens = together(self._head.expand(len(ids)), text)
+        tokens = together(self._head.expand(len(kept)), text)
         return self._model.forward_specials(tokens, seeded_cache(seeds), None)
 
     def fetch(self, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
@@ -241,15 +225,6 @@ class KeptReadings:
 
     def _block(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.array(self._blocks[ids].data))
-
-
-def _seen(ids: Sequence[int], hidden: float, seed: int) -> NDArray[np.int_]:
-    """Places of the tokens that are not hidden, in order; the last is always among them."""
-    if not hidden:
-        return np.arange(len(ids))
-    seen = np.random.default_rng([seed, *ids]).random(len(ids)) >= hidden
-    seen[-1:] = True
-    return np.flatnonzero(seen)
 
 
 def _reserve(path: Path, size: int) -> None:

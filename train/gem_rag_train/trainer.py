@@ -463,12 +463,8 @@ class Trainer:
     def _embed(self, texts: Sequence[Text]) -> Tensor:
         """``[B, d]`` with gradients, of texts of one task."""
         ids = self._tokenize([text for text, _ in texts])
-        task = texts[0][1]
         with self._autocast():
-            if self.kept is None:
-                return self.model.forward_texts(ids, task)
-            seed = self.config.seed + self.step
-            return self.kept.forward_texts(ids, task, hidden=self.config.token_cutoff, seed=seed)
+            return (self.kept or self.model).forward_texts(ids, texts[0][1])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.model.base.device, self.config.mixed_precision)
@@ -486,6 +482,8 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
         )
     shares = config.shares or dict.fromkeys(user.kinds, 1.0)
     tasks = user.tasks()
+    own: dict[str, Any] = {"own": tasks} if config.data_files else {}
+    mix = TrainingMix(shares, config.prose, seed=config.seed, batch_size=size, **own)
     used = shares.keys() | (config.lm_tasks.keys() if config.trains_language else set())
     if tasks and not used & tasks.keys():
         raise GemError(
@@ -493,8 +491,6 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
             "files would be trained on; give one of their tasks a share, or pass "
             "--set 'shares={}' to train on the files alone"
         )
-    own: dict[str, Any] = {"own": tasks} if config.data_files else {}
-    mix = TrainingMix(shares, config.prose, seed=config.seed, batch_size=size, **own)
     mix.batch(0)
     return mix
 

@@ -91,16 +91,16 @@ class Labelled:
         """`n` texts drawn by the seed, of classes that have two of them; None is all.
 
         Raises:
-            GemError: Fewer than two classes are left, or too few texts for all of them.
+            GemError: Fewer than two classes are left.
         """
         chosen = drawn(range(len(self.texts)), n, seed)
         counts = Counter(self.labels[i] for i in chosen)
         chosen = [i for i in chosen if counts[self.labels[i]] > 1]
         classes = len({self.labels[i] for i in chosen})
-        if classes < 2 or len(chosen) < 2 * classes:
+        if classes < 2:
             raise GemError(
-                f"{self.name}: of {n} texts {len(chosen)} are left, of classes that have two of "
-                f"them, {classes} classes; draw more (--labelled)"
+                f"{self.name}: {len(chosen)} of the texts drawn are of classes that have two "
+                f"({classes} classes); draw more (--labelled)"
             )
         return Labelled(
             self.name, [self.texts[i] for i in chosen], [self.labels[i] for i in chosen]
