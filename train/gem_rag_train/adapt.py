@@ -24,6 +24,7 @@ from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.fetch import atomic_dir, atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
+from gem_rag_train.evaluation.embedding import gains
 from gem_rag_train.material import Material, found_at, gather, read_chunks
 from gem_rag_train.state import LOG, STATE
 from gem_rag_train.trainer import train
@@ -317,8 +318,8 @@ def judge(material: Material, after: Tensor) -> Verdict:
     from scipy.stats import bootstrap
 
     old, new = material.before.numpy(), after.numpy()
-    gains, chunk_of = gain(new) - gain(old), np.array(material.held_out.chunks)
-    by_chunk = np.array([gains[chunk_of == chunk].mean() for chunk in np.unique(chunk_of)])
+    gained, chunk_of = gains(new) - gains(old), np.array(material.held_out.chunks)
+    by_chunk = np.array([gained[chunk_of == chunk].mean() for chunk in np.unique(chunk_of)])
     interval = bootstrap(
         (by_chunk,),
         np.mean,
@@ -335,14 +336,9 @@ def judge(material: Material, after: Tensor) -> Verdict:
     )
 
 
-def gain(places: np.ndarray) -> np.ndarray:
-    """nDCG@10 of questions with one right chunk, from its place: ``[q]``."""
-    return np.where(places < 10, 1 / np.log2(places + 2.0), 0.0)
-
-
 def scores(places: np.ndarray) -> Found:
     """Means over questions."""
-    return Found(float((places == 0).mean()), float(gain(places).mean()))
+    return Found(float((places == 0).mean()), float(gains(places).mean()))
 
 
 def _require_extra() -> None:

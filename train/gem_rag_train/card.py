@@ -38,9 +38,9 @@ def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -
 
 def _recipe(config: TrainConfig) -> str:
     """The recipe, without the maker's own folders."""
+    import tomli_w
+
     values = config.to_dict()
     for folder in ("output", "readings"):
         del values[folder]
-    import tomli_w
-
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

@@ -16,6 +16,7 @@ from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reading import Reading
 from gem_rag_train.data import Pair
+from gem_rag_train.evaluation.embedding import place_of
 from gem_rag_train.kept import KeptReadings
 from gem_rag_train.lines import append_line, read_lines
 
@@ -117,9 +118,7 @@ def found_again(questions: Tensor, passages: Tensor, own: Sequence[int], top: in
 
 def places(questions: Tensor, passages: Tensor, own: Sequence[int]) -> Tensor:
     """How many passages are as near to each question as its own, ``[q]``: 0 is found first."""
-    scores = questions @ passages.T  # (q, n)
-    right = scores.gather(1, torch.tensor(own)[:, None])
-    return (scores >= right).sum(1) - 1
+    return torch.from_numpy(place_of((questions @ passages.T).numpy(), own))
 
 
 def kept_questions(

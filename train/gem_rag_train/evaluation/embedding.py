@@ -48,12 +48,20 @@ def sts(systems: Sequence[KeptVectors], rows: Sequence[tuple[str, str, float]]) 
 # Retrieval
 
 
+def place_of(similarity: np.ndarray, gold: Sequence[int]) -> np.ndarray:
+    """Where each query's right document stands among ``[q, n]``: ``[q]``, 0 is first.
+
+    Documents as near as the right one stand before it: who finds all alike finds nothing.
+    """
+    right = similarity[np.arange(len(similarity)), list(gold)]
+    found: np.ndarray = (similarity >= right[:, None]).sum(1) - 1
+    return found
+
+
 def places(
     documents: np.ndarray, queries: np.ndarray, gold: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each query's right document stands by cosine similarity, 0 is first.
-
-    Documents as near as the right one stand before it: who finds all alike finds nothing.
 
     Args:
         documents: float32 ``[n, d]``.
@@ -66,8 +74,7 @@ def places(
     place, top = [], []
     for start in range(0, len(queries), AT_ONCE):
         similarity = queries[start : start + AT_ONCE] @ documents.T  # (q, n)
-        right = similarity[np.arange(len(similarity)), list(gold[start : start + AT_ONCE])]
-        place.append((similarity >= right[:, None]).sum(1) - 1)
+        place.append(place_of(similarity, gold[start : start + AT_ONCE]))
         top.append(np.argsort(-similarity, axis=1)[:, :TOP])
     return np.concatenate(place), np.concatenate(top)
 

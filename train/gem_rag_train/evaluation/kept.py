@@ -12,6 +12,7 @@ import numpy as np
 
 from gem_rag.config import Task
 from gem_rag.progress import progress
+from gem_rag_train.lines import append_line, read_lines
 
 if TYPE_CHECKING:
     from gem_rag_train.evaluation.systems import Embedder
@@ -113,16 +114,7 @@ class KeptAnswers:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._answers: dict[str, Any] = {}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-        data = file.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            file.write_bytes(whole)
-        for line in whole.decode("utf-8").splitlines():
-            key, answer = json.loads(line)
-            self._answers[key] = answer
+        self._answers: dict[str, Any] = dict(read_lines(file))
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
@@ -132,8 +124,7 @@ class KeptAnswers:
 
     def __setitem__(self, key: str, answer: Any) -> None:
         self._answers[key] = answer
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([key, answer]) + "\n")
+        append_line(self._file, [key, answer])
 
 
 def digest(*parts: object) -> str:

@@ -110,17 +110,18 @@ def _bootstrap(
     groups: np.ndarray | None,
 ) -> Score:
     """Percentile interval over resampled items, or groups of items (scipy's bootstrap)."""
-    members = _members(len(items[0]) if groups is None else groups)
-    if len(members) < 2:
+    members = None if groups is None else _members(groups)
+    count = len(items[0]) if members is None else len(members)
+    if count < 2:
         return Score(value)
     from scipy.stats import bootstrap
 
     def resampled(drawn: np.ndarray) -> float:
-        chosen = np.concatenate([members[i] for i in drawn])
+        chosen = drawn if members is None else np.concatenate([members[i] for i in drawn])
         return statistic(*(item[chosen] for item in items))
 
     interval = bootstrap(
-        (np.arange(len(members)),),
+        (np.arange(count),),
         resampled,
         vectorized=False,
         n_resamples=RESAMPLES,
@@ -132,9 +133,7 @@ def _bootstrap(
     return Score(value, float(interval.low), float(interval.high))
 
 
-def _members(groups: int | np.ndarray) -> list[np.ndarray]:
-    """Indices of each group's items; of so many items each alone."""
-    if isinstance(groups, int):
-        return [np.array([i]) for i in range(groups)]
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """Indices of each group's items."""
     _, group = np.unique(groups, return_inverse=True)
     return [*np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])]
