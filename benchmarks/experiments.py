@@ -195,6 +195,7 @@ def main() -> None:
         output=str(options.folder),
         readings=str(readings),
         steps=options.steps,
+        cycles=1,
         checkpoint_every=options.steps,
         warmup_steps=10,
         eval_every=0,

@@ -12,6 +12,7 @@ from gem_rag.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "gem_config.json"
+AGAIN = "{query}"  # in an instruction: the text once more
 
 Pooling = Literal["mean", "concat"]
 AdapterScope = Literal["tokens", "embedding", "always"]
@@ -63,7 +64,9 @@ class GemConfig:
         pooling: How the K outputs become one vector: their mean, or one after the other.
         adapter_scope: ``tokens``: adapter at the specials only. ``embedding``: on all of the text
             while embedding. ``always``: also while generating (the paper's).
-        query_instruction: Read after a query, before the specials.
+        query_instruction: Read after a query, before the specials. At ``{query}`` the query is read
+            again: the second time, each of its tokens sees all of it (the idea of echo embeddings,
+            Springer et al. 2024).
         document_instruction: Read after a document, before the specials.
         max_text_tokens: Longest text embedded without an explicit ``max_length``.
         embed_layers: To embed, only this many of the base's first layers are run, and the adapter
@@ -97,10 +100,13 @@ class GemConfig:
         layers = self.embed_layers
         _require(layers is None or layers >= 1, "embed_layers", layers, "None, or >= 1")
         _require(len(self.preamble_ids) >= 1, "preamble_ids", self.preamble_ids, "one id at least")
+        document = self.document_instruction
+        _require(AGAIN not in document, "document_instruction", document, f"no {AGAIN} in it")
 
-    def instruction(self, task: Task) -> str:
-        """The instruction read after a text of this kind."""
-        return self.query_instruction if task == "query" else self.document_instruction
+    def instruction(self, task: Task) -> list[str]:
+        """What is read after a text of this kind, in parts; between two, the text again."""
+        words = self.query_instruction if task == "query" else self.document_instruction
+        return words.split(AGAIN)
 
     def to_json(self) -> str:
         """This config as indented JSON."""

@@ -59,13 +59,20 @@ class Embeds(Reader):
         """Embed texts already read: float32 ``[n, d]``; only the special tokens are run."""
         self._own(readings)
         out = np.empty((len(readings), self.dim), dtype=np.float32)
-        room = len(self._instruction(task)) + self.config.num_special_tokens
         order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
         for rows in by_budget(order, [len(r) for r in readings], self.tokens_per_batch):
             with torch.inference_mode():
-                tokens, cache = collate([readings[i] for i in rows], room, self.embed_layers)
-                out[rows] = self.forward_specials(tokens, cache, task).float().cpu().numpy()
+                vectors = self._embed_read([readings[i] for i in rows], task)
+                out[rows] = vectors.float().cpu().numpy()
         return out
+
+    def _embed_read(self, readings: Sequence[Reading], task: Task) -> Tensor:
+        if len(self._instructions[task]) > 1:  # each text follows itself: no one continuation
+            head = len(self.config.preamble_ids)
+            return self.forward_texts([r.ids[head:].tolist() for r in readings], task)
+        room = len(self._instruction(task)) + self.config.num_special_tokens
+        tokens, cache = collate(readings, room, self.embed_layers)
+        return self.forward_specials(tokens, cache, task)
 
     def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
         """Embed parts of one reading in one pass: see `Reading.embed`."""
@@ -192,15 +199,23 @@ class Embeds(Reader):
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 
     def _instruction(self, task: Task | None) -> Tensor:
-        return self._instructions[task] if task else torch.empty(0, dtype=torch.long)
+        """Token ids of an instruction that is the same after every text."""
+        return torch.tensor(self._instructions[task][0] if task else [], dtype=torch.long)
 
     @cached_property
-    def _instructions(self) -> dict[Task, Tensor]:
+    def _instructions(self) -> dict[Task, list[list[int]]]:
         tasks: tuple[Task, Task] = ("query", "document")
-        return {
-            t: torch.tensor(self.codec.encode(self.config.instruction(t)), dtype=torch.long)
-            for t in tasks
-        }
+        return {t: [self.codec.encode(p) for p in self.config.instruction(t)] for t in tasks}
+
+    def with_instruction(self, ids: Sequence[int], task: Task) -> tuple[int, ...]:
+        """All that is read to embed a text of these token ids, but for the preamble."""
+        first, *rest = self._instructions[task]
+        return (*ids, *first, *(i for part in rest for i in (*ids, *part)))
+
+    def longest_text(self, task: Task) -> int:
+        """Most tokens of a text that fit the context window with all that is read to embed it."""
+        parts = self._instructions[task]
+        return self._room(sum(map(len, parts)) + self.config.num_special_tokens) // len(parts)
 
     def _pool(self, hidden: Tensor) -> Tensor:
         """``[B, K, hidden] -> [B, d]``, unit length, float32 (paper: mean or concatenation)."""
@@ -211,8 +226,7 @@ class Embeds(Reader):
     def _embed(
         self, texts: Sequence[str], task: Task, max_length: int | None, show: bool | None
     ) -> np.ndarray:
-        room = len(self._instruction(task)) + self.config.num_special_tokens
-        tokenized = self._tokenize(texts, max_length, reserve=room)
+        tokenized = self._tokenize(texts, max_length, self.longest_text(task))
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for rows in self._batches(tokenized, show, "embedding"):
             with torch.inference_mode():
@@ -226,7 +240,7 @@ class Embeds(Reader):
         With scope ``tokens`` pass 1 runs without gradients and stores no activations.
         """
         adapted = self.config.adapter_scope != "tokens"
-        room = len(self._instruction(task)) + self.config.num_special_tokens
+        whole, room = [self.with_instruction(i, task) for i in ids], self.config.num_special_tokens
         with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
-            tokens, cache = self._read(ids, adapted, layers=self.embed_layers, room=room)
-        return self.forward_specials(tokens, cache, task)
+            tokens, cache = self._read(whole, adapted, layers=self.embed_layers, room=room)
+        return self.forward_specials(tokens, cache, None)

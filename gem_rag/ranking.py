@@ -68,7 +68,7 @@ class Ranks(Reader):
         words = self.codec.encode_texts([" " + query.strip()], None)[0].ids
         prompt = [*self._rank_instruction, *words]
         texts = [p for p in texts_or_readings if isinstance(p, str)]
-        tokenized = self._tokenize(texts, max_length, reserve=len(prompt))
+        tokenized = self._tokenize(texts, max_length, self._room(len(prompt)))
         ids = iter(tokenized)
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
         *scores, floor = self._likelihoods([*passages, self._nothing(readings)], prompt, len(words))

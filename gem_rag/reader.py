@@ -112,7 +112,7 @@ class Reader:
             One `Reading` per text, in the order given.
         """
         adapted = self.config.adapter_scope != "tokens"
-        tokenized = self._tokenize(texts, max_length)
+        tokenized = self._tokenize(texts, max_length, self._room())
         out: dict[int, Reading] = {}
         for rows in self._batches(tokenized, show_progress, "reading"):
             with torch.inference_mode():
@@ -210,13 +210,14 @@ class Reader:
         """Drop cached preambles: for a trainer that changes an adapter acting on them."""
         self._preambles.clear()
 
-    def _tokenize(
-        self, texts: Sequence[str], max_length: int | None, reserve: int = 0
-    ) -> list[Tokenized]:
-        """Tokenize to at most `max_length`, leave `reserve` tokens of context, report cuts."""
+    def _room(self, reserve: int = 0) -> int:
+        """Tokens of context that the preamble and `reserve` more leave."""
+        return self.max_context - len(self.config.preamble_ids) - reserve
+
+    def _tokenize(self, texts: Sequence[str], max_length: int | None, fits: int) -> list[Tokenized]:
+        """Tokenize to at most `max_length` and what fits the context; report cuts."""
         if isinstance(texts, str):
             raise TypeError("expected a list of texts, found one string; wrap it in a list")
-        fits = self.max_context - len(self.config.preamble_ids) - reserve
         limit = self.config.max_text_tokens if max_length is None else max_length
         if limit < 1 or fits < 1:
             raise ContextLengthError(f"max_length is {limit} with {fits} tokens of room; need >= 1")

@@ -10,7 +10,12 @@ from tiny import TEXTS, disturb, make_base
 
 from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
-from gem_rag.errors import ContextLengthError, ReadingError, TruncationWarning
+from gem_rag.errors import (
+    CheckpointError,
+    ContextLengthError,
+    ReadingError,
+    TruncationWarning,
+)
 from gem_rag.reading import empty_cache, join
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -45,6 +50,38 @@ def test_queries_are_not_embedded_as_documents(gem):
     query, document = gem.embed_queries(TEXTS), gem.embed_documents(TEXTS)
     assert (np.abs(query - document).max(1) > 1e-3).all()
     np.testing.assert_allclose(gem.embed_query(TEXTS[0]), query[0], **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def echoing(base_folder):
+    """A model whose instruction reads the query again."""
+    return disturb(create(base_folder, query_instruction="\nWho? {query}."))
+
+
+def test_an_instruction_can_read_the_query_again(echoing):
+    ids = [t.ids for t in echoing.codec.encode_texts(TEXTS, None)]
+    between, after = echoing.codec.encode("\nWho? "), echoing.codec.encode(".")
+    whole = [[*i, *between, *i, *after] for i in ids]
+    with torch.inference_mode():
+        expected = echoing.forward_texts(whole, "document").numpy()
+    np.testing.assert_allclose(echoing.embed_queries(TEXTS), expected, **CLOSE)
+    readings = echoing.read(TEXTS)
+    np.testing.assert_allclose(echoing.embed_readings(readings, "query"), expected, **CLOSE)
+    np.testing.assert_allclose(readings[0].embed(), echoing.embed_documents(TEXTS[:1])[0], **CLOSE)
+
+
+def test_a_query_that_is_read_twice_is_cut_to_half_of_the_context(echoing):
+    room = echoing.max_context - len(echoing.config.preamble_ids)
+    long = "kettle " * room
+    with pytest.warns(TruncationWarning, match=rf"cut to {echoing.longest_text('query')} tokens"):
+        vector = echoing.embed_query(long, max_length=room)
+    assert np.isfinite(vector).all()
+    assert room // 2 - 10 < echoing.longest_text("query") < room // 2
+
+
+def test_a_document_is_not_read_again(base_folder):
+    with pytest.raises(CheckpointError, match="document_instruction"):
+        create(base_folder, document_instruction="{query}")
 
 
 def test_the_adapter_and_the_special_tokens_both_matter(gem, base_folder):

@@ -163,24 +163,23 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_checkpoint_is_the_mean_of_its_cycles_ends(config):
-    trainer = Trainer(replace(config, cycles=3), resume=False)
+@pytest.mark.parametrize(("steps", "at"), [(6, (2, 4, 6)), (8, (2, 4, 8)), (2, (1, 2))])
+def test_a_checkpoint_is_the_mean_of_its_cycles_ends(config, steps, at):
+    trainer = Trainer(replace(config, steps=steps, cycles=3), resume=False)
     ends, train_step = [], trainer.train_step
 
     def step():
         facts = train_step()
-        if trainer.step % 2 == 0:
+        if trainer.step in at:
             ends.append([w.detach().clone() for w in trainer.model.parameters()])
         return facts
 
     trainer.train_step = step
     written = list(GemModel.from_pretrained(trainer.run()).parameters())
-    assert len(ends) == 3
     for *of_cycles, mean in zip(*ends, written, strict=True):
-        assert not torch.equal(of_cycles[0], of_cycles[2])
-        torch.testing.assert_close(mean, sum(of_cycles) / 3, rtol=2e-3, atol=1e-5)  # kept in fp16
-    with pytest.raises(GemError, match="cycles is 4; expected a divisor of 6 steps"):
-        replace(config, cycles=4)
+        assert not torch.equal(of_cycles[0], of_cycles[-1])
+        expected = sum(of_cycles) / len(at)
+        torch.testing.assert_close(mean, expected, rtol=2e-3, atol=1e-5)  # kept in fp16
 
 
 def test_a_run_is_not_overwritten_or_resumed_by_another_recipe(config):
@@ -219,7 +218,9 @@ def test_info_nce_is_the_mean_of_two_cross_entropies():
     assert info_nce(a, b, scale).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
+@pytest.mark.parametrize("instruction", [" Who wrote this?", " Who? {query}"])
+def test_kept_readings_give_what_reading_afresh_gives(base_folder, tmp_path, instruction):
+    gem = disturb(create(base_folder, query_instruction=instruction))
     texts = ["Rivers run to the sea.", "Who?", "The kettle has a warranty of seven years. " * 3]
     tokenized = gem.codec.encode_texts(texts, 20)
     ids = [t.ids for t in tokenized]
@@ -227,7 +228,7 @@ def test_kept_readings_give_what_reading_afresh_gives(gem, tmp_path):
     kept = KeptReadings(gem, tmp_path, most_bytes=10**9)
     kept.add("first", both[:2])
     kept.add("second", both)  # only what is new is read
-    assert kept.tokens == sum(2 * len(i) + len(gem._instruction("query")) for i in ids)
+    assert kept.tokens == sum(len(i) + len(gem.with_instruction(i, "query")) for i in ids)
     for task in ("query", "document"):
         fresh = gem.forward_texts([ids[2], ids[0]], task)
         again = kept.forward_texts([ids[2], ids[0]], task)
@@ -647,8 +648,6 @@ def test_settings_of_another_kind_are_refused_or_understood():
         TrainConfig(written_questions=5)
     with pytest.raises(GemError, match="so is every other loss"):
         TrainConfig(contrastive=0.0)
-    with pytest.raises(GemError, match="warmup_steps is 10; expected below the 10 steps"):
-        TrainConfig(cycles=3, steps=30)
     with pytest.raises(GemError, match="with others it never changes"):
         TrainConfig(best_metric="heldout_ntp_loss", eval_every=5)
 

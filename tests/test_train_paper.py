@@ -145,6 +145,10 @@ def test_each_cycle_warms_up_and_falls_to_almost_nothing():
     assert max(rates) == rates[5] == 1
     assert rates[0] < 0.2
     assert rates[19] < 0.02
+    short = [rate(step, TrainConfig(steps=11, cycles=3, warmup_steps=50)) for step in range(11)]
+    assert short[:3] == short[3:6]  # warmed up within half of it, and the rest is the last one's
+    assert max(short) == short[1] == short[8] == 1
+    assert short[10] < short[9]
 
 
 def test_alpha_holds_and_rises_and_takes_the_rate_along():

@@ -56,7 +56,7 @@ class TrainConfig:
         ntp_learning_rate: Peak rate of the weights when alpha is 0; the rate moves between the two
             with alpha. 0 is `learning_rate`.
         token_learning_rate: Peak rate of the token vectors.
-        warmup_steps: Linear warm-up, then a cosine to zero.
+        warmup_steps: Linear warm-up (of half a cycle at most), then a cosine to zero.
         cycles: Go through warm-up and cosine so many times, each an equal part of `steps`. The
             checkpoint is then the mean of the weights at the ends of all cycles (stochastic weight
             averaging, Izmailov et al. 2018); with `eval_every` the best that was measured, the mean
@@ -185,13 +185,8 @@ class TrainConfig:
             object.__setattr__(self, one.name, self._of_its_kind(one))
         if not self.shares and not self.data_files:
             object.__setattr__(self, "shares", {"crops": 1.0})
-        for name in ("steps", "batch_size", "max_length", "checkpoint_every"):
+        for name in ("steps", "cycles", "batch_size", "max_length", "checkpoint_every"):
             self._require(getattr(self, name) >= 1, name, ">= 1")
-        self._require(
-            self.cycles >= 1 and self.steps % self.cycles == 0,
-            "cycles",
-            f"a divisor of {self.steps} steps",
-        )
         self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
@@ -239,9 +234,6 @@ class TrainConfig:
             )
         if not (self.contrastive or self.taught or self.ranker_weight or self.trains_language):
             raise GemError("recipe: contrastive is 0 and so is every other loss; set one above 0")
-        if self.cycles > 1:
-            warm = f"below the {self.cycle_steps} steps of a cycle"
-            self._require(self.warmup_steps < self.cycle_steps, "warmup_steps", warm)
         if self.best_metric == "heldout_ntp_loss":
             scope = "'always' with best_metric heldout_ntp_loss: with others it never changes"
             self._require(self.adapter_scope == "always", "adapter_scope", scope)
@@ -273,8 +265,8 @@ class TrainConfig:
 
     @property
     def cycle_steps(self) -> int:
-        """Steps of each cycle of the learning rate."""
-        return self.steps // self.cycles
+        """Steps of each cycle of the learning rate; the last also has what is left over."""
+        return max(1, self.steps // self.cycles)
 
     @property
     def trains_language(self) -> bool:

@@ -91,7 +91,7 @@ class KeptReadings:
         Raises:
             GemError: They do not. What the folder holds already counts as room.
         """
-        whole = {self._whole(ids, task) for ids, task in texts}
+        whole = {self._model.with_instruction(ids, task) for ids, task in texts}
         size = sum(map(len, whole)) * self._token_bytes
         self._require_bound(size, len(whole))
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class KeptReadings:
         Raises:
             GemError: The files would be larger than their bound.
         """
-        whole = dict.fromkeys(self._whole(ids, task) for ids, task in texts)
+        whole = dict.fromkeys(self._model.with_instruction(ids, task) for ids, task in texts)
         fresh = [ids for ids in whole if ids not in self._blocks]
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in fresh])]).astype(int)
         size = (self.tokens + int(starts[-1])) * self._token_bytes
@@ -170,12 +170,9 @@ class KeptReadings:
                 advance(len(rows))
         data.flush()
 
-    def _whole(self, ids: Sequence[int], task: Task) -> Ids:
-        return (*ids, *self._model._instruction(task).tolist())
-
     def reading(self, text: str, tokenized: Tokenized) -> Reading:
         """A kept document's reading, as `GemModel.read` would give it but for fp16's rounding."""
-        block = self._block(self._whole(tokenized.ids, "document"))
+        block = self._block(self._model.with_instruction(tokenized.ids, "document"))
         own = block.permute(1, 2, 3, 0, 4).to(self._model.base.device, self._model.base.dtype)
         layers = zip(layers_of(self._head_cache), own, strict=True)
         key_values = tuple(
@@ -191,7 +188,7 @@ class KeptReadings:
 
     def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
         """As `GemModel.forward_texts`, from what was kept: only the special tokens are run."""
-        kept = [self._block(self._whole(i, task)) for i in ids]
+        kept = [self._block(self._model.with_instruction(i, task)) for i in ids]
         lengths = torch.tensor([len(block) for block in kept])
         width, start = int(lengths.max()), self._head.positions.shape[1]
         layers, pair, heads, size = self._shape
@@ -220,7 +217,7 @@ class KeptReadings:
         if not hasattr(os, "posix_fadvise"):
             return
         for text in texts:
-            block = self._blocks[self._whole(*text)]
+            block = self._blocks[self._model.with_instruction(*text)]
             os.posix_fadvise(block.file, block.offset, block.data.nbytes, os.POSIX_FADV_WILLNEED)
 
     def _block(self, ids: Ids) -> Tensor:

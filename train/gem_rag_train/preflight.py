@@ -19,11 +19,9 @@ BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so f
 
 def require_context(model: GemModel, config: TrainConfig) -> None:
     """Raise `GemError` if a row of `max_length` tokens is longer than the context window."""
-    c = model.config
-    words = max(len(model.codec.encode(c.instruction(task))) for task in ("query", "document"))
-    around = len(c.preamble_ids) + words + c.num_special_tokens
-    texts = 2 if config.trains_language else 1  # a suffix may be as long as the prefix
-    most = (model.max_context - around) // texts
+    most = min(model.longest_text("query"), model.longest_text("document"))
+    if config.trains_language:
+        most = min(most, model.longest_text("document") // 2)  # a suffix may be as long
     if config.max_length > most:
         raise GemError(
             f"max_length is {config.max_length}, but the context window of {model.max_context} "

@@ -21,11 +21,13 @@ def alpha(step: int, config: TrainConfig) -> float:
 
 def rate(step: int, config: TrainConfig) -> float:
     """Share of the peak learning rate: linear warm-up, then a cosine to zero, in each cycle."""
-    length = config.cycle_steps
-    step -= length * min(step // length, config.cycles - 1)
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, length - config.warmup_steps)
+    cycle = min(step // config.cycle_steps, config.cycles - 1)
+    start = cycle * config.cycle_steps
+    length = config.cycle_steps if cycle < config.cycles - 1 else config.steps - start
+    step, warmup = step - start, min(config.warmup_steps, length // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, length - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

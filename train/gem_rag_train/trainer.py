@@ -226,10 +226,12 @@ class Trainer:
     def _end_cycle(self) -> None:
         """At the end of a cycle take the weights into their mean; at the last, go on with it."""
         c = self.config
-        if c.cycles == 1 or self.step % c.cycle_steps:
+        done, rest = divmod(self.step, c.cycle_steps)
+        is_last = self.step == c.steps
+        if c.cycles == 1 or not (is_last or (rest == 0 and done < c.cycles)):
             return
         self.average.add(parameters_of(self.optimizer))
-        if self.step == c.steps:
+        if is_last:
             self._take(self.average.weights)
 
     def _take(self, weights: Sequence[Tensor]) -> None:
