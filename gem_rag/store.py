@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from gem_rag.errors import ReadingError
 from gem_rag.reading import KeyValues, Reading
 
 if TYPE_CHECKING:
@@ -116,6 +117,14 @@ class ReadingStore:
     def rank(self, query: str, texts: Sequence[str]) -> list[Ranked]:
         """`GemModel.rank` from kept readings where the model's scope allows their reuse."""
         return self.model.rank(query, self.read(texts) if self.model.shares_readings else texts)
+
+    def require_embeds_as(self, model: GemModel) -> None:
+        """Raise `ReadingError` unless vectors made from these readings are this model's."""
+        if self.model.fingerprint != model.fingerprint:
+            raise ReadingError(
+                f"the readings' model is {self.model.fingerprint[:12]}, this is "
+                f"{model.fingerprint[:12]}: give a ReadingStore of this model"
+            )
 
     @property
     def has_room(self) -> bool:

@@ -233,8 +233,9 @@ def test_it_opens_again_as_it_was(tmp_path):
     assert (info.count, info.dim, info.fingerprint, info.kind) == (200, DIM, "model-1", "flat")
     assert info.bytes > 200 * DIM * 4
     assert info.path == tmp_path
-    with pytest.raises(GemIndexError, match="closed"):
-        again.count()
+    for call in (again.count, again.info, lambda: again.delete(["1"]), lambda: again.search([1.0])):
+        with pytest.raises(GemIndexError, match="closed"):
+            call()
 
 
 # Approximate kinds
@@ -406,6 +407,20 @@ def test_a_fingerprint_is_not_attributed_to_vectors_of_unknown_origin(tmp_path):
         index.add(["a"], [[1, 0]])
     with pytest.raises(GemIndexError, match="does not say which model"):
         GemIndex(tmp_path, fingerprint="model-1")
+
+
+def test_an_empty_index_can_be_claimed_and_belongs_to_that_model_then(tmp_path):
+    with GemIndex(tmp_path) as index:
+        index.claim("model-1", DIM)
+        index.claim("model-1")
+        with pytest.raises(GemIndexError, match=r"'model-1'.*'model-2'"):
+            index.claim("model-2")
+        index.add(["text"], clustered(1))
+    with GemIndex(tmp_path, fingerprint="model-1") as again:
+        assert len(again.search(clustered(1)[0], fingerprint="model-1")) == 1
+    unknown, _ = filled(3)
+    with pytest.raises(GemIndexError, match="does not say which model"):
+        unknown.claim("model-1")
 
 
 def test_another_dimension_is_refused(tmp_path):

@@ -62,6 +62,12 @@ async def test_async_gives_the_same(chat):
     assert "".join([c.content async for c in chat.astream("Who?")]) == whole.content
 
 
+def test_tokens_are_counted_by_the_model(gem, chat):
+    text = "How long is the warranty?"
+    assert chat.get_num_tokens(text) == len(gem.codec.encode(text))
+    assert chat.get_token_ids(text) == gem.codec.encode(text)
+
+
 def test_a_batch_is_generated_together_and_equals_single_calls(gem, chat, monkeypatch):
     questions = ["Who?", "Which rivers run to the sea?", "What is a kettle?"]
     single = [chat.invoke(q).content for q in questions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import math
 
 import pytest
@@ -174,6 +175,29 @@ def test_another_models_index_is_refused(gem, tmp_path):
     GemIndex(tmp_path / "i", fingerprint="f" * 64, dim=gem.dim).close()
     with pytest.raises(GemIndexError, match="ffff"):
         GemVectorStore(GemEmbeddings(gem), path=tmp_path / "i")
+    with (
+        GemIndex(tmp_path / "i") as index,
+        pytest.raises(GemIndexError, match="ffff"),
+    ):
+        GemVectorStore(GemEmbeddings(gem), index=index)
+
+
+def test_an_open_index_becomes_the_models(gem, tmp_path):
+    with GemIndex(tmp_path / "i") as index:
+        GemVectorStore(GemEmbeddings(gem), index=index).add_texts(TEXTS)
+    store = GemVectorStore(GemEmbeddings(gem), path=tmp_path / "i")
+    assert store.index.info().fingerprint == gem.fingerprint
+    with pytest.raises(ValueError, match="give either"):
+        GemVectorStore(GemEmbeddings(gem), path=tmp_path / "i", index=store.index)
+
+
+def test_what_would_be_refused_is_refused_before_anything_is_embedded(gem, monkeypatch):
+    store = GemVectorStore(GemEmbeddings(gem))
+    monkeypatch.setattr(store.readings, "embed", lambda texts: pytest.fail("embedded"))
+    with pytest.raises(GemIndexError, match="metadata of number 1 cannot be stored"):
+        store.add_texts(["a", "b"], [{}, {"when": dt.date(2024, 1, 1)}])
+    with pytest.raises(GemIndexError, match="'x' is given twice"):
+        store.add_texts(["a", "b"], ids=["x", "x"])
 
 
 def test_any_other_embeddings_work(tmp_path):
@@ -194,6 +218,15 @@ def test_the_retriever_ranks_from_kept_readings(gem, store, monkeypatch):
     expected = gem.rank("Who wrote the letter?", TEXTS)
     assert found[0].page_content == TEXTS[expected[0].index]
     assert scores[0] == pytest.approx(expected[0].score, abs=1e-4)
+
+
+def test_the_retriever_ranks_without_kept_readings_too(gem, store):
+    plain = GemVectorStore(GemEmbeddings(gem), index=store.index, keep_readings=False)
+    question = "Who wrote the letter?"
+    ranked = [d.page_content for d in GemRetriever(vectorstore=store).invoke(question)]
+    assert [d.page_content for d in GemRetriever(vectorstore=plain).invoke(question)] == ranked
+    with pytest.raises(ValueError, match=r"rank_threshold is 0\.6, but nothing is ranked"):
+        GemRetriever(vectorstore=store, rank=False, rank_threshold=0.6).invoke(question)
 
 
 def test_retriever_options(store):

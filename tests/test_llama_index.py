@@ -662,6 +662,8 @@ def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folde
     other.reading_fingerprint = "another"
     with pytest.raises(GemError, match="another model"):
         GemReranker(other, readings=foreign)
+    with pytest.raises(GemError, match="give a ReadingStore of this model"):
+        GemEmbedding(other, readings=foreign)
 
 
 async def test_the_reranker(gem):

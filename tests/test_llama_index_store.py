@@ -532,6 +532,13 @@ def test_another_models_vectors_are_an_error(tmp_path, gem):
             GemVectorStore(tmp_path / path, other)
     with pytest.raises(GemIndexError, match=r"model|fingerprint"):
         GemVectorStore.from_persist_path(str(tmp_path / "copy"), embed_model=other)
+    with (
+        GemIndex(tmp_path / "nodes") as index,
+        pytest.raises(GemIndexError, match=r"model|fingerprint"),
+    ):
+        GemVectorStore(embed_model=other, index=index)
+    with pytest.raises(ValueError, match="give either"):
+        GemVectorStore(tmp_path / "copy", index=GemIndex())
 
 
 def test_a_query_of_another_model_is_an_error(gem):

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
-from tiny import TEXTS
+from tiny import TEXTS, disturb
 
+from gem_rag.checkpoint import create
+from gem_rag.config import AdapterConfig
+from gem_rag.errors import ReadingError
+from gem_rag.rag import GemRAG
 from gem_rag.store import SUFFIX, ReadingStore
 
 
@@ -102,3 +106,10 @@ def test_clear(gem, tmp_path):
     store.clear()
     assert store.info().on_disk == store.info().in_memory == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_another_checkpoint_is_not_used_to_embed(gem, base_folder):
+    other = ReadingStore(disturb(create(base_folder, adapter=AdapterConfig(rank=4))))
+    assert other.model.reading_fingerprint == gem.reading_fingerprint  # what it read would fit
+    with pytest.raises(ReadingError, match="give a ReadingStore of this model"):
+        GemRAG(gem, store=other)

@@ -204,7 +204,7 @@ class Database:
             GemIndexError: Another process kept the write lock for longer than the timeout.
         """
         with self.lock:
-            nested = self._connection.in_transaction
+            nested = self._in_transaction
             self.run("SAVEPOINT change" if nested else "BEGIN IMMEDIATE")
             try:
                 yield
@@ -212,6 +212,11 @@ class Database:
             except BaseException:
                 self._undo(nested)
                 raise
+
+    @property
+    def _in_transaction(self) -> bool:
+        with self._errors():
+            return self._connection.in_transaction
 
     def _undo(self, nested: bool) -> None:
         # SQLite itself rolls back on some errors (disk full); the error is what matters.
@@ -223,7 +228,7 @@ class Database:
     def snapshot(self) -> Iterator[None]:
         """Reads inside see one state, whatever other processes commit meanwhile."""
         with self.lock:
-            if self._connection.in_transaction:
+            if self._in_transaction:
                 yield
                 return
             self.run("BEGIN")

@@ -356,6 +356,18 @@ class GemIndex:
         rows = self._database.run("SELECT key FROM meta ORDER BY key")
         return [key for (key,) in rows if key.startswith(prefix)]
 
+    def claim(self, fingerprint: str | None, dim: int | None = None) -> None:
+        """Record whose vectors an empty index is to hold, or check whose are in it.
+
+        Args:
+            fingerprint: As for the class; None is not checked.
+            dim: As for the class.
+
+        Raises:
+            GemIndexError: The vectors are another model's, of another length, or of unknown origin.
+        """
+        self._identity.claim(fingerprint, dim)
+
     def info(self) -> IndexInfo:
         """Size, dimension, model, kind and generation, of one moment."""
         with self._database.snapshot():

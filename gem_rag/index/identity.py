@@ -22,12 +22,18 @@ class Identity:
         self._name = name
 
     def open(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> Kind:
-        """Record what is not recorded yet, and check the rest; the kind to search by.
+        """`claim`, and the kind to search by."""
+        self.claim(fingerprint, dim, kind or "auto")
+        recorded: Kind = self._database.properties()["kind"]
+        return kind or recorded
+
+    def claim(self, fingerprint: str | None, dim: int | None, kind: Kind | None = None) -> None:
+        """Record what is not recorded yet, and check fingerprint and dim; None is neither.
 
         Raises:
             GemIndexError: Something given differs from what is recorded.
         """
-        given = {"fingerprint": fingerprint, "dim": dim, "kind": kind or "auto"}
+        given = {"fingerprint": fingerprint, "dim": dim, "kind": kind}
         if self._unrecorded(given):
             with self._database.transaction():
                 # Another process may have been faster.
@@ -35,8 +41,6 @@ class Identity:
                     self._database.set_property(key, value)
         self.check_fingerprint(fingerprint)
         self.check_dim(dim)
-        recorded: Kind = self._database.properties()["kind"]
-        return kind or recorded
 
     def _unrecorded(self, given: dict[str, Any]) -> dict[str, Any]:
         recorded = self._database.properties()

@@ -139,9 +139,10 @@ def encode_chunks(
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise GemIndexError(f"the id {repeated!r} is given twice; ids are unique")
+    called = [f"number {i}" for i in range(len(texts))] if ids is None else [*map(repr, names)]
     return [
-        (_text(name, "an id"), _metadata(meta, name), _text(text, f"the text of {name!r}"))
-        for name, meta, text in zip(names, metas, texts, strict=True)
+        (_text(name, "an id"), _metadata(meta, which), _text(text, f"the text of {which}"))
+        for name, meta, text, which in zip(names, metas, texts, called, strict=True)
     ]
 
 
@@ -155,10 +156,10 @@ def _text(text: Any, what: str) -> str:
     return text
 
 
-def _metadata(metadata: Mapping[str, Any] | None, name: str) -> str:
+def _metadata(metadata: Mapping[str, Any] | None, which: str) -> str:
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise GemIndexError(f"the metadata of {name!r} is {metadata!r}; expected a dict")
-    return encode(dict(metadata or {}), f"the metadata of {name!r}")
+        raise GemIndexError(f"the metadata of {which} is {metadata!r}; expected a dict")
+    return encode(dict(metadata or {}), f"the metadata of {which}")
 
 
 def encode(value: Any, what: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from langchain_core.documents import Document
 
-from gem_rag.store import ReadingStore
+from gem_rag.ranking import Ranked
+
+Rank = Callable[[str, Sequence[str]], list[Ranked]]  # of `GemModel` or a `ReadingStore`
 
 
-def ranked(store: ReadingStore, query: str, documents: Sequence[Document]) -> list[Document]:
+def ranked(rank: Rank, query: str, documents: Sequence[Document]) -> list[Document]:
     """Documents by calibrated query likelihood, best first, with ``rank_score`` in the metadata."""
     if not documents:
         return []
-    places = store.rank(query, [document.page_content for document in documents])
+    places = rank(query, [document.page_content for document in documents])
     return [with_metadata(documents[p.index], rank_score=p.score) for p in places]
 
 

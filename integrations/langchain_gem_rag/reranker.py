@@ -51,7 +51,7 @@ class GemReranker(BaseDocumentCompressor):
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """The best documents, best first, each with ``rank_score`` in its metadata."""
-        best = ranked(self.readings, query, documents)[: self.top_n]
+        best = ranked(self.readings.rank, query, documents)[: self.top_n]
         least = self.min_score
         return [d for d in best if least is None or d.metadata["rank_score"] >= least]
 

@@ -12,7 +12,8 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
-from langchain_gem_rag.ranking import ranked, with_metadata
+from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.ranking import Rank, ranked, with_metadata
 from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 
 
@@ -74,8 +75,8 @@ class GemRetriever(BaseRetriever):
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
         k = self.k if k is None else k
-        readings = self.vectorstore.readings if self.rank else None
-        wanted = k if readings is None else max(k, self.candidates)
+        rank = self._rank()
+        wanted = k if rank is None else max(k, self.candidates)
         where = self.filter if filter is None else filter
         index = self.vectorstore.index
         if self.search_type == "mmr":
@@ -86,11 +87,25 @@ class GemRetriever(BaseRetriever):
         documents = [
             _with_place(document_of(h), h.score) for h in hits if least is None or h.score >= least
         ]
-        if readings is not None:
-            documents = ranked(readings, query, documents)
+        if rank is not None:
+            documents = ranked(rank, query, documents)
             if (bar := self.rank_threshold) is not None:
                 documents = [d for d in documents if d.metadata["rank_score"] >= bar]
         return documents[:k]
+
+    def _rank(self) -> Rank | None:
+        """What ranks: kept readings where there are some."""
+        store, embedding = self.vectorstore.readings, self.vectorstore.embedding
+        if self.rank and store is not None:
+            return store.rank
+        if self.rank and isinstance(embedding, GemEmbeddings):
+            return embedding.model.rank
+        if self.rank_threshold is not None:
+            raise ValueError(
+                f"rank_threshold is {self.rank_threshold}, but nothing is ranked: that needs "
+                "rank=True and a vector store with GemEmbeddings"
+            )
+        return None
 
 
 def _with_place(document: Document, score: float) -> Document:

@@ -52,7 +52,13 @@ class GeneratesWithGem(Serializable):
     def gem_for(self, calls: dict[str, Any]) -> GemModel:
         """The model of one call: another checkpoint where the call names one (``model=...``)."""
         name = calls.get("model")
-        return self._gem if name is None else GemModel.from_pretrained(name, device=self.device)
+        if name is None:
+            return self._gem
+        return GemModel.from_pretrained(name, device=self.device, dtype=self.dtype)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's tokens of a text, by which LangChain counts and trims."""
+        return list(self.gem.codec.encode_texts([text], None)[0].ids)
 
     @property
     def model_name(self) -> str:

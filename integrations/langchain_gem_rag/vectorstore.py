@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from gem_rag.index import GemIndex, Hit
+from gem_rag.index.records import encode_chunks
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.embeddings import GemEmbeddings
 
@@ -28,7 +30,7 @@ class GemVectorStore(VectorStore):
     Args:
         embedding: Any LangChain embeddings; None is `GemEmbeddings()`.
         path: The index's folder; None keeps everything in memory.
-        index: An open index instead of a path.
+        index: An open index instead of a path and options.
         keep_readings: With `GemEmbeddings`, keep what was read to embed for `GemRetriever` to rank
             from (bounded, see `gem_rag.store.ReadingStore`).
         **options: As for `GemIndex` (``kind``, ``create``, ``timeout``, ``fingerprint``).
@@ -48,9 +50,12 @@ class GemVectorStore(VectorStore):
     ) -> None:
         self.embedding: Embeddings = GemEmbeddings() if embedding is None else embedding
         self.readings: ReadingStore | None = None
+        if index is not None and (path is not None or options):
+            raise ValueError("got an index, and path or options to open one; give either")
         if isinstance(self.embedding, GemEmbeddings):
             options.setdefault("fingerprint", self.embedding.model.fingerprint)
         self.index = GemIndex(path, **options) if index is None else index
+        self.index.claim(options.get("fingerprint"))
         if isinstance(self.embedding, GemEmbeddings) and keep_readings:
             folder = None if self.index.path is None else self.index.path / "readings"
             self.readings = ReadingStore(self.embedding.model, folder)
@@ -74,14 +79,17 @@ class GemVectorStore(VectorStore):
 
         Returns:
             Their ids, made up where none was given.
+
+        Raises:
+            GemIndexError: An id is given twice, or metadata is not JSON; nothing is embedded then.
         """
         texts = list(texts)
-        _require_as_many(len(texts), metadatas, ids)
+        names = _names(texts, metadatas, ids)
         if self.readings is not None:
             vectors: Any = self.readings.embed(texts)
         else:
             vectors = self.embedding.embed_documents(texts)
-        return self._write(texts, vectors, metadatas, ids)
+        return self.index.upsert(texts, vectors, metadatas or None, names)
 
     async def aadd_texts(
         self,
@@ -95,26 +103,9 @@ class GemVectorStore(VectorStore):
         if self.readings is not None:
             return await asyncio.to_thread(self.add_texts, texts, metadatas, ids=ids, **kwargs)
         texts = list(texts)
-        _require_as_many(len(texts), metadatas, ids)
+        names = _names(texts, metadatas, ids)
         vectors = await self.embedding.aembed_documents(texts)
-        return await asyncio.to_thread(self._write, texts, vectors, metadatas, ids)
-
-    def _write(
-        self,
-        texts: list[str],
-        vectors: Any,
-        metadatas: list[dict[str, Any]] | None,
-        ids: Sequence[str | None] | None,
-    ) -> list[str]:
-        if not ids:
-            return self.index.add(texts, vectors, metadatas or None)
-        known = [i for i, name in enumerate(ids) if name is not None]
-        fresh = [i for i, name in enumerate(ids) if name is None]
-        out = {i: str(ids[i]) for i in known}
-        with self.index.transaction():
-            self.index.upsert(*_rows(known, texts, vectors, metadatas), ids=[out[i] for i in known])
-            out |= zip(fresh, self.index.add(*_rows(fresh, texts, vectors, metadatas)), strict=True)
-        return [out[i] for i in range(len(texts))]
+        return await asyncio.to_thread(self.index.upsert, texts, vectors, metadatas or None, names)
 
     def delete(
         self, ids: list[str] | None = None, filter: Filter | None = None, **kwargs: Any
@@ -301,19 +292,20 @@ class GemVectorStore(VectorStore):
         return cls(embedding, path=folder_path, create=False, **kwargs)
 
 
-def _require_as_many(
-    texts: int, metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
-) -> None:
+def _names(
+    texts: Sequence[str],
+    metadatas: Sequence[dict[str, Any]] | None,
+    ids: Sequence[str | None] | None,
+) -> list[str]:
+    """An id for each text. All that could be refused is checked here, before texts are embedded."""
     for name, given in (("metadatas", metadatas), ("ids", ids)):
-        if given and len(given) != texts:
-            raise ValueError(f"{texts} texts with {len(given)} {name}; expected as many, or none")
-
-
-def _rows(
-    rows: list[int], texts: list[str], vectors: Any, metadatas: list[dict[str, Any]] | None
-) -> tuple[list[str], Any, list[dict[str, Any]] | None]:
-    picked = None if not metadatas else [metadatas[i] for i in rows]
-    return [texts[i] for i in rows], [vectors[i] for i in rows], picked
+        if given and len(given) != len(texts):
+            raise ValueError(
+                f"{len(texts)} texts with {len(given)} {name}; expected as many, or none"
+            )
+    names = [str(uuid.uuid4()) if name is None else name for name in ids or [None] * len(texts)]
+    encode_chunks(texts, metadatas or None, names if ids else None)
+    return names
 
 
 def _require_none(options: dict[str, Any]) -> None:

@@ -48,6 +48,8 @@ class GemEmbedding(BaseEmbedding):
         if model is None:
             model = fields.get("model_name")
         loaded = load(model, **options)
+        if readings is not None:
+            readings.require_embeds_as(loaded)
         fields.setdefault("model_name", name_of(model, loaded))
         fields["fingerprint"] = loaded.fingerprint
         super().__init__(**fields)

@@ -48,7 +48,7 @@ class GemVectorStore(BasePydanticVectorStore):
         path: The folder; None keeps everything in memory.
         embed_model: What makes the vectors. If it is a `GemEmbedding`, its model is recorded in a
             new store, and a store made with another model is an error.
-        index: A `GemIndex` opened elsewhere, instead of `path`.
+        index: A `GemIndex` opened elsewhere, instead of `path` and options.
         **options: As for `GemIndex` (``kind``, ``create``, ``timeout``, ``fingerprint``).
 
     Raises:
@@ -70,9 +70,12 @@ class GemVectorStore(BasePydanticVectorStore):
     ) -> None:
         for name in ("class_name", "stores_text", "is_embedding_query", "flat_metadata"):
             options.pop(name, None)  # in the serialised form, and not to be chosen
+        if index is not None and (path is not None or options):
+            raise ValueError("got an index, and path or options to open one; give either")
         if isinstance(embed_model, GemEmbedding):
             options.setdefault("fingerprint", embed_model.fingerprint)
         opened = GemIndex(path, **options) if index is None else index
+        opened.claim(options.get("fingerprint"))
         fields: dict[str, Any] = {"path": None if opened.path is None else str(opened.path)}
         super().__init__(stores_text=True, **fields)
         self._index = opened
