@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -40,40 +41,46 @@ class AwaitedPieces(Generic[S]):
 
     def __init__(self, start: Callable[[], S]) -> None:
         self._start = start
+        self._stepping = threading.Lock()
+        self._closed = False
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._pieces()
 
     async def _pieces(self) -> AsyncIterator[str]:
         try:
-            while (piece := await self._next()) is not None:
+            while (piece := await asyncio.to_thread(self._piece)) is not None:
                 yield piece
         finally:
             self.close()
 
     @cached_property
     def _stream(self) -> S:
-        return self._start()
+        stream = self._start()
+        if self._closed:  # while it was starting
+            stream.close()
+        return stream
 
     @cached_property
     def _iterator(self) -> Iterator[str]:
         return iter(self._stream)
 
     def _piece(self) -> str | None:
-        return next(self._iterator, None)
-
-    async def _next(self) -> str | None:
-        step = asyncio.ensure_future(asyncio.to_thread(self._piece))
-        try:
-            return await asyncio.shield(step)
-        except asyncio.CancelledError:
-            await asyncio.wait([step])  # a token under way ends first: only then can it be closed
-            raise
+        with self._stepping:
+            piece = None if self._closed else next(self._iterator, None)
+        if not self._closed:
+            return piece
+        self.close()  # whoever asked for it could not while a token was under way
+        return None
 
     def close(self) -> None:
-        """Stop; nothing more is computed."""
-        if "_stream" in vars(self):
-            self._stream.close()
+        """Stop, from any task or thread; a token under way ends, and no more are computed."""
+        self._closed = True
+        if "_stream" in vars(self) and self._stepping.acquire(blocking=False):
+            try:
+                self._stream.close()
+            finally:
+                self._stepping.release()
 
 
 class AsyncStream(AwaitedPieces[Stream]):

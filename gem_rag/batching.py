@@ -80,7 +80,7 @@ class Batcher:
             done = self._model.generate_batch(
                 [job.request for job in batch],
                 after=after,
-                cancelled=lambda: all(job.future.cancelled() for job in batch),
+                cancelled=lambda row: batch[row].future.cancelled(),
                 **batch[0].options,
             )
         except BaseException as error:

@@ -21,6 +21,8 @@ Request = str | Sequence[Message]
 # Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
 # hand-written questions to three tools (docs/benchmarks.md).
 TOOL_THRESHOLD = 0.3
+# Of a long message the end is ranked: there it says what it wants, and a tool must fit beside it.
+TOOL_WORDS = 256
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -112,7 +114,7 @@ class _Run:
         after: Sequence[Reading] | None,
         samplings: Sequence[Sampling],
         stop: Sequence[str],
-        max_new_tokens: int,
+        limits: Sequence[int],
         truncated: Sequence[int],
         callable_tools: Sequence[Collection[str]],
     ) -> None:
@@ -121,23 +123,19 @@ class _Run:
         self._past = [reading.ids.tolist() for reading in after or []] or [[] for _ in prompts]
         self._prompts = prompts
         self._truncated = truncated
-        room = [
-            model.max_context - len(past) - len(prompt)
-            for past, prompt in zip(self._past, prompts, strict=True)
-        ]
-        self._limits = [min(max_new_tokens, r) for r in room]
+        self._limits = limits
         self._texts = [TextAssembler(model.codec, stop) for _ in prompts]
         self._ids: list[list[int]] = [[] for _ in prompts]
         self._reasons: list[FinishReason] = ["cancelled" for _ in prompts]
         samplers = [Sampler(sampling) for sampling in samplings]
-        self._loop = DecodeLoop(model, prompts, after, samplers, room=max(self._limits))
+        self._loop = DecodeLoop(model, prompts, after, samplers, room=max(limits))
 
-    def pieces(self, cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, str]]:
+    def pieces(self, cancelled: Callable[[int], bool] | None = None) -> Iterator[tuple[int, str]]:
         """Run to the end, handing out ``(request, text piece)`` as they come."""
-        while self._loop.rows and not (cancelled is not None and cancelled()):
+        while self._loop.rows:
             for row, token in self._loop.step().items():
                 piece = self._take(row, token)
-                if self._reasons[row] != "cancelled":
+                if self._reasons[row] != "cancelled" or (cancelled is not None and cancelled(row)):
                     self._loop.drop(row)
                 if piece:
                     yield row, piece
@@ -219,7 +217,7 @@ class Generates(Ranks):
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str = "auto",
         logits_hook: LogitsHook | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        cancelled: Callable[[int], bool] | None = None,
     ) -> list[Generation]:
         """Generate several answers together; each is what it would be alone.
 
@@ -233,15 +231,17 @@ class Generates(Ranks):
             stop: Strings that end the answer and are not part of it; may span tokens.
             after: One reading per request to go on from.
             raw: Take strings as they stand, without the chat template.
-            truncate: Cut the start of a prompt that does not fit, and report it in
-                `Usage.truncated_tokens`; without it such a prompt is an error.
+            truncate: Cut the start of a prompt that does not leave its answer `max_new_tokens`, or
+                half of the context if that is less, and report it in `Usage.truncated_tokens`;
+                without it a prompt that does not fit is an error.
             schema: A JSON schema; the answer is JSON that fits it.
             tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
             tool_choice: "any" makes the model call one, a tool's name that one, "none" none.
                 "auto" leaves it to the model, where its template knows tools; where not, ranking
                 decides (`TOOL_THRESHOLD`). Arguments fit the tool's parameters.
             logits_hook: See `Sampling`.
-            cancelled: Asked after each token; True stops the computation.
+            cancelled: Asked after each token with its request's place in `requests`; True stops
+                that request.
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
@@ -331,20 +331,23 @@ class Generates(Ranks):
             self._own(after)
             self._shareable(after)
         known = [Tool.of(tool) for tool in tools or []] if tool_choice != "none" else []
-        choices = [self._tool_choice(request, known, tool_choice) for request in requests]
-        prompts, truncated, room = [], [], max_new_tokens
+        prompts, truncated, limits = [], [], []
         for row, request in enumerate(requests):
             past = len(after[row]) if after is not None else 0
             answer = max_new_tokens if truncate else 0
             ids, cut = self._prompt_ids(request, past, known, raw=raw, answer=answer)
             prompts.append(ids)
             truncated.append(cut)
-            room = min(room, self.max_context - past - len(ids))
-        hooks = [self._constraint(schema, known, choice, room) for choice in choices]
+            limits.append(min(max_new_tokens, self.max_context - past - len(ids)))
+        choices = [self._tool_choice(request, known, tool_choice) for request in requests]
+        hooks = [
+            self._constraint(schema, known, choice, limit)
+            for choice, limit in zip(choices, limits, strict=True)
+        ]
         samplings = [replace(sampling, logits_hook=hook or sampling.logits_hook) for hook in hooks]
         stops = [stop] if isinstance(stop, str) else list(stop or [])
         names = [[tool.name for tool in known if c in ("auto", "any", tool.name)] for c in choices]
-        return _Run(self, prompts, after, samplings, stops, max_new_tokens, truncated, names)
+        return _Run(self, prompts, after, samplings, stops, limits, truncated, names)
 
     def _constraint(
         self, schema: Schema | None, tools: Sequence[Tool], choice: str, max_new_tokens: int
@@ -369,6 +372,9 @@ class Generates(Ranks):
         words = as_text(last.get("content")).strip()
         if last.get("role") != "user" or not words:
             return "none"
+        offsets = self.codec.encode_texts([words], None)[0].offsets
+        if len(offsets) > TOOL_WORDS:
+            words = words[offsets[-TOOL_WORDS][0] :]
         best = self.rank(words, [tool.signature for tool in tools])[0]
         return tools[best.index].name if best.score >= TOOL_THRESHOLD else "none"
 
@@ -388,12 +394,13 @@ class Generates(Ranks):
     ) -> tuple[list[int], int]:
         """A request's ids and how many were cut: none, unless there is an `answer` to cut for.
 
-        A prompt that has to be cut leaves room for that many tokens, or for half of what is left.
+        The prompt leaves room for that many tokens, or for half of what is left.
         """
         ids = self.codec.prompt_ids(request, raw=raw, continued=past > 0, tools=tools)
-        room = self.max_context - past - 1
         if not ids:
             raise ValueError("the prompt is empty; expected text or messages")
+        left = self.max_context - past
+        room = left - max(1, min(answer, left // 2))
         if len(ids) <= room:
             return ids, 0
         if not answer or room < 1:
@@ -401,7 +408,6 @@ class Generates(Ranks):
                 f"the prompt has {past + len(ids)} tokens, the context window {self.max_context}; "
                 "shorten it, or pass truncate=True to cut its start"
             )
-        room = self.max_context - past - min(answer, (self.max_context - past) // 2)
         head = self.config.preamble_ids if not past else ()
         kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
         return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room

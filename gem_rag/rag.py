@@ -25,13 +25,14 @@ from gem_rag.documents import (
 from gem_rag.errors import GemError
 from gem_rag.generation import Generation, Stream, Usage
 from gem_rag.index import GemIndex
+from gem_rag.index.records import encode
 from gem_rag.progress import progress
 from gem_rag.reading import Reading, join
 from gem_rag.store import ReadingStore
+from gem_rag.text import Message, as_text
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
-    from gem_rag.text import Message
 
 # A passage that raises the question's mean log-likelihood by less than this (nats per token) says
 # nothing about it. Chosen on BoolQ's dev part: see docs/benchmarks.md.
@@ -214,26 +215,17 @@ class GemRAG:
         if candidates < 1 or context < 1:
             raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
         self.model = model
-        self.index = (
-            GemIndex(fingerprint=model.fingerprint, dim=model.dim) if index is None else index
-        )
-        self._require_own_index()
+        self.index = GemIndex() if index is None else index
+        self.index.claim(model.fingerprint, model.dim)
         folder = self.index.path / "readings" if self.index.path is not None else None
         self.store = store if store is not None else ReadingStore(model, folder)
+        self.store.require_embeds_as(model)
         self.candidates = candidates
         self.context = context
         self.rank = rank
         self.threshold = threshold
         self.chunk_tokens = chunk_tokens
         self.join_readings = join_readings
-
-    def _require_own_index(self) -> None:
-        recorded = self.index.info().fingerprint
-        if recorded is not None and recorded != self.model.fingerprint:
-            raise GemError(
-                f"the index was made by model {recorded[:12]}, this is "
-                f"{self.model.fingerprint[:12]}; use the model that made it, or index again"
-            )
 
     # Ingest
 
@@ -285,6 +277,9 @@ class GemRAG:
     def _prepare(self, name: str, parts: Sequence[Path | Document], report: _Report) -> Work | None:
         """What there is to do for a source; None where there is nothing."""
         try:
+            for part in parts:
+                if isinstance(part, Document):
+                    encode(dict(part.metadata), "its metadata")  # the index will have to
             digest = f"{_hash(parts)}:{self.chunk_tokens}"
             known = self.index.get_meta(_meta_key(name))
             if known == digest:
@@ -430,12 +425,15 @@ class GemRAG:
         return await asyncio.to_thread(self.retrieve, question, **options)
 
     async def aanswer(self, question: str, **options: Any) -> Answer:
-        """`answer` without blocking the event loop."""
-        return await asyncio.to_thread(self.answer, question, **options)
+        """`answer` without blocking the event loop; cancelling stops after the next token."""
+        stream = self.astream(question, **options)
+        async for _ in stream:
+            pass
+        return stream.answer
 
     async def achat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
-        """`chat` without blocking the event loop."""
-        return await asyncio.to_thread(self.chat, question, history, **options)
+        """`chat` without blocking the event loop; cancelling stops after the next token."""
+        return await self.aanswer(question, history=history, **options)
 
     def astream(self, question: str, **options: Any) -> AsyncAnswerStream:
         """`stream` without blocking the event loop."""
@@ -465,7 +463,8 @@ class GemRAG:
 
 def in_context(question: str, history: Sequence[Message]) -> str:
     """A follow-up in the light of the conversation: the user's last question stands before it."""
-    asked = [str(m["content"]) for m in history if m.get("role") == "user"]
+    said = [as_text(m.get("content")) for m in history if m.get("role") == "user"]
+    asked = [words for words in said if words]
     return f"{asked[-1]} {question}" if asked else question
 
 

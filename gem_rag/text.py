@@ -82,10 +82,14 @@ class TextCodec:
             out.append(Tokenized(ids[:kept], offsets[:kept], cut))
         return out
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Tokenize text whose control tokens mean what they say (templates, prompts)."""
-        ids: list[int] = self._template.encode(text, add_special_tokens=False).ids
-        return ids
+        try:
+            encoding = self._template.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError:
+            _require_unicode([text])
+            raise
+        return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids to text without control tokens."""
@@ -154,6 +158,8 @@ class TextCodec:
         self, request: str | Sequence[Message], raw: bool
     ) -> str | Sequence[Message]:
         """A string is one user message, but for raw text and for a base without a template."""
+        if not isinstance(request, str) and not request:
+            raise ValueError("the prompt is empty; expected text or messages")
         if not isinstance(request, str) or raw:
             return request
         if not self.has_template:
@@ -172,8 +178,8 @@ class TextCodec:
         asked = self._text_or_messages(request, raw)
         if isinstance(asked, str):
             return asked
-        if not asked or asked[0].get("role") != "user":
-            found = asked[0].get("role") if asked else "no message"
+        if asked[0].get("role") != "user":
+            found = asked[0].get("role")
             raise GemError(
                 f"after=reading needs messages that begin with the user's, found {found!r}: the "
                 "text was read after the model's own preamble"
@@ -229,7 +235,7 @@ class TextCodec:
 
     def _encode_guarded(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         pieces = self._marked.split(text)  # template, number of a token, template, ...
-        ids: list[int] = self._template.encode(pieces[0], add_special_tokens=add_special_tokens).ids
+        ids = self.encode(pieces[0], add_special_tokens=add_special_tokens)
         for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
             words = self._control_tokens[int(number)]
             ids += self._words.encode(words, add_special_tokens=False).ids

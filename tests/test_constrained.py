@@ -243,3 +243,31 @@ def test_a_template_without_a_system_role_gets_its_words_in_the_users_message(ge
     )
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert TextCodec(tokenizer).prompt(messages) == "[user] Be brief.\n\nHi"
+
+
+def test_a_long_prompt_beside_it_shortens_no_structured_answer(gem):
+    prompts = ["sea " * 950, "Who?"]
+    options = {"schema": PERSON, "max_new_tokens": 150}
+    batch = gem.generate_batch(prompts, **options)
+    assert gem.max_context - len(batch[0].prompt_ids) < 100  # its own answer has to close early
+    assert [g.text for g in batch] == [gem.generate(p, **options).text for p in prompts]
+
+
+def test_of_a_long_message_the_end_decides_about_tools(gem, monkeypatch):
+    ranked = []
+    rank = type(gem).rank
+
+    def seen(self, query, tools):
+        ranked.append(query)
+        return rank(self, query, tools)
+
+    monkeypatch.setattr(type(gem), "rank", seen)
+    long = "sea " * 2000 + "Add 2 and 3"
+    with pytest.raises(GemError, match="truncate=True"):
+        gem.generate(long, tools=[ADD])
+    result = gem.generate(long, tools=[ADD], truncate=True, max_new_tokens=60)
+    assert len(result.prompt_ids) + 60 == gem.max_context
+    assert ranked[0].endswith("sea Add 2 and 3")
+    assert long.endswith(ranked[0])
+    assert gem.generate("Add 2 and 3", tools=[ADD], max_new_tokens=5)
+    assert ranked[1:] == ["Add 2 and 3"]

@@ -1,6 +1,8 @@
 """Sampling, stopping, streaming, limits, on a tiny Llama."""
 
+import asyncio
 import json
+import threading
 
 import pytest
 import torch
@@ -196,3 +198,112 @@ def test_a_logits_hook_constrains_each_step(gem):
 
     result = gem.generate(PROMPT, max_new_tokens=4, logits_hook=only)
     assert result.ids == (allowed,) * 4
+
+
+class Counting:
+    """A logits hook that counts tokens, and can hold one back until the test has acted."""
+
+    def __init__(self, hold=None):
+        self.tokens = 0
+        self.held, self.go = threading.Event(), threading.Event()
+        self._hold = hold
+
+    def __call__(self, _, logits):
+        self.tokens += 1
+        if self.tokens == self._hold:
+            self.held.set()
+            assert self.go.wait(60)
+        return logits
+
+
+async def leave_during_a_token(gem, leave):
+    """Iterate a stream in a task and act while its third token is computed."""
+    hook = Counting(hold=3)
+    stream = gem.astream(PROMPT, max_new_tokens=100, logits_hook=hook)
+    pieces = []
+
+    async def iterate():
+        async for piece in stream:
+            pieces.append(piece)  # noqa: PERF401
+
+    task = asyncio.create_task(iterate())
+    await asyncio.to_thread(hook.held.wait, 60)
+    await leave(task, stream)
+    hook.go.set()
+    await asyncio.wait([task])
+    assert len(pieces) < 3
+    assert [piece async for piece in stream] == []
+    assert hook.tokens == 3
+    assert stream.generation.finish_reason == "cancelled"
+    return task
+
+
+async def test_closing_an_async_stream_during_a_token_stops_it(gem):
+    async def close(_, stream):
+        stream.close()
+
+    task = await leave_during_a_token(gem, close)
+    assert task.exception() is None
+
+
+async def test_cancelling_again_and_again_is_cancelling(gem):
+    async def cancel(task, _):
+        for _ in range(3):  # as anyio's cancel scopes do
+            task.cancel()
+            await asyncio.sleep(0)
+
+    task = await leave_during_a_token(gem, cancel)
+    assert task.cancelled()
+
+
+async def test_an_async_stream_closed_before_its_first_piece_computes_nothing(gem):
+    hook = Counting()
+    stream = gem.astream(PROMPT, max_new_tokens=5, logits_hook=hook)
+    stream.close()
+    assert [piece async for piece in stream] == []
+    assert hook.tokens == 0
+
+
+def test_one_of_several_requests_can_be_cancelled(gem):
+    options = {"max_new_tokens": 30, "temperature": 1.0, "seed": 1}
+    alone = gem.generate("Who?", **options)
+    first, second = gem.generate_batch([PROMPT, "Who?"], cancelled=lambda row: row == 0, **options)
+    assert (first.finish_reason, len(first.ids)) == ("cancelled", 1)
+    assert second == alone
+
+    futures = []
+
+    def hook(generated, logits):
+        nonlocal tokens
+        tokens += 1
+        if len(generated) == 3:
+            futures[0].cancel()
+        return logits
+
+    tokens = 0
+    futures += [gem.submit(p, logits_hook=hook, max_new_tokens=30) for p in (PROMPT, "Who?")]
+    assert tokens - len(futures[1].result().ids) <= 4 < 30
+
+
+def test_a_prompt_that_only_just_fits_is_cut_for_its_answer(gem):
+    long = "sea " * 2000
+    full = len(gem.generate(long, truncate=True, max_new_tokens=1).prompt_ids)
+    fits = gem.codec.decode(gem.codec.encode(long)[: full - 50])
+    result = gem.generate(fits, truncate=True, max_new_tokens=100)
+    assert len(result.prompt_ids) + 100 == gem.max_context
+    assert gem.generate(fits, max_new_tokens=4).usage.truncated_tokens == 0
+    assert gem.generate(PROMPT, truncate=True, max_new_tokens=4).usage.truncated_tokens == 0
+
+
+def test_what_is_no_unicode_is_named(gem):
+    reading = gem.read([TEXTS[0]])[0]
+    for options in ({}, {"raw": True}, {"after": reading}):
+        with pytest.raises(GemError, match="no valid Unicode"):
+            gem.generate("broken \ud800 text", **options)
+
+
+def test_no_messages_are_refused(gem):
+    tool = {"name": "add", "description": "Add two numbers."}
+    for options in ({}, {"tools": [tool]}, {"after": gem.read([TEXTS[0]])[0]}):
+        with pytest.raises(ValueError, match="prompt is empty"):
+            gem.generate([], **options)

@@ -1,13 +1,17 @@
 """Ingest, retrieve, rank, answer, on a tiny model whose likelihoods mean little: mechanics only."""
 
+import asyncio
+import datetime as dt
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny import TEXTS, make_base
 
 from gem_rag.checkpoint import create
+from gem_rag.cli.ask import reply
 from gem_rag.documents import Document, load_file
 from gem_rag.errors import GemError
 from gem_rag.index import GemIndex
@@ -26,6 +30,24 @@ def docs(tmp_path):
 @pytest.fixture
 def rag(gem):
     return GemRAG(gem, threshold=None, chunk_tokens=40)
+
+
+def test_an_index_opened_by_hand_becomes_the_models(gem, docs, tmp_path):
+    with GemIndex(tmp_path / "index") as index:
+        GemRAG(gem, index, threshold=None).add(docs)
+    with GemIndex(tmp_path / "index") as index:
+        assert GemRAG(gem, index, threshold=None).retrieve("kettle")
+        assert index.info().fingerprint == gem.fingerprint
+
+
+def test_metadata_that_cannot_be_stored_skips_its_document_alone(rag):
+    day = Document("Bought on a Monday.", "bill.txt", {"date": dt.date(2024, 1, 1)})
+    mixed = Document("Bought on a Monday.", "mixed.txt", {1: "a", "b": "c"})
+    report = rag.add([day, mixed, Document("Rivers run to the sea.", "river.txt")])
+    assert report.added == ["river.txt"]
+    assert [name for name, _ in report.skipped] == ["bill.txt", "mixed.txt"]
+    assert "JSON" in report.skipped[0][1]
+    assert [c.source for c in rag.retrieve("Monday")] == ["river.txt"]
 
 
 def test_add_indexes_files_with_their_places(rag, docs):
@@ -262,3 +284,62 @@ def test_an_interrupted_ingest_leaves_whole_sources(gem, docs, monkeypatch):
     monkeypatch.setattr(rag, "_commit", commit)
     report = rag.add(docs)
     assert [len(report.unchanged), len(report.added)] == [1, 1]
+
+
+@pytest.mark.parametrize("threshold", [None, 1e9])
+async def test_awaited_answers_are_the_same(gem, docs, threshold):
+    def timeless(answer):
+        return replace(answer, timings=dict.fromkeys(answer.timings))
+
+    rag = GemRAG(gem, threshold=threshold, chunk_tokens=40)
+    rag.add(docs)
+    options = {"max_new_tokens": 6, "rank": True, "temperature": 1.0, "seed": 2, "stop": "q"}
+    history = [{"role": "user", "content": "Where is the kettle?"}]
+    where = {"heading": "Kettle"}
+    awaited = await rag.aanswer("Who?", where=where, **options)
+    assert timeless(awaited) == timeless(rag.answer("Who?", where=where, **options))
+    chatted = await rag.achat("Who?", history, **options)
+    assert timeless(chatted) == timeless(rag.chat("Who?", history, **options))
+    with pytest.raises(GemError, match="question is empty"):
+        await rag.aanswer(" ")
+
+
+async def test_cancelling_an_awaited_answer_stops_it(rag, docs):
+    rag.add(docs)
+    tokens = 0
+
+    def count(_, logits):
+        nonlocal tokens
+        tokens += 1
+        return logits
+
+    for call in (rag.aanswer, rag.achat):
+        tokens = 0
+        task = asyncio.create_task(call("Who?", max_new_tokens=800, logits_hook=count))
+        while tokens < 3:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.1)  # a token under way ends
+        after = tokens
+        await asyncio.sleep(0.1)
+        assert tokens == after < 800
+
+
+def test_history_of_any_form_is_taken_as_words():
+    parts = [{"type": "text", "text": "Tell me of the kettle."}]
+    history = [{"role": "user", "content": parts}, {"role": "user"}]
+    assert in_context("How long?", history) == "Tell me of the kettle. How long?"
+    assert in_context("How long?", [{"role": "user", "content": None}]) == "How long?"
+
+
+@pytest.mark.filterwarnings("ignore::gem_rag.errors.TruncationWarning")
+def test_a_conversation_outlives_a_question_that_fails(rag, docs, capsys):
+    rag.add(docs)
+    long = "sea " * 2000
+    assert reply(rag, long, [], 3, as_json=False) is None
+    assert capsys.readouterr().err.startswith("error: ")
+    assert reply(rag, long, [], 3, as_json=True) is None
+    assert "room" in json.loads(capsys.readouterr().out)["error"]
+    assert reply(rag, "Who?", [], 3, as_json=False) is not None

@@ -130,7 +130,7 @@ def chat(
     context: Context = 1,
     max_tokens: MaxTokens = 256,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each answer as one line of JSON.")
+        bool, typer.Option("--json", help="Print each answer, or error, as one line of JSON.")
     ] = False,
 ) -> None:
     """Ask again and again; follow-ups are understood in the light of what was asked before.
@@ -165,10 +165,10 @@ def chat(
 def reply(
     rag: GemRAG, line: str, history: list[dict[str, str]], max_tokens: int, as_json: bool
 ) -> Answer | None:
-    """Answer one line of a conversation; Ctrl-C stops this answer, not the conversation.
+    """Answer one line of a conversation; Ctrl-C or an error ends this answer, not the conversation.
 
     Returns:
-        The answer as far as it came; None where nothing was retrieved yet.
+        The answer as far as it came; None where there is none.
     """
     stream = None
     try:
@@ -180,6 +180,12 @@ def reply(
             print_stream(stream)
     except KeyboardInterrupt:
         err.print()
+    except GemError as error:
+        if as_json:
+            print_json({"error": str(error)}, indent=None)  # a script waits for this line
+        else:
+            err.print(f"[red]error:[/red] {escape(str(error))}")
+        return None
     if stream is None:
         return None
     stream.close()
