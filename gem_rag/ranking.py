@@ -67,8 +67,14 @@ class Ranks(Reader):
             raise ValueError("the query is empty; expected a question")
         words = self.codec.encode_texts([" " + query.strip()], None)[0].ids
         prompt = [*self._rank_instruction, *words]
+        room = self._room(len(prompt))
+        if room < 1:
+            raise ContextLengthError(
+                f"the query has {len(words)} tokens; with the context window of {self.max_context} "
+                "that leaves no room for a passage: shorten it"
+            )
         texts = [p for p in texts_or_readings if isinstance(p, str)]
-        tokenized = self._tokenize(texts, max_length, self._room(len(prompt)))
+        tokenized = self._tokenize(texts, max_length, room)
         ids = iter(tokenized)
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
         *scores, floor = self._likelihoods([*passages, self._nothing(readings)], prompt, len(words))

@@ -261,6 +261,11 @@ def test_what_does_not_fit_the_context_is_an_error(gem):
         gem.rank("Who wrote the long letter about steam engines? " * 3, [reading])
 
 
+def test_a_query_longer_than_the_context_is_said_to_be(gem):
+    with pytest.raises(ContextLengthError, match="leaves no room for a passage"):
+        gem.rank("kettle " * gem.max_context, TEXTS)
+
+
 # Scopes
 
 
