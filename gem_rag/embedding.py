@@ -199,8 +199,9 @@ class Embeds(Reader):
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 
     def _instruction(self, task: Task | None) -> Tensor:
-        """Token ids of an instruction that is the same after every text."""
-        return torch.tensor(self._instructions[task][0] if task else [], dtype=torch.long)
+        """Token ids of an instruction in one part, which is the same after every text."""
+        [ids] = self._instructions[task] if task else [[]]
+        return torch.tensor(ids, dtype=torch.long)
 
     @cached_property
     def _instructions(self) -> dict[Task, list[list[int]]]:
