@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,7 @@ def create(
     device: str = "auto",
     dtype: str = "auto",
     seed: int = 0,
+    prepare: Callable[[PreTrainedModel], object] | None = None,
     **settings: Any,
 ) -> GemModel:
     """A new, untrained GEM model over a base: the adapter changes nothing yet.
@@ -173,13 +175,14 @@ def create(
         device: As for `GemModel.from_pretrained`.
         dtype: Likewise.
         seed: Of the adapter's and token vectors' start.
+        prepare: Called with the base in the CPU's memory, before it goes to the device.
         **settings: Fields of `GemConfig`.
     """
     from gem_rag.model import GemModel
 
     folder = resolve_base(base, revision)
     identity = BaseIdentity(str(base), weights_hash(folder), revision)
-    model, tokenizer = load_base(folder, device=device, dtype=dtype)
+    model, tokenizer = load_base(folder, device=device, dtype=dtype, prepare=prepare)
     codec = TextCodec(tokenizer)
     text, ids = codec.preamble()
     config = GemConfig(base=identity, preamble=text, preamble_ids=tuple(ids), **settings)
@@ -226,7 +229,11 @@ def seal(gem: GemModel) -> GemModel:
 
 
 def load_base(
-    folder: Path, *, device: str = "auto", dtype: str = "auto"
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    prepare: Callable[[PreTrainedModel], object] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and tokenizer in a folder; safetensors only, no code from the folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -246,6 +253,8 @@ def load_base(
             )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no base model that loads: {error}") from error
+    if prepare is not None:
+        prepare(model)
     placed: Any = model
     return placed.to(where), tokenizer
 

@@ -28,6 +28,7 @@ from gem_rag_train import TrainConfig, train
 from gem_rag_train import trainer as trainer_module
 from gem_rag_train.data import Pair
 from gem_rag_train.precision import require_precision, resolved
+from gem_rag_train.sharding import require_shardable
 from gem_rag_train.trainer import Trainer
 
 WEIGHTS = ("adapter_model.safetensors", "special_tokens.safetensors")
@@ -79,20 +80,32 @@ def start(mode, config, output, *, resume="", **environment):
     )
 
 
-def test_two_processes_have_the_gradients_of_one(config, tmp_path):
-    config = replace(config, alpha_hold=0, alpha_ramp=0, max_grad_norm=1e9)
-    expected, facts, _ = training_run.gradients(config)
+def start_two(mode, config, output, **environment):
+    """Two processes of one run, to their end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    (tmp_path / "two").mkdir()
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    both = [
-        start("gradients", config, tmp_path / "two", RANK=rank, LOCAL_RANK=rank, **shared)
-        for rank in "01"
-    ]
+    shared |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"} | environment
+    both = [start(mode, config, output, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
     assert [p.wait(300) for p in both] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment"),
+    [
+        ({}, {}),
+        # Uneven numbers of forward passes, which a sharded base would wait for forever.
+        ({"gradcache_tokens": 60, "raw_share": 0.9}, {"ACCELERATE_USE_FSDP": "true"}),
+        ({"activation_checkpointing": True}, {"ACCELERATE_USE_FSDP": "true"}),
+    ],
+    ids=["whole", "sharded", "sharded, checkpointed"],
+)
+def test_two_processes_have_the_gradients_of_one(config, tmp_path, changes, environment):
+    config = replace(config, alpha_hold=0, alpha_ramp=0, max_grad_norm=1e9, **changes)
+    expected, facts, _ = training_run.gradients(config)
+    (tmp_path / "two").mkdir()
+    start_two("gradients", config, tmp_path / "two", **environment)
     for rank in "01":
         found = load_file(tmp_path / "two" / f"{rank}.safetensors")
         assert found.keys() == expected.keys()
@@ -101,6 +114,32 @@ def test_two_processes_have_the_gradients_of_one(config, tmp_path):
         theirs = json.loads((tmp_path / "two" / f"{rank}.json").read_text())
         for name in ("loss", "contrastive", "ntp", "accuracy", "grad_norm"):
             assert theirs[name] == pytest.approx(facts[name], rel=1e-4)
+        assert theirs["rows"] == theirs["of"] / (2 if environment else 1)
+
+
+@pytest.mark.parametrize("scope", ["tokens", "always"])
+def test_a_sharded_run_measures_and_ends_at_the_same_checkpoint(config, tmp_path, scope):
+    rows = [{"query": f"who wrote {i}?", "positive": f"letter {i}"} for i in range(40)]
+    file = tmp_path / "more.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    config = replace(config, data_files=(str(file),), steps=4, eval_every=2, adapter_scope=scope)
+    runs = {"whole": {}, "sharded": {"ACCELERATE_USE_FSDP": "true"}}
+    for name, environment in runs.items():
+        start_two("evaluated", config, tmp_path / name, **environment)
+    whole, sharded = (replace(config, output=str(tmp_path / name)) for name in runs)
+    for mine, theirs in zip(log_of(whole), log_of(sharded), strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in mine.keys() - {"seconds", "tokens_per_second"}:
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5)
+    assert "heldout_ndcg10" in log_of(sharded)[-1]
+    assert json.loads(Path(f"{sharded.output}.run/checks.json").read_text()).keys() == {
+        "before", "after",
+    }  # fmt: skip
+    for name in WEIGHTS:
+        mine, theirs = (load_file(Path(c.output) / name) for c in (whole, sharded))
+        for key in mine:
+            torch.testing.assert_close(mine[key], theirs[key], rtol=1e-2, atol=1e-4)
+    GemModel.from_pretrained(sharded.output)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
@@ -270,11 +309,22 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     monkeypatch.setattr("gem_rag_train.preflight.free_memory", lambda device: 1000)
     fails("GB of memory are free; lower batch_size")
     monkeypatch.undo()
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    fails("FSDP")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    fails("run `accelerate config` for FSDP")
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     fails(r"gem-rag\[tensorboard\]", MissingExtraError, tensorboard=True)
+
+
+def test_what_one_process_would_do_alone_cannot_be_sharded(config):
+    tokens = replace(config, adapter_scope="tokens", shares={"crops": 1.0})
+    for changes, match in (
+        ({"examples": 100}, "--set examples=0"),
+        ({"ranker_weight": 1.0}, "ranker_weight above 0"),
+        ({"adapter_scope": "always", "full_fine_tuning": True}, "use an adapter"),
+    ):
+        with pytest.raises(GemError, match=match):
+            require_shardable(replace(tokens, **changes))
 
 
 def test_tensorboard_report_and_hub(config, monkeypatch):

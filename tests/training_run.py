@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from gem_rag_train import TrainConfig, train
 from gem_rag_train import trainer as trainer_module
@@ -19,7 +20,7 @@ from gem_rag_train.trainer import Trainer
 class FakeHeldOut:
     """A quality that rises and falls, whatever the weights: the third measurement is the best."""
 
-    def __init__(self, model, config, pairs):
+    def __init__(self, model, config, pairs, *, keep):
         self.count = 0
 
     def record_checks(self, run_folder, when):
@@ -36,7 +37,7 @@ class FakeHeldOut:
 class ByWeights(FakeHeldOut):
     """A quality that only the weights decide, and not steadily."""
 
-    def __init__(self, model, config, pairs):
+    def __init__(self, model, config, pairs, *, keep):
         self.model = model
 
     def measure(self):
@@ -57,14 +58,18 @@ def gradients(config):
 def main(mode, recipe, output, resume):
     torch.set_num_threads(1)
     config = replace(TrainConfig.from_recipe(recipe), output=output)
-    if mode == "train":
-        trainer_module.HeldOut = ByWeights
+    if mode != "gradients":
+        if mode == "train":
+            trainer_module.HeldOut = ByWeights
         trainer_module.write_report = lambda run, checkpoint: None
         train(config, resume=resume == "resume", show_progress=False)
         return
     found, facts, trainer = gradients(config)
     rank = trainer.processes.rank
     save_file(found, Path(output) / f"{rank}.safetensors")
+    weight = trainer.model.base.blocks[0].mlp.up_proj.weight
+    own = weight.to_local() if isinstance(weight, DTensor) else weight
+    facts |= {"rows": len(own), "of": len(weight)}
     (Path(output) / f"{rank}.json").write_text(json.dumps(facts))
     trainer.processes.wait()
 

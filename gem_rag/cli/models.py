@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,8 @@ def train(
         raise MissingExtraError("training", "train") from error
     pairs = dict(key_value(s) for s in settings or [])
     folder = run(TrainConfig.from_recipe(recipe, pairs), resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes; the first one tells
     if as_json:
         print_json({"checkpoint": str(folder)})
     else:

@@ -40,6 +40,7 @@ class HeldOut:
         config: The run's recipe. With scope ``tokens`` the texts are read once, into the folder
             ``<output>.readings``, and a measurement costs the special tokens only.
         pairs: What is held out of the user's own pairs; without any it is BoolQ's dev part.
+        keep: False reads the texts anew in each measurement.
         show_progress: A bar while reading.
 
     Raises:
@@ -52,6 +53,7 @@ class HeldOut:
         config: TrainConfig,
         pairs: Sequence[Pair] = (),
         *,
+        keep: bool = True,
         show_progress: bool | None = None,
     ) -> None:
         self.model = model
@@ -66,7 +68,7 @@ class HeldOut:
         self._tasks += ["document"] * len(self.pairs)
         self._loss: float | None = None
         self._kept: KeptReadings | None = None
-        if model.config.adapter_scope == "tokens":
+        if keep and model.config.adapter_scope == "tokens":
             folder, most = config.readings_folder, int(config.kept_gigabytes * 1e9)
             self._kept = KeptReadings(model, folder, most_bytes=most, show_progress=show_progress)
             self._kept.add("heldout", zip(self._ids, self._tasks, strict=True))

@@ -87,6 +87,11 @@ class LanguageRows:
         return tuple(self._codec.encode_texts([text], self._max_length)[0].ids)
 
 
+def spare_row(special: bool) -> Row:
+    """A row for its forward pass alone: with special tokens, or raw."""
+    return Row((0, 0), (0, 0) if special else ())
+
+
 def adapts_generation(model: GemModel) -> bool:
     """Whether plain text has anything to train."""
     return model.config.adapter_scope == "always"

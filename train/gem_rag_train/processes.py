@@ -15,15 +15,14 @@ from gem_rag.errors import GemError, MissingExtraError
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=1)  # the others wait while the first one reads and prepares
-SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 class Processes:
-    """The processes of a run. Each holds the whole model and takes its slice of every batch.
+    """The processes of a run. Each takes its slice of every batch.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        GemError: accelerate was told to shard the model.
+        GemError: accelerate was told to use DeepSpeed.
     """
 
     def __init__(self) -> None:
@@ -31,16 +30,18 @@ class Processes:
             from accelerate import PartialState
         except ImportError as error:
             raise MissingExtraError("training", "train") from error
-        if any(_is_set(name) for name in SHARDED):
+        if _is_set("ACCELERATE_USE_DEEPSPEED"):
             raise GemError(
-                "accelerate is set to shard the model (FSDP or DeepSpeed), which this trainer does "
-                "not do; run `accelerate config` for plain multi-CPU or multi-GPU"
+                "accelerate is set to use DeepSpeed, which this trainer does not; all there is to "
+                "shard is the frozen base, so run `accelerate config` for FSDP or plain multi-GPU"
             )
         # On a CPU, accelerate takes processes for several only if told that it is one.
         on_cpu = _is_set("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         self._state: Any = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
         self.count = int(self._state.num_processes)
         self.rank = int(self._state.process_index)
+        #: Whether the base is to be shared out (FSDP): then all have to run it at the same times.
+        self.shards = _is_set("ACCELERATE_USE_FSDP") and self.count > 1
 
     @property
     def is_main(self) -> bool:
@@ -83,6 +84,15 @@ class Processes:
 
         out: Tensor = reduce(value, "sum")
         return out
+
+    def as_many(self, batches: list[T], spare: T) -> list[T]:
+        """Where the base is shared out, as many batches as the process with most of them has."""
+        if not self.shards:
+            return batches
+        from accelerate.utils import gather
+
+        counts = gather(torch.tensor([len(batches)], device=self._state.device))
+        return batches + [spare] * (int(counts.max()) - len(batches))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add the processes' gradients; a parameter without one anywhere stays without."""

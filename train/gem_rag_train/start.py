@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from gem_rag.checkpoint import create, seal
 from gem_rag.config import AdapterConfig
@@ -14,12 +16,23 @@ from gem_rag_train.config import TrainConfig
 from gem_rag_train.files import UserData
 from gem_rag_train.objectives import FROM_FILES, LanguageRows
 
+Prepare = Callable[[PreTrainedModel], object]
 
-def new_model(config: TrainConfig, device: str = "auto") -> GemModel:
-    """The model a recipe starts from: untrained, or with the weights of an earlier checkpoint."""
-    model = untrained(config, device)
+
+def new_model(
+    config: TrainConfig, device: str = "auto", prepare: Prepare | None = None
+) -> GemModel:
+    """The model a recipe starts from: untrained, or with the weights of an earlier checkpoint.
+
+    Args:
+        config: The recipe.
+        device: As for `GemModel.from_pretrained`.
+        prepare: As for `gem_rag.checkpoint.create`.
+    """
+    model = untrained(config, device, prepare)
     if config.start_from:
-        earlier = GemModel.from_pretrained(config.start_from, device=device)
+        # A base that is prepared may not fit the device whole.
+        earlier = GemModel.from_pretrained(config.start_from, device="cpu" if prepare else device)
         mine, theirs = _shape(model), _shape(earlier)
         if odd := [name for name in mine if mine[name] != theirs[name]]:
             raise GemError(
@@ -44,8 +57,10 @@ def _shape(model: GemModel) -> dict[str, Any]:
     }
 
 
-def untrained(config: TrainConfig, device: str = "auto") -> GemModel:
-    """A model whose adapter changes nothing yet."""
+def untrained(
+    config: TrainConfig, device: str = "auto", prepare: Prepare | None = None
+) -> GemModel:
+    """A model whose adapter changes nothing yet; arguments as for `new_model`."""
     full_precision = config.full_fine_tuning or config.mixed_precision != "no"
     rank = 0 if config.full_fine_tuning else config.adapter_rank
     return create(
@@ -53,6 +68,7 @@ def untrained(config: TrainConfig, device: str = "auto") -> GemModel:
         device=device,
         dtype="float32" if full_precision else "auto",
         seed=config.seed,
+        prepare=prepare,
         num_special_tokens=config.num_special_tokens,
         pooling=config.pooling,
         adapter_scope=config.adapter_scope,

@@ -40,7 +40,7 @@ from gem_rag_train.losses import (
     neighbourhood,
     scale_of,
 )
-from gem_rag_train.objectives import label_count, language_loss
+from gem_rag_train.objectives import label_count, language_loss, spare_row
 from gem_rag_train.precision import autocast, require_precision
 from gem_rag_train.preflight import (
     keep_freed_memory,
@@ -52,6 +52,7 @@ from gem_rag_train.processes import Processes
 from gem_rag_train.ranker import Ranker
 from gem_rag_train.report import write_report
 from gem_rag_train.schedule import alpha, peak, rate
+from gem_rag_train.sharding import require_shardable, shard
 from gem_rag_train.start import language_rows, new_model
 from gem_rag_train.state import STATE, Average, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import KnownTexts, Teacher
@@ -97,6 +98,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, *, resume: bool) -> None:
         self.processes = Processes()
+        if self.processes.shards:
+            require_shardable(config)
         for precision in (config.mixed_precision, config.reading_precision):
             require_precision(precision, torch.device(self.processes.device))
         if config.tensorboard:
@@ -120,7 +123,9 @@ class Trainer:
         if config.eval_every:
             self.user, held_out = hold_out(self.user, config.heldout_passages, config.seed)
         self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
-        self.model = new_model(config, self.processes.device)
+        device = self.processes.device
+        prepare = partial(shard, device=device, config=config) if self.processes.shards else None
+        self.model = new_model(config, device, prepare)
         use_grouped_attention(self.model.base)
         require_context(self.model, config)
         self.rows = language_rows(config, self.model, self.user)
@@ -134,8 +139,7 @@ class Trainer:
         self._require_memory()
         if config.activation_checkpointing:
             checkpoint_activations(self.model.base)
-        measures = config.eval_every and self.processes.is_main
-        self.heldout = HeldOut(self.model, config, held_out) if measures else None
+        self.heldout = self._heldout(held_out) if config.eval_every else None
         self.best, self.average = Best(), Average()
         self.step = 0
         if resume:
@@ -168,6 +172,13 @@ class Trainer:
             max_length=c.max_length,
             memory=Path(f"{c.output}.scores{rank or ''}.jsonl"),
         )
+
+    def _heldout(self, pairs: Sequence[Pair]) -> HeldOut | None:
+        """The first process measures; all do where none has the whole base."""
+        together = self.processes.shards
+        if not (self.processes.is_main or together):
+            return None
+        return HeldOut(self.model, self.config, pairs, keep=not together)
 
     def _require_memory(self) -> None:
         """By the first batch's lengths."""
@@ -264,12 +275,13 @@ class Trainer:
         """Write the best weights as the checkpoint, with card and recipe; hand it on."""
         if self.processes.is_main:
             self._save()
-            if self.best.weights:
-                self._take(self.best.weights)
-            self.model.forget_preambles()
-            seal(self.model)
-            if self.heldout is not None:
-                self.heldout.record_checks(self.folder.folder, "after")
+        if self.best.weights:
+            self._take(self.best.weights)
+        self.model.forget_preambles()
+        seal(self.model)
+        if self.heldout is not None:
+            self.heldout.record_checks(self.folder.folder, "after")
+        if self.processes.is_main:
             card = model_card(self.model, self.config, self.best)
             full = self.config.full_fine_tuning
             self.model.save_pretrained(self.output, card=card, with_base=full)
@@ -315,10 +327,12 @@ class Trainer:
         texts = texts_of(parts[self.processes.rank])
         chunks, lengths = self._chunks(texts)
         back = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
+        back = back.to(self.model.base.device)
+        chunks = self.processes.as_many(chunks, [0])  # a spare one's vectors are not taken back
 
         def loss(vectors: Tensor) -> Tensor:
             sizes = [len(texts_of(part)) for part in parts]
-            everyone = self.processes.gather(vectors[back.to(vectors.device)], sizes)
+            everyone = self.processes.gather(vectors[back], sizes)
             first, second, negatives = in_order(everyone, [len(part) for part in parts])
             same = self._no_negatives(pairs).to(vectors.device)
             columns = torch.cat([second, negatives])
@@ -357,9 +371,11 @@ class Trainer:
         for special in (False, True):
             kind = [row for row in rows if bool(row.suffix) == special]
             kind.sort(key=len, reverse=True)
-            for batch in by_budget(range(len(kind)), [len(r) for r in kind], LM_TOKENS_PER_BATCH):
+            batches = by_budget(range(len(kind)), [len(r) for r in kind], LM_TOKENS_PER_BATCH)
+            for batch in self.processes.as_many(list(batches), []):
                 with self._autocast():
-                    loss = language_loss(self.model, [kind[i] for i in batch]) / labels
+                    chosen = [kind[i] for i in batch] or [spare_row(special)]
+                    loss = language_loss(self.model, chosen) / labels * bool(batch)
                 if loss.requires_grad:
                     (weight * loss).backward()
                 total += loss.detach()
