@@ -52,6 +52,7 @@ NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
+ASKED_ITSELF: Settings = CROPS | {"written_questions": 480}
 FRESH: Settings = ALONE | {
     "examples": 0,
     "teacher": "",
@@ -88,9 +89,14 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     "weight of the contrastive loss": {f"{w}": {"contrastive": w} for w in (0.2, 1.0)},
     "positives": {
         **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
-        "crops and the model's own questions": CROPS | {"written_questions": 480},
+        "crops and the model's own questions": ASKED_ITSELF,
         "crops, distilled": CROPS | {"distillation": 6.0},
         "mixed (default)": FEW,
+    },
+    "ranking": {
+        "the model's own questions": ASKED_ITSELF,
+        "and the base's ranking": ASKED_ITSELF | {"ranker_weight": 1.0},
+        "the base's ranking alone": ASKED_ITSELF | {"ranker_weight": 1.0, "contrastive": 0.0},
     },
     "rank and rate": {
         f"rank {r}, {rate:.0e}": {
@@ -196,6 +202,7 @@ def main() -> None:
         readings=str(readings),
         steps=options.steps,
         cycles=1,
+        whitening=0,
         checkpoint_every=options.steps,
         warmup_steps=10,
         eval_every=0,

@@ -215,8 +215,8 @@ def seal(gem: GemModel) -> GemModel:
     own = hashlib.sha256()
     for _, tensor in sorted(gem.adapter.to_peft().items()):
         own.update(tensor.numpy().tobytes())
-    vectors = gem.special_vectors.detach().half().cpu().numpy()
-    own.update(vectors.tobytes())
+    for tensor in _token_tensors(gem).values():
+        own.update(tensor.numpy().tobytes())
     adapted = own.hexdigest() if c.adapter_scope != "tokens" else ""
     adapter = (c.adapter.rank, c.adapter.alpha, *filter(None, [c.adapter.targets]))
     rules: tuple[object, ...] = (c.num_special_tokens, c.pooling, c.adapter_scope, adapter)
@@ -226,6 +226,14 @@ def seal(gem: GemModel) -> GemModel:
     gem.reading_fingerprint = _digest("\n".join([*reading, adapted]).encode())
     gem.fingerprint = _digest("\n".join([*reading, own.hexdigest(), repr((rules, words))]).encode())
     return gem
+
+
+def _token_tensors(gem: GemModel) -> dict[str, torch.Tensor]:
+    """What `TOKEN_VECTORS` holds, float16: ``[K, hidden]``, and ``[d, r]`` where r is not 0."""
+    tensors = {"special_tokens": gem.special_vectors.detach()}
+    if gem.whitening.shape[1]:
+        tensors["whitening"] = gem.whitening
+    return {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def load_base(
@@ -272,7 +280,8 @@ def _load_weights(gem: GemModel, folder: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        vectors = load_file(folder / TOKEN_VECTORS)["special_tokens"]
+        tensors = load_file(folder / TOKEN_VECTORS)
+        vectors = tensors["special_tokens"]
         if vectors.shape != gem.special_vectors.shape:
             raise CheckpointError(
                 f"{folder / TOKEN_VECTORS} has shape {tuple(vectors.shape)}; the config and base "
@@ -280,6 +289,8 @@ def _load_weights(gem: GemModel, folder: Path) -> None:
             )
         with torch.no_grad():
             gem.special_vectors.copy_(vectors)
+        if "whitening" in tensors:
+            gem.whitening = tensors["whitening"].float().to(gem.base.device)
         if gem.config.adapter.rank:
             gem.adapter.load_peft(load_file(folder / ADAPTER_WEIGHTS))
     except (FileNotFoundError, KeyError, SafetensorError) as error:
@@ -316,8 +327,7 @@ def save(gem: GemModel, folder: Path, *, card: str | None = None, with_base: boo
             gem.config = dataclasses.replace(gem.config, base=identity)
             seal(gem)
         (fresh / CONFIG_FILE).write_text(gem.config.to_json(), encoding="utf-8")
-        vectors = gem.special_vectors.detach().half().cpu().contiguous()
-        (fresh / TOKEN_VECTORS).write_bytes(to_bytes({"special_tokens": vectors}))
+        (fresh / TOKEN_VECTORS).write_bytes(to_bytes(_token_tensors(gem)))
         if gem.config.adapter.rank:
             (fresh / ADAPTER_WEIGHTS).write_bytes(to_bytes(gem.adapter.to_peft()))
             _write_peft_config(gem, fresh)

@@ -118,7 +118,9 @@ class Embeds(Reader):
             )
         return self._pool(hidden.view(spans, -1, self.base.hidden_size)[:, instruction:])
 
-    def forward_specials(self, tokens: Tokens, cache: Cache, task: Task | None) -> Tensor:
+    def forward_specials(
+        self, tokens: Tokens, cache: Cache, task: Task, *, instructed: bool = False
+    ) -> Tensor:
         """Pass 2: the special tokens read a cache; differentiable in adapter and token vectors.
 
         Embedding and training both end here; embedding only wraps it in inference mode.
@@ -126,12 +128,14 @@ class Embeds(Reader):
         Args:
             tokens: ``[B, N]`` what was read.
             cache: Its keys and values, of all layers or of those run to embed; appended to.
-            task: Which instruction the specials follow; None: it was read with the text.
+            task: What the text is, and so which instruction the specials follow.
+            instructed: The instruction was read with the text.
 
         Returns:
             ``[B, d]`` float32, L2-normalised.
         """
-        return self._pool(self.run_specials(tokens, cache, task))
+        vectors = self._pool(self.run_specials(tokens, cache, None if instructed else task))
+        return self._whitened(vectors) if task == "query" else vectors
 
     def run_specials(
         self,
@@ -224,6 +228,18 @@ class Embeds(Reader):
         pooled = hidden.mean(1) if self.config.pooling == "mean" else hidden.flatten(1)
         return nn.functional.normalize(pooled, dim=-1)
 
+    def _whitened(self, queries: Tensor) -> Tensor:
+        """Unit vectors ``[B, d]`` with the directions weakened in which texts differ most.
+
+        Of queries alone, where the checkpoint has a whitening (after Su et al. 2021, arXiv
+        2103.15316): what those directions say of a passage drowns the rest. Passages, and texts
+        compared with each other, stay as they are.
+        """
+        if not self.whitening.shape[1]:
+            return queries
+        drowning = queries @ self.whitening  # (B, r)
+        return nn.functional.normalize(queries - drowning @ self.whitening.T, dim=-1)
+
     def _embed(
         self, texts: Sequence[str], task: Task, max_length: int | None, show: bool | None
     ) -> np.ndarray:
@@ -244,4 +260,4 @@ class Embeds(Reader):
         whole, room = [self.with_instruction(i, task) for i in ids], self.config.num_special_tokens
         with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
             tokens, cache = self._read(whole, adapted, layers=self.embed_layers, room=room)
-        return self.forward_specials(tokens, cache, None)
+        return self.forward_specials(tokens, cache, task, instructed=True)

@@ -57,6 +57,8 @@ class Reader:
         self.special_vectors = nn.Parameter(
             torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
         )
+        #: float32 ``[d, r]``: what is weakened in queries, see `Embeds`; r is 0 without.
+        self.whitening = torch.zeros(self.dim, 0, device=base.device)
         self.fingerprint = ""
         self.reading_fingerprint = ""
         self.path: Path | None = None

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXTS, disturb, make_base
 
 from gem_rag import checkpoint
-from gem_rag.checkpoint import create, weights_hash
+from gem_rag.checkpoint import create, seal, weights_hash
 from gem_rag.config import AdapterConfig, GemConfig
 from gem_rag.errors import CheckpointError
 from gem_rag.model import GemModel
@@ -84,6 +84,27 @@ def test_the_adapter_is_stored_as_peft_stores_it(gem, saved):
         with gem.adapter.at(slice(None)):
             found = gem.base.model(ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_whitening_weakens_directions_in_queries_and_is_part_of_the_checkpoint(
+    base_folder, tmp_path
+):
+    model = disturb(create(base_folder, num_special_tokens=3, adapter=AdapterConfig(rank=4)))
+    plain, documents = model.embed_queries(TEXTS), model.embed_documents(TEXTS)
+    directions = torch.linalg.qr(torch.randn(model.dim, 2))[0]
+    model.whitening = (directions * torch.tensor([1.0, 0.5**0.5])).half().float()
+    expected = (
+        plain - plain @ (directions @ torch.diag(torch.tensor([1.0, 0.5])) @ directions.T).numpy()
+    )
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    without = model.fingerprint
+    model.save_pretrained(tmp_path / "model")
+    loaded = GemModel.from_pretrained(tmp_path / "model")
+    assert loaded.fingerprint == seal(model).fingerprint != without
+    np.testing.assert_allclose(loaded.embed_queries(TEXTS), expected, atol=5e-3)
+    again = loaded.embed_readings(loaded.read(TEXTS), "query")
+    np.testing.assert_allclose(again, expected, atol=5e-3)
+    np.testing.assert_allclose(loaded.embed_documents(TEXTS), documents, atol=5e-3)
 
 
 def test_fingerprint_follows_what_changes_vectors(base_folder, gem):

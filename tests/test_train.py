@@ -52,6 +52,7 @@ from gem_rag_train.schedule import rate
 from gem_rag_train.start import new_model
 from gem_rag_train.teacher import Teacher
 from gem_rag_train.trainer import Trainer
+from gem_rag_train.whitening import half_whitening
 
 
 class TinyMix:
@@ -587,6 +588,34 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path, scope):
     for name, other in (("num_special_tokens", 9), ("embed_layers", 1)):
         with pytest.raises(GemError, match=rf"differs from the recipe in \['{name}'\]"):
             new_model(replace(second.config, **{name: other}))
+
+
+def test_half_a_whitening_brings_large_variances_half_the_way_down():
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([9.0, 3.0, 1.0, 1.0, 0.5, 0.1])
+    turned = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    vectors = torch.randn(20_000, 6, generator=generator) * sizes.sqrt() @ turned.T + 5
+    found = half_whitening(vectors, most=4)
+    assert found.shape == (6, 2)  # the others vary less than the mean
+    after = (vectors - vectors @ found @ found.T).T.cov().double()
+    middle = sizes.mean()
+    expected = torch.tensor([(9 * middle) ** 0.5, (3 * middle) ** 0.5, *sizes[2:]]).double()
+    torch.testing.assert_close(torch.linalg.eigvalsh(after).flip(0), expected, rtol=0.05, atol=0)
+    assert half_whitening(vectors, most=1).shape == (6, 1)
+
+
+def test_a_run_whitens_what_it_trained_and_one_that_goes_on_keeps_it(config, tmp_path):
+    config = with_output(config, tmp_path / "a", steps=16)
+    plain = GemModel.from_pretrained(train(config))
+    whitened = GemModel.from_pretrained(train(with_output(config, tmp_path / "b", whitening=4)))
+    assert plain.whitening.shape[1] == 0 < whitened.whitening.shape[1] <= 4
+    for a, b in zip(plain.parameters(), whitened.parameters(), strict=True):
+        assert torch.equal(a, b)  # training itself is the same
+    on = with_output(config, tmp_path / "c", start_from=str(tmp_path / "b"), steps=1)
+    later = GemModel.from_pretrained(train(on))
+    assert torch.equal(later.whitening, whitened.whitening)
+    with pytest.warns(UserWarning, match="no whitening: the run has"):
+        train(with_output(config, tmp_path / "d", whitening=4, steps=1))
 
 
 def test_rows_of_one_source_are_no_negatives():

@@ -77,6 +77,8 @@ class TrainConfig:
         adapter_targets: Last names of the layers to adapt, such as "q_proj"; empty: all linear.
         full_fine_tuning: Train the base's weights instead of an adapter (scope ``always``); the
             checkpoint then holds its own base.
+        whitening: How many directions at most are weakened in queries' vectors, after training:
+            those in which texts differ more than on average, half the way to that. 0: none.
         query_instruction: As in `GemConfig`.
         document_instruction: As in `GemConfig`.
         start_from: A checkpoint to go on from (its base, K and adapter must be the recipe's).
@@ -153,6 +155,7 @@ class TrainConfig:
     adapter_alpha: float = 32.0
     adapter_targets: tuple[str, ...] = ()
     full_fine_tuning: bool = False
+    whitening: int = 0
     query_instruction: str = ""
     document_instruction: str = ""
     start_from: str = ""
@@ -191,7 +194,7 @@ class TrainConfig:
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
         at_least_0 = ("examples", "gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every")
-        for name in (*at_least_0, "patience", "seed", "max_grad_norm"):
+        for name in (*at_least_0, "patience", "seed", "max_grad_norm", "whitening"):
             self._require(getattr(self, name) >= 0, name, ">= 0")
         for name in ("mixed_precision", "reading_precision"):
             self._require(getattr(self, name) in PRECISIONS, name, f"one of {PRECISIONS}")

@@ -204,7 +204,7 @@ class KeptReadings:
         text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
         seeds = [(keys, values) for keys, values in block]
         tokens = together(self._head.expand(len(kept)), text)
-        return self._model.forward_specials(tokens, seeded_cache(seeds), None)
+        return self._model.forward_specials(tokens, seeded_cache(seeds), task, instructed=True)
 
     def fetch(self, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
         """Ask the system to bring texts' readings from disk in the background, where it can.

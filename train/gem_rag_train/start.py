@@ -42,6 +42,8 @@ def new_model(
         with torch.no_grad():
             for new, old in zip(model.parameters(), earlier.parameters(), strict=True):
                 new.copy_(old)
+        if not config.whitening:  # else it is found anew, from vectors without it
+            model.whitening = earlier.whitening.to(model.base.device)
         seal(model)
     return model
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,14 @@ from gem_rag_train.sharding import require_shardable, shard
 from gem_rag_train.start import language_rows, new_model
 from gem_rag_train.state import STATE, Average, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import KnownTexts, Teacher
+from gem_rag_train.whitening import half_whitening
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
 LM_TOKENS_PER_BATCH = 1024  # smaller, because every token has logits over the vocabulary
 KEPT_ROWS = 64  # in one forward from kept readings
+# Texts a whitening is found from, for each of a vector's numbers: some, and fewer than which is
+# chance (docs/experiments.md).
+WHITENED_BY, TOO_FEW = 8, 2
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
@@ -255,7 +260,10 @@ class Trainer:
         every = self.config.eval_every
         if not every or (self.step % every and self.step < self.config.steps):
             return {}
-        mine = self.heldout.measure() if self.heldout is not None else {}
+        mine: dict[str, float] = {}
+        if self.heldout is not None:
+            with self._whitened():
+                mine = self.heldout.measure()
         if self.config.adapter_scope != "tokens":
             self.model.forget_preambles()  # measured at full precision, and trained at the run's
         found: dict[str, float] = self.processes.from_main(mine)
@@ -268,6 +276,38 @@ class Trainer:
         self.best.offer(found[metric], metric, self.step, parameters_of(self.optimizer))
         return found
 
+    @contextmanager
+    def _whitened(self) -> Iterator[None]:
+        """With the whitening a checkpoint would have now; training goes on without it."""
+        before = self.model.whitening
+        self._whiten()
+        yield
+        self.model.whitening = before
+
+    def _whiten(self) -> None:
+        c, d = self.config, self.model.dim
+        if not c.whitening:
+            return
+        texts: dict[Text, None] = {}
+        for step in range(c.steps):
+            batch = texts_of(self.data.batch(step))
+            texts |= dict.fromkeys(text for text in batch if text[1] == "document")
+            if len(texts) >= WHITENED_BY * d:
+                break
+        if len(texts) < TOO_FEW * d:
+            warnings.warn(
+                f"no whitening: the run has {len(texts)} texts, and {TOO_FEW * d} are needed to "
+                f"tell what vectors of {d} numbers share; set whitening to 0, or train on more",
+                stacklevel=2,
+            )
+            return
+        self.model.whitening = half_whitening(self._embedded(list(texts)), c.whitening)
+
+    @torch.no_grad()
+    def _embedded(self, texts: Sequence[Text]) -> Tensor:
+        chunks, _ = self._chunks(texts)
+        return torch.cat([self._embed([texts[i] for i in chunk]) for chunk in chunks])
+
     def _save(self) -> None:
         self.folder.save(self.step, self.optimizer, self.best, self.average)
 
@@ -278,6 +318,8 @@ class Trainer:
         if self.best.weights:
             self._take(self.best.weights)
         self.model.forget_preambles()
+        if self.processes.is_main or self.processes.shards:
+            self._whiten()
         seal(self.model)
         if self.heldout is not None:
             self.heldout.record_checks(self.folder.folder, "after")
