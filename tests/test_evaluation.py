@@ -171,6 +171,14 @@ def test_intervals_hold_the_value_and_differences_are_paired():
         mine.minus(Sample.mean(hard[:5]))
 
 
+def test_an_interval_of_clusters_holds_their_value():
+    """Resamples alone agree better than the sample: they hold items twice."""
+    rng = np.random.default_rng(0)
+    sample = Sample("v_measure", (rng.integers(0, 15, 150), rng.integers(0, 15, 150)))
+    score = sample.score()
+    assert score.low < score.value < score.high
+
+
 def test_statistics():
     x = np.arange(20.0)
     assert Sample("spearman", (x, x**3)).value == pytest.approx(1)

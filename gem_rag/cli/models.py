@@ -85,7 +85,9 @@ def eval_(
         Path | None, typer.Option("--stsb", help="CSV of sentence1,sentence2,score.")
     ] = None,
     only: Annotated[str, typer.Option("--only", help="Parts, with commas between.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Small samples: minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small samples: some ten minutes.")
+    ] = False,
     paragraphs: Annotated[
         int | None, typer.Option("--paragraphs", help="Of each retrieval set.")
     ] = None,
