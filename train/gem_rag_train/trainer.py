@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -57,14 +56,11 @@ from gem_rag_train.sharding import require_shardable, shard
 from gem_rag_train.start import language_rows, new_model
 from gem_rag_train.state import STATE, Average, Best, RunFolder, parameters_of
 from gem_rag_train.teacher import KnownTexts, Teacher
-from gem_rag_train.whitening import half_whitening
+from gem_rag_train.whitening import half_whitening, some_texts
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
 LM_TOKENS_PER_BATCH = 1024  # smaller, because every token has logits over the vocabulary
 KEPT_ROWS = 64  # in one forward from kept readings
-# Texts a whitening is found from, for each of a vector's numbers: some, and fewer than which is
-# chance (docs/experiments.md).
-WHITENED_BY, TOO_FEW = 8, 2
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
@@ -285,23 +281,12 @@ class Trainer:
         self.model.whitening = before
 
     def _whiten(self) -> None:
-        c, d = self.config, self.model.dim
+        c = self.config
         if not c.whitening:
             return
-        texts: dict[Text, None] = {}
-        for step in range(c.steps):
-            batch = texts_of(self.data.batch(step))
-            texts |= dict.fromkeys(text for text in batch if text[1] == "document")
-            if len(texts) >= WHITENED_BY * d:
-                break
-        if len(texts) < TOO_FEW * d:
-            warnings.warn(
-                f"no whitening: the run has {len(texts)} texts, and {TOO_FEW * d} are needed to "
-                f"tell what vectors of {d} numbers share; set whitening to 0, or train on more",
-                stacklevel=2,
-            )
-            return
-        self.model.whitening = half_whitening(self._embedded(list(texts)), c.whitening)
+        texts = some_texts((self.data.batch(step) for step in range(c.steps)), self.model.dim)
+        if texts:
+            self.model.whitening = half_whitening(self._embedded(texts), c.whitening)
 
     @torch.no_grad()
     def _embedded(self, texts: Sequence[Text]) -> Tensor:
