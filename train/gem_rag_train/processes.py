@@ -49,6 +49,11 @@ class Processes:
         return self.rank == 0
 
     @property
+    def measures(self) -> bool:
+        """Whether this process measures: the first, or all where none has the whole base."""
+        return self.is_main or self.shards
+
+    @property
     def device(self) -> str:
         """Where this process's model goes."""
         return str(self._state.device)

@@ -140,7 +140,9 @@ class Trainer:
         self._require_memory()
         if config.activation_checkpointing:
             checkpoint_activations(self.model.base)
-        self.heldout = self._heldout(held_out) if config.eval_every else None
+        self.heldout: HeldOut | None = None
+        if config.eval_every and self.processes.measures:
+            self.heldout = HeldOut(self.model, config, held_out, keep=not self.processes.shards)
         self.best, self.average = Best(), Average()
         self.step = 0
         if resume:
@@ -173,13 +175,6 @@ class Trainer:
             max_length=c.max_length,
             memory=Path(f"{c.output}.scores{rank or ''}.jsonl"),
         )
-
-    def _heldout(self, pairs: Sequence[Pair]) -> HeldOut | None:
-        """The first process measures; all do where none has the whole base."""
-        together = self.processes.shards
-        if not (self.processes.is_main or together):
-            return None
-        return HeldOut(self.model, self.config, pairs, keep=not together)
 
     def _require_memory(self) -> None:
         """By the first batch's lengths."""
@@ -303,7 +298,7 @@ class Trainer:
         if self.best.weights:
             self._take(self.best.weights)
         self.model.forget_preambles()
-        if self.processes.is_main or self.processes.shards:
+        if self.processes.measures:
             self._whiten()
         seal(self.model)
         if self.heldout is not None:
@@ -353,8 +348,8 @@ class Trainer:
         parts = [self.processes.slice_of(pairs, r) for r in range(self.processes.count)]
         texts = texts_of(parts[self.processes.rank])
         chunks, lengths = self._chunks(texts)
-        back = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
-        back = back.to(self.model.base.device)
+        order = [i for chunk in chunks for i in chunk]
+        back = torch.tensor(order, device=self.model.base.device).argsort()
         chunks = self.processes.as_many(chunks, [0])  # a spare one's vectors are not taken back
 
         def loss(vectors: Tensor) -> Tensor:
