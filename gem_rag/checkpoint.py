@@ -282,21 +282,27 @@ def _load_weights(gem: GemModel, folder: Path) -> None:
     try:
         tensors = load_file(folder / TOKEN_VECTORS)
         vectors = tensors["special_tokens"]
-        if vectors.shape != gem.special_vectors.shape:
-            raise CheckpointError(
-                f"{folder / TOKEN_VECTORS} has shape {tuple(vectors.shape)}; the config and base "
-                f"need {tuple(gem.special_vectors.shape)}"
-            )
+        _require_shape("special_tokens", vectors, tuple(gem.special_vectors.shape), folder)
         with torch.no_grad():
             gem.special_vectors.copy_(vectors)
         if "whitening" in tensors:
-            gem.whitening = tensors["whitening"].float().to(gem.base.device)
+            whitening = tensors["whitening"].float().to(gem.base.device)
+            _require_shape("whitening", whitening, (gem.dim, whitening.shape[-1]), folder)
+            gem.whitening = whitening
         if gem.config.adapter.rank:
             gem.adapter.load_peft(load_file(folder / ADAPTER_WEIGHTS))
     except (FileNotFoundError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} is no whole GEM checkpoint: {error}; copy or fetch it again"
         ) from error
+
+
+def _require_shape(name: str, found: torch.Tensor, shape: tuple[int, ...], folder: Path) -> None:
+    if found.shape != shape:
+        raise CheckpointError(
+            f"{folder / TOKEN_VECTORS} has {name} of shape {tuple(found.shape)}; the config and "
+            f"base need {shape}"
+        )
 
 
 def save(gem: GemModel, folder: Path, *, card: str | None = None, with_base: bool = False) -> Path:

@@ -165,6 +165,15 @@ def test_a_missing_or_cut_file_is_an_error(saved, broken):
         checkpoint.load(saved)
 
 
+@pytest.mark.parametrize("name", ["special_tokens", "whitening"])
+def test_tensors_of_another_shape_are_refused_by_name(gem, saved, name):
+    file = saved / "special_tokens.safetensors"
+    tensors = {"whitening": torch.zeros(gem.dim, 2), **load_file(file)}
+    save_file({**tensors, name: torch.zeros(5, 2)}, file)
+    with pytest.raises(CheckpointError, match=rf"{name} of shape \(5, 2\)"):
+        GemModel.from_pretrained(saved)
+
+
 def test_configs_of_another_schema_or_with_nonsense_are_refused(saved):
     path = saved / "gem_config.json"
     good = json.loads(path.read_text())
