@@ -47,6 +47,7 @@ COLUMNS = {
     "seconds_a_step": "s a step",
 }
 ASKED = 100  # of each multiple-choice task
+TEXTS = ("examples", "shares", "batch_size", "written_questions")  # what decides about the texts
 Settings = dict[str, Any]
 NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
@@ -162,12 +163,17 @@ def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settin
     beyond = {key: settings.pop(key) for key in ("rule", "place") if key in settings}
     config = dataclasses.replace(base, **settings)
     facts = {**config.to_dict(), **beyond, "output": "", "readings": ""}
-    name = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:12]
+    name = _short(sorted(facts.items()))
     output = f"{base.output}/{name}"
-    others = settings.keys() & {"examples", "shares", "batch_size", "written_questions"}
-    if config.examples and others:  # the shared readings are of other texts
-        config = dataclasses.replace(config, readings=f"{output}.readings")
+    texts = [(key, settings[key]) for key in TEXTS if key in settings]
+    if config.examples and texts:  # the shared readings are of other texts
+        own = f"{base.output}/{_short(texts)}.readings"
+        config = dataclasses.replace(config, readings=own)
     return dataclasses.replace(config, output=output), beyond, name
+
+
+def _short(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, float]:
@@ -180,7 +186,7 @@ def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, 
     log = Path(f"{config.output}.run/log.jsonl").read_text().splitlines()
     seconds = float(np.median([json.loads(line)["seconds"] for line in log]))
     facts = measure(trainer.model, config, likeness) | {"seconds_a_step": seconds}
-    for folder in (config.output, f"{config.output}.run", f"{config.output}.readings"):
+    for folder in (config.output, f"{config.output}.run"):
         shutil.rmtree(folder, ignore_errors=True)
     return facts
 
@@ -221,6 +227,8 @@ def main() -> None:
             row = json.loads(file.read_text())
             cells = [f"{row[k]:.3f}" if k in row else "" for k in COLUMNS]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        for own in options.folder.glob("*.readings"):  # gigabytes, of this group's texts
+            shutil.rmtree(own)
 
 
 if __name__ == "__main__":
