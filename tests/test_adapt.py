@@ -12,7 +12,7 @@ from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
 from gem_rag_train import adapt as module
-from gem_rag_train import questions
+from gem_rag_train import preflight, questions
 from gem_rag_train.adapt import adapt
 from gem_rag_train.material import Asked, read_chunks
 from gem_rag_train.trainer import Trainer
@@ -214,7 +214,7 @@ def test_errors_say_what_is_needed(docs, checkpoint, tmp_path, monkeypatch):
         run(docs, checkpoint, tmp_path)
     with pytest.raises(GemError, match="one of them"):
         run(docs, checkpoint, tmp_path, minutes=1.0)
-    monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"gem-rag\[train\]"):
         run(docs, checkpoint, tmp_path)
 

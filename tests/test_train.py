@@ -302,6 +302,14 @@ def test_kept_readings_are_made_once_and_bounded(gem, tmp_path):
         KeptReadings(gem, tmp_path, most_bytes=10).add("texts", texts)
 
 
+def test_readings_that_float16_cannot_hold_are_refused(base_folder, tmp_path):
+    loud = create(base_folder)
+    for layer in loud.base.blocks:
+        layer.self_attn.k_proj.weight.data *= 1e7
+    with pytest.raises(GemError, match="beyond what float16 holds"):
+        KeptReadings(loud, tmp_path, most_bytes=10**9).add("texts", [((5, 6), "document")])
+
+
 def test_readings_in_use_survive_another_runs(gem, tmp_path):
     first, second = (KeptReadings(gem, tmp_path, most_bytes=10**9) for _ in range(2))
     mine, theirs = ([t.ids for t in gem.codec.encode_texts([x * 9], 20)] for x in ("a b ", "c d "))
@@ -534,6 +542,19 @@ def test_a_teachers_vectors_are_kept(tmp_path):
         assert other.embedded == len(set(wanted))
 
 
+def test_a_teacher_that_is_none_or_is_not_mean_pooled_is_refused(tmp_path):
+    with pytest.raises(GemError, match="no teacher 'no/such/teacher'"):
+        Teacher("no/such/teacher")
+    folder = tmp_path / "encoder"
+    make_base(folder)
+    assert Teacher(str(folder)).embed(["a text"]).shape == (1, Teacher(str(folder)).dim)
+    (folder / "1_Pooling").mkdir()
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text('{"word_embedding_dimension": 64, "pooling_mode_cls_token": true}')
+    with pytest.raises(GemError, match=r"has \['pooling_mode_cls_token'\]"):
+        Teacher(str(folder))
+
+
 def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Teacher", WordCounts)
     taught = with_output(
@@ -585,7 +606,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(config, tmp_path, scope):
     trained = GemModel.from_pretrained(second.run(show_progress=False))
     assert trained.fingerprint != earlier.fingerprint
     assert earlier.fingerprint == GemModel.from_pretrained(first).fingerprint
-    for name, other in (("num_special_tokens", 9), ("embed_layers", 1)):
+    for name, other in (("num_special_tokens", 9), ("embed_layers", 1), ("pooling", "concat")):
         with pytest.raises(GemError, match=rf"differs from the recipe in \['{name}'\]"):
             new_model(replace(second.config, **{name: other}))
 
@@ -651,7 +672,7 @@ def test_recipes(tmp_path):
         TrainConfig(batch_size=1)
 
 
-def test_settings_of_another_kind_are_refused_or_understood():
+def test_settings_of_another_kind_are_refused_or_understood(tmp_path):
     def recipe(**settings):
         return TrainConfig.from_recipe("default", settings)
 
@@ -677,6 +698,17 @@ def test_settings_of_another_kind_are_refused_or_understood():
         TrainConfig(written_questions=5)
     with pytest.raises(GemError, match="so is every other loss"):
         TrainConfig(contrastive=0.0)
+    for setting in ("ranker_temperature", "neighbourhood_temperature"):
+        with pytest.raises(GemError, match=f"{setting} is 0.0; expected above 0"):
+            TrainConfig(**{setting: 0.0})
+    for setting in ("learning_rate", "heldout_passages", "written_questions"):
+        with pytest.raises(GemError, match=f"{setting} is -1.*; expected >= 0"):
+            TrainConfig(**{setting: -1})
+    broken = tmp_path / "broken.toml"
+    broken.write_text("steps =")
+    with pytest.raises(GemError, match=r"broken\.toml is no TOML"):
+        TrainConfig.from_recipe(broken)
+    assert TrainConfig(output="~/mine").output == str(Path.home() / "mine")
     with pytest.raises(GemError, match="with others it never changes"):
         TrainConfig(best_metric="heldout_ntp_loss", eval_every=5)
 

@@ -126,6 +126,8 @@ def test_rows_are_the_tasks_asked_for(base_folder):
     end = tuple(model.codec.end_ids)
     assert rows(summary=1)[0] == Row(ids(own["summary"][0].second), ids("steam engines") + end)
     assert rows(soft_prompt=1)[0] == Row(ids("Who wrote it?"), ids("A child.") + end)
+    own["soft_prompt"] = [Pair("Who wrote it?", "A child. " * 20, "query_document", "")]
+    assert rows(soft_prompt=1)[0].suffix == ids("A child. " * 20)  # cut: it does not end there
     mixed = [r for step in range(50) for r in rows(0.8, step, reconstruction=1)]
     assert 0.7 < sum(not r.suffix for r in mixed) / len(mixed) < 0.9
 
@@ -309,6 +311,8 @@ def test_what_is_held_out_of_the_users_data_is_not_trained_on():
         ('{"query": "a", "positive": ""}', r"data.jsonl:1: 'positive' is ''"),
         ('{"query": "a", "positive": "b", "negatives": "c"}', r":1: 'negatives' is 'c'"),
         ("[1]", r":1: found list"),
+        (r'{"text": "half \ud83d"}', r":1: 'text' is "),
+        (r'{"query": "a", "positive": "b", "negatives": ["\ud83d"]}', r":1: 'negatives' is "),
     ],
 )
 def test_broken_files_are_found_before_the_first_step(tmp_path, content, error):
@@ -318,6 +322,11 @@ def test_broken_files_are_found_before_the_first_step(tmp_path, content, error):
         load_files([file])
     with pytest.raises(GemError, match="does not exist"):
         load_files([tmp_path / "none.jsonl"])
+    with pytest.raises(GemError, match="is a folder"):
+        load_files([tmp_path])
+    (tmp_path / "rows.csv").write_text("query,positive\na,b\n")
+    with pytest.raises(GemError, match=r"is .csv; expected .jsonl"):
+        load_files([tmp_path / "rows.csv"])
 
 
 def test_the_paper_recipe_is_the_papers():

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 import training_run
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import make_base
 
 from gem_rag.checkpoint import weights_hash
 from gem_rag.errors import GemError, MissingExtraError, UnsupportedModelError
 from gem_rag.model import GemModel
-from gem_rag_train import TrainConfig, train
+from gem_rag_train import TrainConfig, preflight, train
 from gem_rag_train import trainer as trainer_module
 from gem_rag_train.data import Pair
 from gem_rag_train.precision import require_precision, resolved
@@ -170,11 +170,14 @@ def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
 
 def test_the_best_weights_are_kept_and_a_run_that_stalls_stops(config, tmp_path, fake_heldout):
     stops = replace(config, steps=30, eval_every=1, patience=2)
+    Path(config.base, "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
     folder = train(stops, show_progress=False)
     log = log_of(stops)
     assert [line["heldout_ndcg10"] for line in log] == pytest.approx([0.8, 0.9, 1.0, 0.9, 0.8])
     assert Path(f"{config.output}.run/checks.txt").read_text() == "before\nafter\n"
-    assert "heldout_ndcg10 1.000 at step 3 of 30" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "heldout_ndcg10 1.000 at step 3 of 30, on 3 held-out pairs" in card
+    assert "whose licence is mit" in card
     third = Trainer(replace(stops, output=str(tmp_path / "third")), resume=False)
     for _ in range(3):
         third.train_step()
@@ -285,6 +288,43 @@ def test_a_folder_that_is_in_use_is_never_replaced(config):
         train(replace(config, steps=1), show_progress=False)
 
 
+def refuse(*args, **options):
+    raise OSError("no token")
+
+
+def broken_base(folder):
+    """A base of which one number is NaN."""
+    tensors = load_file(make_base(folder) / "model.safetensors")
+    tensors["model.norm.weight"][0] = math.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_cached_gradients_need_the_memory_of_one_forward(config, monkeypatch):
+    needed = []
+    monkeypatch.setattr(trainer_module, "require_memory", lambda *_, **size: needed.append(size))
+    for scope, cached in (("tokens", 0), ("tokens", 30), ("always", 0), ("always", 30)):
+        Trainer(replace(config, adapter_scope=scope, gradcache_tokens=cached), resume=False)
+    for whole, part in (needed[:2], needed[2:]):
+        assert part["live"] < whole["live"] / 3
+        assert part["read"] <= 30 < whole["read"]
+
+
+def test_a_containers_limit_is_the_memory_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert preflight.free_memory(torch.device("cpu")) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert preflight.free_memory(torch.device("cpu")) > 1000
+
+
+def test_it_is_said_what_a_run_on_few_rows_is_measured_by(config, fake_heldout):
+    with pytest.warns(UserWarning, match="BoolQ's dev part; set eval_every to 0"):
+        Trainer(replace(config, eval_every=2), resume=False)
+
+
 def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkeypatch):
     def fails(match, error=GemError, **changes):
         with pytest.raises(error, match=match):
@@ -306,9 +346,22 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     fails("best_metric", best_metric="loss")
     fails("raw_share", raw_share=2.0)
     fails("expected shares|lm_tasks", lm_tasks={"poetry": 1.0})
-    monkeypatch.setattr("gem_rag_train.preflight.free_memory", lambda device: 1000)
+    fails("embed_layers to 0", embed_layers=1)
+    fails("give no questions", adapter_scope="tokens", data_files=(), ranker_weight=1.0)
+    free = "gem_rag_train.preflight.free_memory"
+    monkeypatch.setattr(free, lambda device: 1000)
+    fails(r"base .* takes .* GB, but .* free; free some")
+    monkeypatch.setattr(trainer_module, "require_room_for_base", lambda config, device: None)
     fails("GB of memory are free; lower batch_size")
     monkeypatch.undo()
+    find_spec = preflight.find_spec
+    monkeypatch.setattr(preflight, "find_spec", lambda n: None if n == "tomli_w" else find_spec(n))
+    fails(r"gem-rag\[train\]", MissingExtraError)
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: types.SimpleNamespace(create_repo=refuse))
+    fails("run `hf auth login`", push_to_hub="me/mine")
+    monkeypatch.undo()
+    fails("gives NaN or infinity", base=str(broken_base(tmp_path / "broken")))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     fails("run `accelerate config` for FSDP")
     monkeypatch.undo()
@@ -331,11 +384,11 @@ def test_tensorboard_report_and_hub(config, monkeypatch):
     pushed = []
 
     class Api:
-        def create_repo(self, name, exist_ok):
-            pushed.append(name)
+        def create_repo(self, name, exist_ok, private):
+            pushed.append((name, private))
 
-        def upload_folder(self, folder_path, repo_id):
-            pushed.append((folder_path, repo_id))
+        def upload_folder(self, folder_path, repo_id, ignore_patterns):
+            pushed.append((folder_path, repo_id, ignore_patterns))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     monkeypatch.setattr(
@@ -360,11 +413,15 @@ def test_tensorboard_report_and_hub(config, monkeypatch):
     board.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
     folder = train(
-        replace(config, steps=2, tensorboard=True, push_to_hub="me/mine"), show_progress=True
+        replace(config, steps=2, tensorboard=True, push_to_hub="me/mine", hub_private=True),
+        show_progress=True,
     )
+    local = ["recipe.toml", "report.html"]  # they name the user's folders
     assert pushed == [
-        (Path(f"{config.output}.run"), folder), "me/mine", (str(folder), "me/mine")
-    ]  # fmt: skip
+        ("me/mine", True),
+        (Path(f"{config.output}.run"), folder),
+        (str(folder), "me/mine", local),
+    ]
     assert [step for step, _ in written["ntp"]] == [1, 2]
 
 
@@ -373,6 +430,10 @@ def test_a_run_goes_on_with_the_same_files_and_may_save_more_often(config, tmp_p
     begun.train_step()
     begun._save()
     assert Trainer(replace(config, checkpoint_every=1), resume=True).step == 1
+    Path(f"{config.output}.run").rename(tmp_path / "moved.run")
+    moved = replace(config, output=str(tmp_path / "moved"))
+    assert Trainer(moved, resume=True).step == 1
+    (tmp_path / "moved.run").rename(f"{config.output}.run")
     file = Path(config.data_files[0])
     file.write_text(file.read_text() + "\n")
     with pytest.raises(GemError, match="trained on other contents of data_files"):

@@ -20,6 +20,8 @@ from gem_rag_train.trainer import Trainer
 class FakeHeldOut:
     """A quality that rises and falls, whatever the weights: the third measurement is the best."""
 
+    what = "3 held-out pairs"
+
     def __init__(self, model, config, pairs, *, keep):
         self.count = 0
 

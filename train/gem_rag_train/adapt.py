@@ -20,12 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from gem_rag.checkpoint import name_of
-from gem_rag.errors import GemError, MissingExtraError
+from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir, atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.evaluation.embedding import gains
 from gem_rag_train.material import Material, found_at, gather, read_chunks
+from gem_rag_train.preflight import require_extra
 from gem_rag_train.state import LOG, STATE
 from gem_rag_train.trainer import train
 
@@ -141,7 +142,7 @@ def adapt(
             ``tokens``, or a training error.
         MissingExtraError: The extra ``train`` is not installed.
     """
-    _require_extra()
+    require_extra()
     if steps is not None and minutes is not None:
         raise GemError("got both steps and minutes; give one of them")
     output = Path(output)
@@ -339,10 +340,3 @@ def judge(material: Material, after: Tensor) -> Verdict:
 def scores(places: np.ndarray) -> Found:
     """Means over questions."""
     return Found(float((places == 0).mean()), float(gains(places).mean()))
-
-
-def _require_extra() -> None:
-    try:
-        import scipy.stats  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("adapting to documents", "train") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from gem_rag.checkpoint import default_card
+from gem_rag.checkpoint import CARD, EMBEDDED_BASE, default_card, resolve_base
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of
@@ -12,7 +13,12 @@ from gem_rag_train.state import Best
 from gem_rag_train.teacher import TEACHERS
 
 
-def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -> str:
+def model_card(
+    model: GemModel,
+    config: TrainConfig,
+    best: Best | None = None,
+    measured_on: str = "",
+) -> str:
     """Markdown: how to use the checkpoint, its recipe, data, licences and held-out quality."""
     teachers = [TEACHERS[config.teacher]] if config.teacher in TEACHERS else []
     rows = [
@@ -26,14 +32,26 @@ def model_card(model: GemModel, config: TrainConfig, best: Best | None = None) -
     if best is not None and best.value is not None:
         quality = (
             f"## Held-out quality\n\n{config.best_metric} {best.value:.3f} at step {best.step} of "
-            f"{config.steps}; these weights were kept.\n\n"
+            f"{config.steps}, on {measured_on}; these weights were kept.\n\n"
         )
     return (
         f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
         "fetches what has a package.\n\n| source | package | licence | what |\n|---|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\n{quality}## Recipe\n\n```toml\n{_recipe(config)}```\n"
+        + f"\n\n{quality}## Licence\n\nMade from {config.base}, whose licence is "
+        f"{_licence(config.base)}, and from the data above; what they allow, its maker may allow."
+        f"\n\n## Recipe\n\n```toml\n{_recipe(config)}```\n"
     )
+
+
+def _licence(base: str) -> str:
+    """By the base's own card."""
+    if base == EMBEDDED_BASE:
+        return "Apache-2.0"
+    card = resolve_base(base) / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    return found[1] if found else "not in its folder"
 
 
 def _recipe(config: TrainConfig) -> str:
@@ -43,4 +61,7 @@ def _recipe(config: TrainConfig) -> str:
     values = config.to_dict()
     for folder in ("output", "readings"):
         del values[folder]
+    for one in ("start_from", "teacher"):
+        if Path(values[one]).is_absolute():
+            values[one] = Path(values[one]).name
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

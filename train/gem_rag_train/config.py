@@ -16,6 +16,14 @@ RECIPE = "recipe.toml"  # a run's own, in its checkpoint
 RECIPES = Path(__file__).parent / "recipes"
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
 TAUGHT = ("alignment", "neighbourhood", "distillation")  # weights of what a teacher says
+AT_LEAST_1 = ("steps", "cycles", "batch_size", "max_length", "checkpoint_every", "neighbours")
+ABOVE_0 = tuple(f"{what}_temperature" for what in ("neighbourhood", "distillation", "ranker"))
+AT_LEAST_0 = (
+    *("examples", "gradcache_tokens", "written_questions", "heldout_passages", "eval_every"),
+    *("patience", "seed", "max_grad_norm", "warmup_steps", "alpha_hold", "alpha_ramp"),
+    *("learning_rate", "ntp_learning_rate", "token_learning_rate", "weight_decay"),
+    *("contrastive", *TAUGHT, "ranker_weight", "ranker_candidates", "whitening", "embed_layers"),
+)
 EXPECTED = {
     bool: "true or false",
     int: "a whole number",
@@ -42,8 +50,9 @@ class TrainConfig:
         data_files: Your own training data: JSONL (its columns decide the kind) or documents.
         steps: Optimizer steps.
         batch_size: Pairs per step, over all processes; the other pairs are the negatives.
-        gradcache_tokens: Bound of a forward pass's tokens; the batch's gradients are then cached
-            (GradCache), so that its size costs time and no memory. 0 keeps the whole graph.
+        gradcache_tokens: Bound of a forward pass's tokens (with `examples`: it takes 64 texts);
+            the batch's gradients are then cached (GradCache), so that its size costs time and no
+            memory. 0 keeps the whole graph.
         lm_tasks: Share of each task among the language-model rows that carry special tokens:
             "reconstruction", "continuation", and of `data_files` "summary", "soft_prompt".
         raw_share: The paper's p: share of rows of raw text. Of use with scope ``always`` alone:
@@ -81,7 +90,8 @@ class TrainConfig:
             those in which texts differ more than on average, half the way to that. 0: none.
         query_instruction: As in `GemConfig`.
         document_instruction: As in `GemConfig`.
-        start_from: A checkpoint to go on from (its base, K and adapter must be the recipe's).
+        start_from: A checkpoint to go on from (its base, K, pooling, scope, layers and adapter must
+            be the recipe's).
         examples: Draw this many pairs once, keep their readings on disk and train on them in
             epochs: each step then costs only the special tokens. 0 draws new pairs each step.
         readings: Folder of those readings, which runs on the same texts can share; empty is
@@ -92,12 +102,14 @@ class TrainConfig:
             "bf16" where the hardware has it.
         written_questions: About so many questions that the model itself writes for passages that
             were drawn (with `examples`): further pairs, without labels. Dropped are those that do
-            not lead the teacher, or without one the checkpoint of `start_from`, to their passage.
+            not lead the teacher, or without one the checkpoint of `start_from`, to their passage;
+            without either all are kept.
         neighbours: With a teacher and `examples`, a batch is made of so many texts at a time that
             are near to each other: harder negatives. 1 is by chance.
         contrastive: Weight of InfoNCE over the batch; 0 leaves embedding to the teachers alone.
-        teacher: An embedder: "all-MiniLM-L6-v2", a folder or hub id. It is distilled from, finds
-            false negatives, and drops written questions that do not lead back to their passage.
+        teacher: An embedder: "all-MiniLM-L6-v2", or a folder or hub id of an encoder whose vectors
+            are its tokens' mean. It is distilled from, finds false negatives and hard ones, and
+            drops written questions that do not lead back to their passage.
         alignment: Weight of the loss that brings each vector to the teacher's of the same text, the
             teacher's space being turned onto the model's; 0 is without it.
         neighbourhood: Weight of the loss that gives each vector the teacher's neighbours among all
@@ -119,6 +131,7 @@ class TrainConfig:
         patience: Stop after so many measurements without a better one; 0: never.
         tensorboard: Log to TensorBoard, in the run's folder (extra ``tensorboard``).
         push_to_hub: "user/name" on the hub to upload the checkpoint to.
+        hub_private: Make that repository a private one, if it is new.
     """
 
     base: str = "embedded:smollm2-135m-instruct"
@@ -182,19 +195,24 @@ class TrainConfig:
     patience: int = 0
     tensorboard: bool = False
     push_to_hub: str = ""
+    hub_private: bool = False
 
     def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
             object.__setattr__(self, one.name, self._of_its_kind(one))
+        for name in ("output", "readings"):
+            object.__setattr__(self, name, at_home(getattr(self, name)))
+        object.__setattr__(self, "data_files", tuple(map(at_home, self.data_files)))
         if not self.shares and not self.data_files:
             object.__setattr__(self, "shares", {"crops": 1.0})
-        for name in ("steps", "cycles", "batch_size", "max_length", "checkpoint_every"):
+        for name in AT_LEAST_1:
             self._require(getattr(self, name) >= 1, name, ">= 1")
+        for name in ABOVE_0:
+            self._require(getattr(self, name) > 0, name, "above 0")
         self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
-        at_least_0 = ("examples", "gradcache_tokens", "alpha_hold", "alpha_ramp", "eval_every")
-        for name in (*at_least_0, "patience", "seed", "max_grad_norm", "whitening"):
+        for name in AT_LEAST_0:
             self._require(getattr(self, name) >= 0, name, ">= 0")
         for name in ("mixed_precision", "reading_precision"):
             self._require(getattr(self, name) in PRECISIONS, name, f"one of {PRECISIONS}")
@@ -253,6 +271,12 @@ class TrainConfig:
                 self.adapter_scope == "always", "adapter_scope", "'always' with full_fine_tuning"
             )
             self._require(not self.start_from, "start_from", "'' with full_fine_tuning: set base")
+        if self.embed_layers and self.trains_language:
+            raise GemError(
+                "recipe: embed_layers with a next-token loss (alpha_hold, alpha_ramp, or alpha_end "
+                "below 1) would predict from layers that never predict; set embed_layers to 0, or "
+                "train the contrastive loss alone"
+            )
         if self.patience and not self.eval_every:
             raise GemError("recipe: patience needs eval_every, the steps between measurements")
 
@@ -285,13 +309,16 @@ class TrainConfig:
         Raises:
             GemError: No such recipe, an unknown key, or a value of the wrong type.
         """
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         if not path.suffix:
             path = RECIPES / f"{name_or_path}.toml"
         if not path.is_file():
             bundled = sorted(p.stem for p in RECIPES.glob("*.toml"))
             raise GemError(f"no recipe {str(name_or_path)!r}; expected a .toml file or {bundled}")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise GemError(f"recipe {path} is no TOML: {error}") from None
         known = {f.name: f.type for f in dataclasses.fields(cls)}
         for key, text in (overrides or {}).items():
             value = _parse(text)
@@ -311,6 +338,11 @@ class TrainConfig:
         import tomli_w
 
         return tomli_w.dumps(self.to_dict())
+
+
+def at_home(path: str) -> str:
+    """A path with its ``~`` written out; anything else as it is."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _is_number(value: object) -> bool:

@@ -254,8 +254,9 @@ TASKS: dict[str, tuple[Draw, tuple[Source, ...]]] = {  # of sources of their own
 def sources_of(shares: Mapping[str, float], prose: Mapping[str, float]) -> list[Source]:
     """The packages that tasks with a share draw from."""
     own = {name: sources for name, (_, sources) in (*ON_PROSE.items(), *TASKS.items())}
-    found = [source for task in shares for source in own.get(task, ())]
-    if shares.keys() & ON_PROSE.keys():
+    tasks = [task for task, share in shares.items() if share]
+    found = [source for task in tasks for source in own.get(task, ())]
+    if ON_PROSE.keys() & set(tasks):
         found += [PROSE[name][0] for name, share in prose.items() if share]
     return list(dict.fromkeys(found))
 

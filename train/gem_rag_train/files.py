@@ -24,6 +24,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "soft_prompt": ("prompt", "answer"),
     "texts": ("text",),
 }
+TABLES = (".json", ".csv", ".tsv", ".parquet", ".xlsx")  # rows, but not as they are read here
 NEGATIVES = "negatives"  # of "labelled", optional: texts that look right and are not
 Row = tuple[Kind, dict[str, Any]]
 _EXPECTED = (
@@ -110,9 +111,12 @@ def load_files(paths: Sequence[str | Path]) -> UserData:
     texts: list[str] = []
     for path in map(Path, paths):
         if not path.is_file():
-            raise GemError(f"data file {path} does not exist; expected .jsonl or a document")
-        if path.suffix.lower() == ".json":
-            raise GemError(f"{path} is JSON; expected .jsonl, one object a line, or a document")
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise GemError(f"data file {path} {found}; expected .jsonl or a document")
+        if path.suffix.lower() in TABLES:
+            raise GemError(
+                f"{path} is {path.suffix}; expected .jsonl, one object a line, or a document"
+            )
         is_rows = path.suffix.lower() in (".jsonl", ".ndjson")
         rows = list(_lines(path) if is_rows else _parts(path))
         if not rows:
@@ -163,11 +167,22 @@ def _row(line: str, where: str) -> Row:
 
 def _check(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
     for column in columns:
-        if not isinstance(row[column], str) or not row[column].strip():
+        if not _is_text(row[column]):
             raise GemError(f"{where}: {column!r} is {row[column]!r}; expected a text")
     negatives = row.get(NEGATIVES, [])
-    if not isinstance(negatives, list) or not all(isinstance(n, str) and n for n in negatives):
+    if not isinstance(negatives, list) or not all(map(_is_text, negatives)):
         raise GemError(f"{where}: {NEGATIVES!r} is {negatives!r}; expected a list of texts")
+
+
+def _is_text(value: object) -> bool:
+    r"""Words in valid Unicode: JSON can hold half a character (``"\ud83d"``)."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pair(kind: Kind, row: dict[str, Any]) -> Pair:

@@ -35,6 +35,9 @@ CHECKS = "checks.json"
 class HeldOut:
     """A fixed retrieval task over texts that are not trained on.
 
+    Attributes:
+        what: It in words, for the model card.
+
     Args:
         model: What is measured; its weights may change between measurements.
         config: The run's recipe. With scope ``tokens`` the texts are read once, into the folder
@@ -58,6 +61,8 @@ class HeldOut:
     ) -> None:
         self.model = model
         self.pairs = list(pairs) or questions(config.heldout_passages)
+        source = "the data files" if pairs else "BoolQ's dev part"
+        self.what = f"{len(self.pairs)} held-out pairs of {source}"
         if len(self.pairs) < 2:
             raise GemError(f"{len(self.pairs)} pair is held out; expected 2 at least")
         self.long_texts = longest([p.second for p in pairs] if pairs else articles(), LONG_TEXTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import weakref
@@ -109,8 +110,9 @@ class KeptReadings:
         if size > self._most_bytes:
             raise GemError(
                 f"the readings of {texts} texts take {size / 1e9:.1f} GB, "
-                f"the bound is {self._most_bytes / 1e9:.1f} GB; lower examples or max_length, or "
-                "raise kept_gigabytes"
+                f"the bound is {self._most_bytes / 1e9:.1f} GB; raise kept_gigabytes to "
+                f"{math.ceil(size / 1e9)}, or lower examples ({self._most_bytes / size:.0%} of the "
+                "texts fit) or max_length"
             )
 
     def add(self, name: str, texts: Iterable[tuple[Sequence[int], Task]]) -> None:
@@ -165,8 +167,13 @@ class KeptReadings:
                 for row, i in enumerate(rows):
                     layers = row_of(tokens, cache, row)
                     block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, H, n, D)
-                    block = block[:, :, :, head:].permute(3, 0, 1, 2, 4)
-                    data[starts[i] : starts[i + 1]] = block.half().cpu().numpy()
+                    block = block[:, :, :, head:].permute(3, 0, 1, 2, 4).half()
+                    if not block.isfinite().all():
+                        raise GemError(
+                            "this base's keys or values are beyond what float16 holds, so its "
+                            "readings cannot be kept; read afresh with examples=0"
+                        )
+                    data[starts[i] : starts[i + 1]] = block.cpu().numpy()
                 advance(len(rows))
         data.flush()
 

@@ -71,10 +71,9 @@ class LanguageRows:
         (task,) = rng.choices(self._tasks, self._shares)
         if not raw and task in FROM_FILES:
             other = rng.choice(self._own[task])
-            first, second = self._ids(other.first), self._ids(other.second)
-            # The suffix is a whole answer, so the model learns to end it.
-            end = tuple(self._codec.end_ids)
-            return Row(second, first + end) if task == "summary" else Row(first, second + end)
+            if task == "summary":
+                return Row(self._ids(other.second), self._ended(other.first))
+            return Row(self._ids(other.first), self._ended(other.second))
         text = self._ids(pair.second if pair.kind == "query_document" else pair.first)
         if raw:
             return Row(text)
@@ -85,6 +84,11 @@ class LanguageRows:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._codec.encode_texts([text], self._max_length)[0].ids)
+
+    def _ended(self, text: str) -> tuple[int, ...]:
+        """An answer with its end, unless it was cut: to stop there is not to be learnt."""
+        (answer,) = self._codec.encode_texts([text], self._max_length)
+        return (*answer.ids, *(() if answer.cut else self._codec.end_ids))
 
 
 def spare_row(special: bool) -> Row:

@@ -3,18 +3,65 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from gem_rag.base import Base
-from gem_rag.errors import GemError
+from gem_rag.checkpoint import resolve_base
+from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 
 BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so far; all fp32
+
+EXTRA = ("accelerate", "matplotlib", "psutil", "scipy", "tomli_w")  # what a run comes to need
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def require_extra() -> None:
+    """Raise `MissingExtraError` now, not when the last step is done."""
+    if not all(map(find_spec, EXTRA)):
+        raise MissingExtraError("training", "train")
+
+
+def require_room_for_base(config: TrainConfig, device: torch.device) -> None:
+    """Raise `GemError` if the base's weights are larger than the memory that is free."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = resolve_base(config.base)
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with suppress(SafetensorError), safe_open(file, "pt") as tensors:  # loading says it better
+            shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
+            count += sum(map(math.prod, shapes))
+    # It is loaded on the CPU first, and stays in float32 there.
+    needed = count * (4 if device.type == "cpu" else 2)
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise GemError(
+            f"base {config.base} takes {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory "
+            "are free; free some, or choose a smaller base"
+        )
+
+
+@torch.no_grad()
+def require_finite(model: GemModel) -> None:
+    """Raise `GemError` if the base gives no numbers to learn from."""
+    ids = model.codec.encode_texts(["A text to see."], None)[0].ids
+    finite = model.forward_texts([ids], "document").isfinite().all()
+    model.forget_preambles()
+    if not finite:
+        raise GemError(
+            f"base {model.config.base.name} gives NaN or infinity for a plain text in "
+            f"{model.base.dtype}; its weights are damaged: fetch them again"
+        )
 
 
 def require_context(model: GemModel, config: TrainConfig) -> None:
@@ -71,7 +118,19 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return int(min(psutil.virtual_memory().available, _left_in_container()))
+
+
+def _left_in_container() -> float:
+    """Bytes up to the limit of a container (cgroup v2); infinite where there is none."""
+    try:
+        most = (CGROUP / "memory.max").read_text()
+        used = int((CGROUP / "memory.current").read_text())
+        facts = (line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used -= int(dict(facts).get("inactive_file", 0))  # cached files, which give way
+        return int(most) - used
+    except (OSError, ValueError):  # "max" is no number
+        return math.inf
 
 
 def keep_freed_memory() -> None:

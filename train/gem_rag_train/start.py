@@ -50,7 +50,7 @@ def new_model(
 
 def _shape(model: GemModel) -> dict[str, Any]:
     """What two models have in common whose weights mean the same."""
-    names = ("preamble_ids", "num_special_tokens", "adapter_scope", "adapter")
+    names = ("preamble_ids", "num_special_tokens", "pooling", "adapter_scope", "adapter")
     return {
         "base": model.config.base.weights,
         "tokenizer": model.codec.serialized(),

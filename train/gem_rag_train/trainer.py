@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -45,12 +46,15 @@ from gem_rag_train.precision import autocast, require_precision
 from gem_rag_train.preflight import (
     keep_freed_memory,
     require_context,
+    require_extra,
+    require_finite,
     require_memory,
+    require_room_for_base,
 )
 from gem_rag_train.prepare import prepare
 from gem_rag_train.processes import Processes
 from gem_rag_train.ranker import Ranker
-from gem_rag_train.report import write_report
+from gem_rag_train.report import REPORT, write_report
 from gem_rag_train.schedule import alpha, peak, rate
 from gem_rag_train.sharding import require_shardable, shard
 from gem_rag_train.start import language_rows, new_model
@@ -64,6 +68,11 @@ KEPT_ROWS = 64  # in one forward from kept readings
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
+LOOK_AHEAD = 4  # batches, in which a kind of pair that has a share is seen
+FEW_ROWS = (
+    "data_files have too few different passages to hold a tenth out: what is measured, and decides "
+    "which weights are kept, is BoolQ's dev part; set eval_every to 0 to keep the last weights"
+)
 # Losses on embeddings, and the settings that weigh them.
 WEIGHTS = {
     "contrastive": "contrastive",
@@ -98,6 +107,7 @@ class Trainer:
     """A run: model, data, optimizer, and the step they are at."""
 
     def __init__(self, config: TrainConfig, *, resume: bool) -> None:
+        require_extra()
         self.processes = Processes()
         if self.processes.shards:
             require_shardable(config)
@@ -123,11 +133,15 @@ class Trainer:
         self.user, held_out = load_files(config.data_files), list[Pair]()
         if config.eval_every:
             self.user, held_out = hold_out(self.user, config.heldout_passages, config.seed)
+            if config.data_files and not held_out:
+                warnings.warn(FEW_ROWS, stacklevel=3)
         self.data: TrainingMix | Pool = training_mix(config, self.user, self.processes.count)
         device = self.processes.device
+        require_room_for_base(config, torch.device(device))
         prepare = partial(shard, device=device, config=config) if self.processes.shards else None
         self.model = new_model(config, device, prepare)
         use_grouped_attention(self.model.base)
+        require_finite(self.model)
         require_context(self.model, config)
         self.rows = language_rows(config, self.model, self.user)
         self.kept: KeptReadings | None = None
@@ -144,6 +158,8 @@ class Trainer:
         if config.eval_every and self.processes.measures:
             self.heldout = HeldOut(self.model, config, held_out, keep=not self.processes.shards)
         self.best, self.average = Best(), Average()
+        if config.push_to_hub and self.processes.is_main:
+            make_repository(config)  # a login that is missing is found now, not after the training
         self.step = 0
         if resume:
             self.step, self.best, self.average = self.folder.load(self.optimizer)
@@ -177,17 +193,19 @@ class Trainer:
         )
 
     def _require_memory(self) -> None:
-        """By the first batch's lengths."""
+        """By the first batch's lengths, and with cached gradients by its largest forward."""
         c = self.config
-        texts = texts_of(self.processes.slice_of(self.data.batch(0)))
-        read = sum(map(len, self._tokenize([text for text, _ in texts])))
-        read = min(read, c.gradcache_tokens or read)
-        live = c.num_special_tokens * len(texts) + (read if c.adapter_scope != "tokens" else 0)
+        chunks, lengths = self._chunks(texts_of(self.processes.slice_of(self.data.batch(0))))
+        at_once = chunks if c.gradcache_tokens else [list(range(len(lengths)))]
+        read = [sum(lengths[i] for i in chunk) for chunk in at_once]
+        live = [c.num_special_tokens * len(chunk) for chunk in at_once]
+        if c.adapter_scope != "tokens":
+            live = [specials + text for specials, text in zip(live, read, strict=True)]
         require_memory(
             self.model.base,
             parameters_of(self.optimizer),
-            live=live // (self.model.base.num_layers if c.activation_checkpointing else 1),
-            read=read,
+            live=max(live) // (self.model.base.num_layers if c.activation_checkpointing else 1),
+            read=max(read),
             advice="lower batch_size or max_length, or set gradcache_tokens (such as 2048)",
         )
 
@@ -304,7 +322,8 @@ class Trainer:
         if self.heldout is not None:
             self.heldout.record_checks(self.folder.folder, "after")
         if self.processes.is_main:
-            card = model_card(self.model, self.config, self.best)
+            measured_on = "" if self.heldout is None else self.heldout.what
+            card = model_card(self.model, self.config, self.best, measured_on)
             full = self.config.full_fine_tuning
             self.model.save_pretrained(self.output, card=card, with_base=full)
             atomic_write(self.output / RECIPE, self.config.to_toml())
@@ -494,7 +513,7 @@ class Trainer:
 
     def _batches(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
         """What one forward takes; from kept readings padding costs little, and rows are tokens."""
-        if self.kept is None:
+        if not self.config.examples:
             yield from by_budget(order, lengths, self.config.gradcache_tokens or TOKENS_PER_BATCH)
             return
         for start in range(0, len(order), KEPT_ROWS):
@@ -514,7 +533,7 @@ class Trainer:
 
 
 def training_mix(config: TrainConfig, user: UserData, processes: int) -> TrainingMix:
-    """The run's batches; one is drawn, so that data that cannot make a batch is found now."""
+    """The run's batches; some are drawn, so that what the data do not give is found now."""
     size = config.batch_size
     if size % processes:
         raise GemError(
@@ -532,13 +551,41 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
             "--set 'shares={}' to train on the files alone"
         )
     mix.batch(0)
+    if config.ranker_weight and not (config.written_questions or _asks(mix)):
+        raise GemError(
+            f"ranker_weight is above 0, but {sorted(shares)} give no questions to rank for; add "
+            "one of clozes, headings, labelled, questions, titles to shares, or set "
+            "written_questions"
+        )
     return mix
 
 
+def _asks(mix: TrainingMix) -> bool:
+    drawn = (pair for step in range(LOOK_AHEAD) for pair in mix.batch(step))
+    return any(pair.kind == "query_document" for pair in drawn)
+
+
+def make_repository(config: TrainConfig) -> None:
+    """The hub's repository that the checkpoint goes to, with the user's own login.
+
+    Raises:
+        GemError: The hub cannot be reached, or does not allow it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = config.push_to_hub
+    try:
+        HfApi().create_repo(name, exist_ok=True, private=config.hub_private or None)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise GemError(
+            f"push_to_hub is {name!r}, but the hub did not take it ({error}); run `hf auth login`, "
+            "check the name, or leave it out"
+        ) from error
+
+
 def push(folder: Path, name: str) -> None:
-    """Upload a checkpoint to the hub, with the user's own login."""
+    """Upload a checkpoint; not its recipe and report, which name the user's own folders."""
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    api.create_repo(name, exist_ok=True)
-    api.upload_folder(folder_path=str(folder), repo_id=name)
+    HfApi().upload_folder(folder_path=str(folder), repo_id=name, ignore_patterns=[RECIPE, REPORT])
