@@ -49,8 +49,8 @@ COLUMNS = {
 ASKED = 100  # of each multiple-choice task
 TEXTS = ("examples", "shares", "batch_size", "written_questions")  # what decides about the texts
 Settings = dict[str, Any]
-NO_TEACHER: Settings = dict.fromkeys(TAUGHT, 0.0)
-ALONE: Settings = NO_TEACHER | {"contrastive": 1.0}
+NO_TEACHER_LOSS: Settings = dict.fromkeys(TAUGHT, 0.0)
+ALONE: Settings = NO_TEACHER_LOSS | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
 ASKED_ITSELF: Settings = CROPS | {"written_questions": 480}
@@ -81,8 +81,8 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
     },
     "losses": {
         "contrastive": ALONE,
-        "distillation": NO_TEACHER | {"contrastive": 0.0, "distillation": 1.0},
-        "alignment": NO_TEACHER | {"contrastive": 0.0, "alignment": 1.0},
+        "distillation": NO_TEACHER_LOSS | {"contrastive": 0.0, "distillation": 1.0},
+        "alignment": NO_TEACHER_LOSS | {"contrastive": 0.0, "alignment": 1.0},
         "contrastive, distillation": ALONE | {"distillation": 6.0},
         "all but neighbourhood": {"neighbourhood": 0.0},
         "all four (default)": {},
@@ -92,7 +92,6 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         **{name: FEW | {"shares": {name: 1.0}} for name in ("masked", "crops", "questions")},
         "crops and the model's own questions": ASKED_ITSELF,
         "crops, distilled": CROPS | {"distillation": 6.0},
-        "mixed (default)": FEW,
     },
     "ranking": {
         "the model's own questions": ASKED_ITSELF,
