@@ -53,6 +53,7 @@ NO_TEACHER_LOSS: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER_LOSS | {"contrastive": 1.0}
 FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
+QUESTIONS: Settings = FEW | {"shares": {"questions": 1.0}, "teacher": "", "neighbours": 1}
 ASKED_ITSELF: Settings = CROPS | {"written_questions": 480}
 FRESH: Settings = ALONE | {
     "examples": 0,
@@ -97,6 +98,8 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         "the model's own questions": ASKED_ITSELF,
         "and the base's ranking": ASKED_ITSELF | {"ranker_weight": 1.0},
         "the base's ranking alone": ASKED_ITSELF | {"ranker_weight": 1.0, "contrastive": 0.0},
+        "BoolQ's questions, no teacher": QUESTIONS,
+        "and the base's ranking alone": QUESTIONS | {"ranker_weight": 1.0, "contrastive": 0.0},
     },
     "rank and rate": {
         f"rank {r}, {rate:.0e}": {

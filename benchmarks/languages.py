@@ -1,7 +1,8 @@
 """Does a text find its translation? Interface messages of Django in other languages, R@1.
 
-Needs the extras ``train`` and ``eval``. English messages of five words or more and their translations, among
-which each English one looks for its own, by the checkpoint, its mean-pooled base and MiniLM.
+Needs the extras ``train`` and ``eval``. English messages of five words or more and their
+translations, among which each English one looks for its own, by the checkpoint, its mean-pooled
+base and MiniLM.
 """
 
 from __future__ import annotations
