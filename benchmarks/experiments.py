@@ -190,6 +190,7 @@ def run(config: TrainConfig, beyond: Settings, likeness: Likeness) -> dict[str, 
     facts = measure(trainer.model, config, likeness) | {"seconds_a_step": seconds}
     for folder in (config.output, f"{config.output}.run"):
         shutil.rmtree(folder, ignore_errors=True)
+    Path(f"{config.output}.scores.jsonl").unlink(missing_ok=True)  # the ranker's
     return facts
 
 
