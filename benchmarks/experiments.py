@@ -51,7 +51,7 @@ TEXTS = ("examples", "shares", "batch_size", "written_questions")  # what decide
 Settings = dict[str, Any]
 NO_TEACHER_LOSS: Settings = dict.fromkeys(TAUGHT, 0.0)
 ALONE: Settings = NO_TEACHER_LOSS | {"contrastive": 1.0}
-FEW: Settings = ALONE | {"examples": 1920}  # each reads its own texts
+FEW: Settings = ALONE | {"examples": 1920}  # of texts of their own
 CROPS: Settings = FEW | {"shares": {"crops": 1.0}}
 QUESTIONS: Settings = FEW | {"shares": {"questions": 1.0}, "teacher": "", "neighbours": 1}
 ASKED_ITSELF: Settings = CROPS | {"written_questions": 480}
@@ -220,8 +220,10 @@ def main() -> None:
     for group in options.groups or EXPERIMENTS:
         print(f"\n| {group} | " + " | ".join(COLUMNS.values()) + " |")
         print("|---" * (1 + len(COLUMNS)) + "|")
+        own: set[str] = set()
         for name, settings in EXPERIMENTS[group].items():
             config, beyond, key = resolved(settings, base)
+            own |= {config.readings} - {base.readings}
             file = options.folder / f"{key}.json"
             if not file.exists():
                 facts = run(config, beyond, likeness)
@@ -230,8 +232,8 @@ def main() -> None:
             row = json.loads(file.read_text())
             cells = [f"{row[k]:.3f}" if k in row else "" for k in COLUMNS]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-        for own in options.folder.glob("*.readings"):  # gigabytes, of this group's texts
-            shutil.rmtree(own)
+        for texts in own:  # gigabytes, which no other group uses
+            shutil.rmtree(texts, ignore_errors=True)
 
 
 if __name__ == "__main__":

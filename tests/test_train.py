@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections import ChainMap
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,7 @@ def test_readings_that_float16_cannot_hold_are_refused(base_folder, tmp_path):
         layer.self_attn.k_proj.weight.data *= 1e7
     with pytest.raises(GemError, match="beyond what float16 holds"):
         KeptReadings(loud, tmp_path, most_bytes=10**9).add("texts", [((5, 6), "document")])
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_readings_in_use_survive_another_runs(gem, tmp_path):
@@ -550,9 +552,15 @@ def test_a_teacher_that_is_none_or_is_not_mean_pooled_is_refused(tmp_path):
     assert Teacher(str(folder)).embed(["a text"]).shape == (1, Teacher(str(folder)).dim)
     (folder / "1_Pooling").mkdir()
     pooling = folder / "1_Pooling" / "config.json"
-    pooling.write_text('{"word_embedding_dimension": 64, "pooling_mode_cls_token": true}')
-    with pytest.raises(GemError, match=r"has \['pooling_mode_cls_token'\]"):
-        Teacher(str(folder))
+    for facts, fits in (
+        ('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}', False),
+        ('{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}', True),
+        ('{"pooling_mode": "lasttoken"}', False),
+        ('{"pooling_mode": ["mean"], "include_prompt": true}', True),
+    ):
+        pooling.write_text(facts)
+        with nullcontext() if fits else pytest.raises(GemError, match="its tokens' mean"):
+            Teacher(str(folder))
 
 
 def test_a_teacher_takes_part_in_the_loss(config, tmp_path, monkeypatch):
@@ -709,6 +717,7 @@ def test_settings_of_another_kind_are_refused_or_understood(tmp_path):
     with pytest.raises(GemError, match=r"broken\.toml is no TOML"):
         TrainConfig.from_recipe(broken)
     assert TrainConfig(output="~/mine").output == str(Path.home() / "mine")
+    assert TrainConfig(data_files=("~$notes.md",)).data_files == ("~$notes.md",)
     with pytest.raises(GemError, match="with others it never changes"):
         TrainConfig(best_metric="heldout_ntp_loss", eval_every=5)
 

@@ -289,7 +289,7 @@ def test_a_folder_that_is_in_use_is_never_replaced(config):
 
 
 def refuse(*args, **options):
-    raise OSError("no token")
+    raise RuntimeError("no token")
 
 
 def broken_base(folder):
@@ -313,7 +313,7 @@ def test_cached_gradients_need_the_memory_of_one_forward(config, monkeypatch):
 def test_a_containers_limit_is_the_memory_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "CGROUP", tmp_path)
     (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
     (tmp_path / "memory.max").write_text("1000\n")
     assert preflight.free_memory(torch.device("cpu")) == 500
     (tmp_path / "memory.max").write_text("max\n")
@@ -343,6 +343,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     fails("adapter_scope", adapter_scope="tokens", full_fine_tuning=True)
     fails("adapter_scope", examples=100)
     fails("eval_every", patience=3)
+    fails("heldout_passages is 1; expected >= 2", eval_every=2, heldout_passages=1)
     fails("best_metric", best_metric="loss")
     fails("raw_share", raw_share=2.0)
     fails("expected shares|lm_tasks", lm_tasks={"poetry": 1.0})
@@ -350,8 +351,12 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     fails("give no questions", adapter_scope="tokens", data_files=(), ranker_weight=1.0)
     free = "gem_rag_train.preflight.free_memory"
     monkeypatch.setattr(free, lambda device: 1000)
-    fails(r"base .* takes .* GB, but .* free; free some")
-    monkeypatch.setattr(trainer_module, "require_room_for_base", lambda config, device: None)
+    half = make_base(tmp_path / "half")
+    tensors = {
+        name: tensor.half() for name, tensor in load_file(half / "model.safetensors").items()
+    }
+    save_file(tensors, half / "model.safetensors", metadata={"format": "pt"})
+    fails(r"base .* takes .* GB, but .* free; free some", base=str(half))
     fails("GB of memory are free; lower batch_size")
     monkeypatch.undo()
     find_spec = preflight.find_spec

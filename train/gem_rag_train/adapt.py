@@ -23,7 +23,7 @@ from gem_rag.checkpoint import name_of
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir, atomic_write
 from gem_rag.model import GemModel
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.config import TrainConfig, at_home
 from gem_rag_train.evaluation.embedding import gains
 from gem_rag_train.material import Material, found_at, gather, read_chunks
 from gem_rag_train.preflight import require_extra
@@ -145,7 +145,7 @@ def adapt(
     require_extra()
     if steps is not None and minutes is not None:
         raise GemError("got both steps and minutes; give one of them")
-    output = Path(output)
+    output = Path(at_home(str(output)))
     if output.exists():
         raise GemError(f"{output} exists already; choose another output, or delete it")
     folder = output.with_name(output.name + ".adapt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gem_rag.checkpoint import CARD, EMBEDDED_BASE, default_card, resolve_base
+from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, resolve_base
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of
@@ -38,7 +38,7 @@ def model_card(
         f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
         "fetches what has a package.\n\n| source | package | licence | what |\n|---|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\n{quality}## Licence\n\nMade from {config.base}, whose licence is "
+        + f"\n\n{quality}## Licence\n\nMade from {_public(config.base)}, whose licence is "
         f"{_licence(config.base)}, and from the data above; what they allow, its maker may allow."
         f"\n\n## Recipe\n\n```toml\n{_recipe(config)}```\n"
     )
@@ -46,12 +46,18 @@ def model_card(
 
 def _licence(base: str) -> str:
     """By the base's own card."""
-    if base == EMBEDDED_BASE:
+    if base in (EMBEDDED_BASE, DEFAULT):
         return "Apache-2.0"
     card = resolve_base(base) / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
-    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    found = re.search(r"^license:[ \t]*[\"']?([\w.-]+)", text, re.MULTILINE)
     return found[1] if found else "not in its folder"
+
+
+def _public(name: str) -> str:
+    """Of a folder of the maker's, its last part."""
+    folder = Path(name).expanduser() if name else None
+    return folder.name if folder and folder.is_dir() else name
 
 
 def _recipe(config: TrainConfig) -> str:
@@ -61,7 +67,6 @@ def _recipe(config: TrainConfig) -> str:
     values = config.to_dict()
     for folder in ("output", "readings"):
         del values[folder]
-    for one in ("start_from", "teacher"):
-        if Path(values[one]).is_absolute():
-            values[one] = Path(values[one]).name
+    for one in ("base", "start_from", "teacher"):
+        values[one] = _public(values[one])
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

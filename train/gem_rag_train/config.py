@@ -277,6 +277,8 @@ class TrainConfig:
                 "below 1) would predict from layers that never predict; set embed_layers to 0, or "
                 "train the contrastive loss alone"
             )
+        if self.eval_every:
+            self._require(self.heldout_passages >= 2, "heldout_passages", ">= 2 with eval_every")
         if self.patience and not self.eval_every:
             raise GemError("recipe: patience needs eval_every, the steps between measurements")
 
@@ -309,7 +311,7 @@ class TrainConfig:
         Raises:
             GemError: No such recipe, an unknown key, or a value of the wrong type.
         """
-        path = Path(name_or_path).expanduser()
+        path = Path(at_home(str(name_or_path)))
         if not path.suffix:
             path = RECIPES / f"{name_or_path}.toml"
         if not path.is_file():
@@ -342,7 +344,7 @@ class TrainConfig:
 
 def at_home(path: str) -> str:
     """A path with its ``~`` written out; anything else as it is."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
 
 
 def _is_number(value: object) -> bool:

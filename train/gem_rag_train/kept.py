@@ -143,7 +143,11 @@ class KeptReadings:
             if not (path.exists() and _read_json(facts) == made_of):
                 unfinished = path.with_suffix(".unfinished")
                 _reserve(unfinished, int(starts[-1]) * self._token_bytes)
-                self._make(np.memmap(unfinished, np.float16, "r+", shape=shape), fresh, starts)
+                try:
+                    self._make(np.memmap(unfinished, np.float16, "r+", shape=shape), fresh, starts)
+                except GemError:
+                    unfinished.unlink()
+                    raise
                 facts.unlink(missing_ok=True)  # written last: it speaks for the file
                 unfinished.replace(path)  # a run that still reads the old file keeps it
                 atomic_write(facts, json.dumps(made_of))
@@ -170,8 +174,8 @@ class KeptReadings:
                     block = block[:, :, :, head:].permute(3, 0, 1, 2, 4).half()
                     if not block.isfinite().all():
                         raise GemError(
-                            "this base's keys or values are beyond what float16 holds, so its "
-                            "readings cannot be kept; read afresh with examples=0"
+                            "this base's keys or values are beyond what float16 holds, so readings "
+                            "cannot be kept; set examples, neighbourhood and eval_every to 0"
                         )
                     data[starts[i] : starts[i + 1]] = block.cpu().numpy()
                 advance(len(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -32,35 +33,45 @@ def require_extra() -> None:
 
 
 def require_room_for_base(config: TrainConfig, device: torch.device) -> None:
-    """Raise `GemError` if the base's weights are larger than the memory that is free."""
+    """Raise `GemError` if a base that the CPU runs in float32 is larger than the free memory.
+
+    Weights that are stored so are mapped from their file and take none.
+    """
     from safetensors import SafetensorError, safe_open
 
-    folder = resolve_base(config.base)
-    count = 0
-    for file in folder.glob("*.safetensors"):
-        with suppress(SafetensorError), safe_open(file, "pt") as tensors:  # loading says it better
-            shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
-            count += sum(map(math.prod, shapes))
-    # It is loaded on the CPU first, and stays in float32 there.
-    needed = count * (4 if device.type == "cpu" else 2)
-    free = free_memory(torch.device("cpu"))
-    if needed > free:
+    needed = 0
+    for file in _weights_of(resolve_base(config.base)):
+        with suppress(SafetensorError, OSError), safe_open(file, "pt") as tensors:  # see loading
+            found = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
+            needed += sum(4 * math.prod(t.get_shape()) for t in found if t.get_dtype() != "F32")
+    free = free_memory(device)
+    if device.type == "cpu" and needed > free:
         raise GemError(
             f"base {config.base} takes {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory "
             "are free; free some, or choose a smaller base"
         )
 
 
+def _weights_of(folder: Path) -> list[Path]:
+    """The files that are loaded: a folder may hold the same weights in another form."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(names))]
+
+
 @torch.no_grad()
 def require_finite(model: GemModel) -> None:
-    """Raise `GemError` if the base gives no numbers to learn from."""
+    """Raise `GemError` if the model gives no numbers to learn from."""
     ids = model.codec.encode_texts(["A text to see."], None)[0].ids
     finite = model.forward_texts([ids], "document").isfinite().all()
     model.forget_preambles()
     if not finite:
         raise GemError(
-            f"base {model.config.base.name} gives NaN or infinity for a plain text in "
-            f"{model.base.dtype}; its weights are damaged: fetch them again"
+            f"base {model.config.base.name}, or the checkpoint of start_from, gives NaN or "
+            f"infinity for a plain text in {model.base.dtype}: its weights are damaged (fetch them "
+            "again), or float16 is too small for it (--set mixed_precision=bf16)"
         )
 
 
@@ -126,9 +137,9 @@ def _left_in_container() -> float:
     try:
         most = (CGROUP / "memory.max").read_text()
         used = int((CGROUP / "memory.current").read_text())
-        facts = (line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        used -= int(dict(facts).get("inactive_file", 0))  # cached files, which give way
-        return int(most) - used
+        facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        cached = sum(int(facts.get(name, 0)) for name in ("inactive_file", "active_file"))
+        return int(most) - (used - cached)  # cached files give way
     except (OSError, ValueError):  # "max" is no number
         return math.inf
 

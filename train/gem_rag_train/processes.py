@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gem_rag.errors import GemError, MissingExtraError
+from gem_rag.errors import GemError
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=1)  # the others wait while the first one reads and prepares
@@ -21,15 +21,12 @@ class Processes:
     """The processes of a run. Each takes its slice of every batch.
 
     Raises:
-        MissingExtraError: accelerate is not installed.
         GemError: accelerate was told to use DeepSpeed.
     """
 
     def __init__(self) -> None:
-        try:
-            from accelerate import PartialState
-        except ImportError as error:
-            raise MissingExtraError("training", "train") from error
+        from accelerate import PartialState
+
         if _is_set("ACCELERATE_USE_DEEPSPEED"):
             raise GemError(
                 "accelerate is set to use DeepSpeed, which this trainer does not; all there is to "

@@ -30,6 +30,13 @@ MINILM = Source(
     "Apache-2.0",
     "teacher: similarities of the training texts",
 )
+# Names for the tokens' mean, the direction of which is all that counts here.
+MEAN = {
+    "mean",
+    "mean_sqrt_len_tokens",
+    "pooling_mode_mean_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+}
 TEACHERS = {"all-MiniLM-L6-v2": MINILM}
 
 
@@ -158,10 +165,10 @@ def _require_mean_pooling(name: str, where: str) -> None:
         _raise_exceptions_for_connection_errors=False,
     )
     facts = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
-    modes = sorted(
-        key for key, on in facts.items() if key.startswith("pooling_mode") and on is True
-    )
-    if modes not in ([], ["pooling_mode_mean_tokens"]):
+    mode = facts.get("pooling_mode", [])  # as it is written now; before, each mode was a switch
+    modes = [mode] if isinstance(mode, str) else [*mode]
+    modes += [key for key, on in facts.items() if key.startswith("pooling_mode_") and on is True]
+    if set(modes) - MEAN:
         raise GemError(
             f"teacher {name} has {modes}, but a teacher's vectors are taken as its tokens' mean; "
             "choose one that is mean-pooled"

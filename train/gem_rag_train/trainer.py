@@ -68,7 +68,8 @@ KEPT_ROWS = 64  # in one forward from kept readings
 # A text this near to a pair's first, as a share of the pair's own similarity, may be a right answer
 # too and is no negative (the idea of NV-Retriever's positive-aware mining).
 FALSE_NEGATIVE = 0.95
-LOOK_AHEAD = 4  # batches, in which a kind of pair that has a share is seen
+# Tasks whose pairs are a question and its passage.
+ASKING = ("clozes", "headings", "labelled", "questions", "soft_prompt", "titles")
 FEW_ROWS = (
     "data_files have too few different passages to hold a tenth out: what is measured, and decides "
     "which weights are kept, is BoolQ's dev part; set eval_every to 0 to keep the last weights"
@@ -158,11 +159,11 @@ class Trainer:
         if config.eval_every and self.processes.measures:
             self.heldout = HeldOut(self.model, config, held_out, keep=not self.processes.shards)
         self.best, self.average = Best(), Average()
-        if config.push_to_hub and self.processes.is_main:
-            make_repository(config)  # a login that is missing is found now, not after the training
         self.step = 0
         if resume:
             self.step, self.best, self.average = self.folder.load(self.optimizer)
+        if config.push_to_hub and self.processes.is_main:
+            make_repository(config)  # a login that is missing is found now, not after the training
 
     def _optimizer(self) -> torch.optim.Optimizer:
         full = self.config.full_fine_tuning
@@ -551,18 +552,13 @@ def training_mix(config: TrainConfig, user: UserData, processes: int) -> Trainin
             "--set 'shares={}' to train on the files alone"
         )
     mix.batch(0)
-    if config.ranker_weight and not (config.written_questions or _asks(mix)):
+    asks = config.written_questions or any(shares.get(task) for task in ASKING)
+    if config.ranker_weight and not asks:
         raise GemError(
             f"ranker_weight is above 0, but {sorted(shares)} give no questions to rank for; add "
-            "one of clozes, headings, labelled, questions, titles to shares, or set "
-            "written_questions"
+            f"one of {', '.join(ASKING)} to shares, or set written_questions"
         )
     return mix
-
-
-def _asks(mix: TrainingMix) -> bool:
-    drawn = (pair for step in range(LOOK_AHEAD) for pair in mix.batch(step))
-    return any(pair.kind == "query_document" for pair in drawn)
 
 
 def make_repository(config: TrainConfig) -> None:
@@ -572,12 +568,11 @@ def make_repository(config: TrainConfig) -> None:
         GemError: The hub cannot be reached, or does not allow it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     name = config.push_to_hub
     try:
         HfApi().create_repo(name, exist_ok=True, private=config.hub_private or None)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except Exception as error:  # whatever its HTTP library raises, which is not always the same
         raise GemError(
             f"push_to_hub is {name!r}, but the hub did not take it ({error}); run `hf auth login`, "
             "check the name, or leave it out"
