@@ -98,8 +98,10 @@ EXPERIMENTS: dict[str, dict[str, Settings]] = {
         "the model's own questions": ASKED_ITSELF,
         "and the base's ranking": ASKED_ITSELF | {"ranker_weight": 1.0},
         "the base's ranking alone": ASKED_ITSELF | {"ranker_weight": 1.0, "contrastive": 0.0},
-        "BoolQ's questions, no teacher": QUESTIONS,
-        "and the base's ranking alone": QUESTIONS | {"ranker_weight": 1.0, "contrastive": 0.0},
+    },
+    "ranking, no teacher": {
+        "BoolQ's questions": QUESTIONS,
+        "the base's ranking alone": QUESTIONS | {"ranker_weight": 1.0, "contrastive": 0.0},
     },
     "rank and rate": {
         f"rank {r}, {rate:.0e}": {
