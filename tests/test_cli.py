@@ -309,7 +309,9 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
         (docs / f"{i}.txt").write_text(f"Rivers run to the sea {i}. " * 60)
     folder = tmp_path / "index"
     unhurried = (  # a pause after each commit, so that the signal always comes in time
-        "import time; from gem_rag import cli, rag; commit = rag.GemRAG._commit;"
+        # Where the tests themselves run in the background, children would be deaf to it.
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from gem_rag import cli, rag; commit = rag.GemRAG._commit;"
         "rag.GemRAG._commit = lambda *a: (commit(*a), time.sleep(0.2)); cli.main()"
     )
     command = [sys.executable, "-c", unhurried, "index", str(docs), "--index", str(folder)]
@@ -324,7 +326,10 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
                     break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=180)
+    try:
+        _, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
