@@ -86,7 +86,7 @@ def eval_(
     ] = None,
     only: Annotated[str, typer.Option("--only", help="Parts, with commas between.")] = "",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small samples: some ten minutes.")
+        bool, typer.Option("--quick", help="Small samples: minutes, not hours.")
     ] = False,
     paragraphs: Annotated[
         int | None, typer.Option("--paragraphs", help="Of each retrieval set.")

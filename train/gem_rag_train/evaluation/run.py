@@ -93,7 +93,7 @@ class EvalSettings:
 
     @classmethod
     def quick(cls, **settings: Any) -> EvalSettings:
-        """Sizes for some ten minutes on two cores; the intervals are wide."""
+        """Small samples, for minutes and not hours; the intervals are wide."""
         sizes = {
             "paragraphs": 50,
             "questions": 50,
