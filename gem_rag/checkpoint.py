@@ -363,14 +363,18 @@ def _write_peft_config(gem: GemModel, folder: Path) -> None:
     ).save_pretrained(str(folder))
 
 
+def public_name(name: str) -> str:
+    """A base's or checkpoint's name for a card: of a folder of the maker's, its last part."""
+    folder = Path(name).expanduser() if name else None
+    return folder.name if folder and folder.is_dir() else name
+
+
 def default_card(gem: GemModel) -> str:
     """A model card that says how the checkpoint is to be used."""
     c = gem.config
-    name = c.base.name
-    base = Path(name).name if Path(name).is_absolute() else name  # its maker's folder is theirs
     return (
         "---\nlibrary_name: gem-rag\ntags: [gem, rag, embeddings]\n---\n\n"
-        f"# GEM checkpoint for {base}\n\n"
+        f"# GEM checkpoint for {public_name(c.base.name)}\n\n"
         f"{c.num_special_tokens} special tokens, {c.pooling} pooling, adapter scope "
         f"`{c.adapter_scope}`. Use it through `gem_rag.GemModel.from_pretrained`: the adapter is "
         "stored in PEFT's format, but plain PEFT would apply it at every position, which is not "

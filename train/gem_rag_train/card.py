@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, resolve_base
+from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, public_name, resolve_base
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of
@@ -38,7 +38,7 @@ def model_card(
         f"{default_card(model)}\n## Training data\n\nThe texts are not shipped; the trainer "
         "fetches what has a package.\n\n| source | package | licence | what |\n|---|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\n{quality}## Licence\n\nMade from {_public(config.base)}, whose licence is "
+        + f"\n\n{quality}## Licence\n\nMade from {public_name(config.base)}, whose licence is "
         f"{_licence(config.base)}, and from the data above; what they allow, its maker may allow."
         f"\n\n## Recipe\n\n```toml\n{_recipe(config)}```\n"
     )
@@ -54,12 +54,6 @@ def _licence(base: str) -> str:
     return found[1] if found else "not in its folder"
 
 
-def _public(name: str) -> str:
-    """Of a folder of the maker's, its last part."""
-    folder = Path(name).expanduser() if name else None
-    return folder.name if folder and folder.is_dir() else name
-
-
 def _recipe(config: TrainConfig) -> str:
     """The recipe, without the maker's own folders."""
     import tomli_w
@@ -68,5 +62,5 @@ def _recipe(config: TrainConfig) -> str:
     for folder in ("output", "readings"):
         del values[folder]
     for one in ("base", "start_from", "teacher"):
-        values[one] = _public(values[one])
+        values[one] = public_name(values[one])
     return tomli_w.dumps(values | {"data_files": [Path(f).name for f in config.data_files]})

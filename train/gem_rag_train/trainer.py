@@ -534,7 +534,7 @@ class Trainer:
 
 
 def training_mix(config: TrainConfig, user: UserData, processes: int) -> TrainingMix:
-    """The run's batches; some are drawn, so that what the data do not give is found now."""
+    """The run's batches; one is drawn, so that data that cannot make a batch is found now."""
     size = config.batch_size
     if size % processes:
         raise GemError(
