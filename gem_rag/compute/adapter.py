@@ -1,16 +1,17 @@
 """A LoRA adapter that acts at chosen positions, switched per call and not per model.
 
 The adapter hangs on the base's linear layers as forward hooks that do nothing unless the running
-context asked for it. No module is replaced and no module state changes, so one thread can embed
+pass asked for it. No module is replaced and no module state changes, so one thread can embed
 while another streams, and the base's weights and results stay the base's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,32 @@ from gem_rag.config import AdapterConfig
 from gem_rag.errors import UnsupportedModelError
 
 EVERYWHERE = slice(None)
+# On axis 1 of [B, T, ...], the same in all rows, or bool [B, T].
 Positions = slice | Tensor
 
-_active: ContextVar[tuple[Adapter, Positions] | None] = ContextVar("gem_adapter", default=None)
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """An adapter, and where among a pass's queries it acts."""
+
+    adapter: Adapter
+    where: Positions = EVERYWHERE
+
+
+_acting: ContextVar[tuple[Acting, ...]] = ContextVar("gem_acting", default=())
+
+
+@contextmanager
+def applied(acting: Sequence[Acting]) -> Iterator[None]:
+    """These adapters act inside the block; none given leaves those that act already."""
+    if not acting:
+        yield
+        return
+    token = _acting.set(tuple(acting))
+    try:
+        yield
+    finally:
+        _acting.reset(token)
 
 
 class LowRank(nn.Module):
@@ -83,28 +107,26 @@ class Adapter(nn.Module):
             layer.register_forward_hook(self._hook(update))
 
     def _hook(self, update: LowRank) -> Any:
-        def add_update(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            active = _active.get()
-            if active is None or active[0] is not self:
-                return None
-            where = active[1]
-            if isinstance(where, slice) and where == EVERYWHERE:
-                added: Tensor = out + self.scale * update(args[0])
-                return added
-            delta = torch.zeros_like(out)
-            delta[:, where] = self.scale * update(args[0][:, where])
-            return out + delta
+        def add_updates(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+            mine = [one.where for one in _acting.get() if one.adapter is self]
+            for where in mine:
+                out = self._added(update, where, args[0], out)
+            return out if mine else None
 
-        return add_update
+        return add_updates
 
-    @contextmanager
-    def at(self, positions: Positions | None) -> Iterator[None]:
-        """Act at these query positions (axis 1 of ``[B, T, ...]``) inside the block; None: off."""
-        token = _active.set(None if positions is None or not self._names else (self, positions))
-        try:
-            yield
-        finally:
-            _active.reset(token)
+    def _added(self, update: LowRank, where: Positions, x: Tensor, out: Tensor) -> Tensor:
+        if isinstance(where, slice) and where == EVERYWHERE:
+            everywhere: Tensor = out + self.scale * update(x)
+            return everywhere
+        place = where if _is_mask(where) else (slice(None), where)
+        delta = torch.zeros_like(out)
+        delta[place] = self.scale * update(x[place])
+        return out + delta
+
+    def at(self, where: Positions | None) -> list[Acting]:
+        """This adapter acting there, as `Base.run` takes it; nothing for None."""
+        return [] if where is None or not self._names else [Acting(self, where)]
 
     @property
     def target_modules(self) -> list[str]:
@@ -146,3 +168,7 @@ class Adapter(nn.Module):
             stem = f"base_model.model.{self.prefix}.{name}"
             yield f"{stem}.lora_A.weight", update.a
             yield f"{stem}.lora_B.weight", update.b
+
+
+def _is_mask(where: Positions) -> bool:
+    return isinstance(where, Tensor) and where.dtype == torch.bool and where.dim() == 2

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gem_rag.attention import Role, Rule, Tokens, additive, visible
+from gem_rag.compute.adapter import Acting, applied
+from gem_rag.compute.attention import Role, Rule, Tokens, additive, visible
+from gem_rag.compute.kv import empty_cache, layers_of
 from gem_rag.errors import UnsupportedModelError
-from gem_rag.reading import empty_cache, layers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,6 +90,11 @@ class Base:
         return int(self.config.hidden_size)
 
     @property
+    def vocabulary(self) -> int:
+        """Number of logits."""
+        return int(self.config.vocab_size)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = self.model.device
@@ -98,6 +105,18 @@ class Base:
         """The weights' dtype."""
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def blocks_name(self) -> str:
+        """Where the decoder blocks are inside the model, as PEFT names them."""
+        names = (name for name, module in self.model.named_modules() if module is self.blocks)
+        return str(next(names))
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids that end an answer, as the model's generation config declares them."""
+        declared = self.model.generation_config.eos_token_id
+        return [declared] if isinstance(declared, int) else list(declared or [])
 
     @property
     def max_context(self) -> int:
@@ -147,7 +166,14 @@ class Base:
         out: Tensor = embedding(ids)
         return out
 
-    def run(self, inputs: Tensor, positions: Tensor, mask: Any, cache: Cache) -> Tensor:
+    def run(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Any,
+        cache: Cache,
+        acting: Sequence[Acting] = (),
+    ) -> Tensor:
         """Run the decoder blocks; keys and values are appended to `cache`.
 
         Args:
@@ -155,17 +181,19 @@ class Base:
             positions: int64 ``[B, Q]``.
             mask: What `masks` gives; None for a plain causal pass of one unpadded row.
             cache: What the queries see besides themselves. As many blocks are run as it has layers.
+            acting: Adapters, and at which of the queries each acts.
 
         Returns:
             The last of these blocks' output, through the decoder's final norm, ``[B, Q, hidden]``.
         """
         named = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-        out: Tensor = self._first(len(cache.layers))(
-            **{named: inputs, self.cache_argument: cache},
-            position_ids=positions,
-            attention_mask=mask,
-            use_cache=True,
-        ).last_hidden_state
+        with applied(acting):
+            out: Tensor = self._first(len(cache.layers))(
+                **{named: inputs, self.cache_argument: cache},
+                position_ids=positions,
+                attention_mask=mask,
+                use_cache=True,
+            ).last_hidden_state
         return out
 
     def _first(self, layers: int) -> Any:

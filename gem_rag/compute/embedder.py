@@ -5,96 +5,70 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from gem_rag.adapter import EVERYWHERE, Positions
-from gem_rag.attention import Role, Rule, Tokens, additive, span_mask, together
+from gem_rag.compute.adapter import EVERYWHERE, Acting, Positions
+from gem_rag.compute.attention import Role, Rule, Tokens, additive, span_mask, together
+from gem_rag.compute.kv import first_layers
+from gem_rag.compute.reader import Reader
+from gem_rag.compute.reading import Reading, collate
 from gem_rag.config import Task
 from gem_rag.errors import ReadingError
-from gem_rag.reader import Reader, by_budget
-from gem_rag.reading import Reading, collate, first_layers
 
 
-class Embeds(Reader):
-    """The embedding job of `GemModel`."""
+class Embedder:
+    """One batch of texts, readings or parts of a reading to vectors, differentiable.
 
-    def embed_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        max_length: int | None = None,
-        show_progress: bool | None = None,
-    ) -> np.ndarray:
-        """Embed passages.
+    Args:
+        reader: Reads what is embedded.
+    """
 
-        Args:
-            texts: What to embed, unchanged.
-            max_length: As for `read`.
-            show_progress: As for `read`.
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._parts = reader.parts
 
-        Returns:
-            float32 ``[n, d]``, rows L2-normalised.
+    def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
+        """Both passes over token ids of texts: ``[B, d]``, differentiable as `forward_specials`.
+
+        With scope ``tokens`` pass 1 runs without gradients and stores no activations.
         """
-        return self._embed(texts, "document", max_length, show_progress)
+        adapted = self._parts.embeds_adapted
+        whole, room = (
+            [self.with_instruction(i, task) for i in ids],
+            self._parts.config.num_special_tokens,
+        )
+        with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
+            tokens, cache = self._reader.read(
+                whole, adapted, layers=self._parts.embed_layers, room=room
+            )
+        return self.forward_specials(tokens, cache, task, instructed=True)
 
-    def embed_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        max_length: int | None = None,
-        show_progress: bool | None = None,
-    ) -> np.ndarray:
-        """Embed questions to find passages with; arguments and result as `embed_documents`."""
-        return self._embed(texts, "query", max_length, show_progress)
-
-    def embed_query(self, text: str, *, max_length: int | None = None) -> np.ndarray:
-        """Embed one question: float32 ``[d]``, L2-normalised."""
-        out: np.ndarray = self.embed_queries([text], max_length=max_length, show_progress=False)[0]
-        return out
-
-    def embed_readings(self, readings: Sequence[Reading], task: Task = "document") -> np.ndarray:
-        """Embed texts already read: float32 ``[n, d]``; only the special tokens are run."""
-        self._own(readings)
-        out = np.empty((len(readings), self.dim), dtype=np.float32)
-        order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
-        for rows in by_budget(order, [len(r) for r in readings], self.tokens_per_batch):
-            with torch.inference_mode():
-                vectors = self._embed_read([readings[i] for i in rows], task)
-                out[rows] = vectors.float().cpu().numpy()
-        return out
-
-    def _embed_read(self, readings: Sequence[Reading], task: Task) -> Tensor:
+    def forward_readings(self, readings: Sequence[Reading], task: Task) -> Tensor:
+        """Texts already read: ``[B, d]``; only what follows the text is run."""
         if len(self._instructions[task]) > 1:  # each text follows itself: no one continuation
-            head = len(self.config.preamble_ids)
+            head = len(self._parts.config.preamble_ids)
             return self.forward_texts([r.ids[head:].tolist() for r in readings], task)
-        room = len(self._instruction(task)) + self.config.num_special_tokens
-        tokens, cache = collate(readings, room, self.embed_layers)
+        room = len(self._instruction(task)) + self._parts.config.num_special_tokens
+        tokens, cache = collate(readings, room, self._parts.embed_layers)
         return self.forward_specials(tokens, cache, task)
 
-    def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Embed parts of one reading in one pass: see `Reading.embed`."""
-        self._own([reading])
-        if not spans:
-            return np.empty((0, self.dim), dtype=np.float32)
-        head = len(self.config.preamble_ids)
+    def forward_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Parts of one reading in one pass, ``[S, d]``: see `Reading.embed`.
+
+        Raises:
+            ReadingError: A span holds no token that was read.
+        """
+        head = len(self._parts.config.preamble_ids)
         roles = torch.full((len(spans), len(reading)), Role.PADDING.value)
         ends = []
-        for row, (start, end) in enumerate(spans):
-            inside = [i for i, (s, e) in enumerate(reading.offsets) if s < end and e > start]
-            if not inside:
-                raise ReadingError(
-                    f"span {start}:{end} holds no token that was read; the text has "
-                    f"{len(reading.text)} characters, {reading.cut_tokens} tokens were cut"
-                )
+        for row, span in enumerate(spans):
+            first, last = _tokens_of(reading, span)
             roles[row, :head] = Role.PREFIX
-            roles[row, head + inside[0] : head + inside[-1] + 1] = Role.PREFIX
-            ends.append(head + inside[-1] + 1)
-        with torch.inference_mode():
-            vectors = self._span_pass(reading, roles.to(self.base.device), ends)
-        return vectors.float().cpu().numpy()
+            roles[row, head + first : head + last + 1] = Role.PREFIX
+            ends.append(head + last + 1)
+        return self._span_pass(reading, roles.to(self._parts.base.device), ends)
 
     def _span_pass(self, reading: Reading, roles: Tensor, ends: Sequence[int]) -> Tensor:
         """All spans' specials as one row of queries, so that the reading is not copied per span."""
@@ -103,20 +77,20 @@ class Embeds(Reader):
         queries, inputs = self._special_queries(torch.tensor(ends, device=roles.device), "document")
         keys = together(Tokens(index, roles), queries)
         masks = {
-            kind: additive(span_mask(mask, width), self.base.dtype)
-            for kind, mask in self.base.bool_masks(queries, keys).items()
+            kind: additive(span_mask(mask, width), self._parts.base.dtype)
+            for kind, mask in self._parts.base.bool_masks(queries, keys).items()
         }
-        _, cache = collate([reading], queries.positions.numel(), self.embed_layers)
-        instruction = queries.positions.shape[1] - self.config.num_special_tokens
+        _, cache = collate([reading], queries.positions.numel(), self._parts.embed_layers)
+        instruction = queries.positions.shape[1] - self._parts.config.num_special_tokens
         special = (queries.roles == Role.SPECIAL).flatten().nonzero().squeeze(1)
-        with self.adapter.at(self._special_scope(special if instruction else EVERYWHERE)):
-            hidden = self.base.run(
-                inputs.flatten(0, 1)[None],
-                queries.positions.flatten()[None],
-                self.base.mask_argument(masks),
-                cache,
-            )
-        return self._pool(hidden.view(spans, -1, self.base.hidden_size)[:, instruction:])
+        hidden = self._parts.base.run(
+            inputs.flatten(0, 1)[None],
+            queries.positions.flatten()[None],
+            self._parts.base.mask_argument(masks),
+            cache,
+            self._acting(special if instruction else EVERYWHERE),
+        )
+        return self.pool(hidden.view(spans, -1, self._parts.base.hidden_size)[:, instruction:])
 
     def forward_specials(
         self, tokens: Tokens, cache: Cache, task: Task, *, instructed: bool = False
@@ -134,7 +108,7 @@ class Embeds(Reader):
         Returns:
             ``[B, d]`` float32, L2-normalised.
         """
-        vectors = self._pool(self.run_specials(tokens, cache, None if instructed else task))
+        vectors = self.pool(self.run_specials(tokens, cache, None if instructed else task))
         return self._whitened(vectors) if task == "query" else vectors
 
     def run_specials(
@@ -159,16 +133,15 @@ class Embeds(Reader):
         """
         queries, inputs = self._special_queries(tokens.lengths, task)
         end = queries.positions.shape[1]
-        first = end - self.config.num_special_tokens
-        where = self._special_scope(slice(first, end) if first or suffix else EVERYWHERE)
+        first = end - self._parts.config.num_special_tokens
+        acting = self._acting(slice(first, end) if first or suffix else EVERYWHERE)
         if suffix:
             queries, inputs = self._with_suffix(queries, inputs, suffix)
-            if self.config.adapter_scope == "embedding":  # the suffix is the generator's
-                where = slice(0, end)
-        mask = self.base.masks(queries, together(tokens, queries), rule)
-        with self.adapter.at(where):
-            own = first_layers(cache, self.embed_layers)
-            hidden = self.base.run(inputs, queries.positions, mask, own)
+            if self._parts.config.adapter_scope == "embedding":  # the suffix is the generator's
+                acting = self._parts.adapter.at(slice(0, end))
+        mask = self._parts.base.masks(queries, together(tokens, queries), rule)
+        own = first_layers(cache, self._parts.embed_layers)
+        hidden = self._parts.base.run(inputs, queries.positions, mask, own, acting)
         return hidden[:, first:]
 
     def _with_suffix(
@@ -183,22 +156,24 @@ class Embeds(Reader):
         index = torch.arange(padded.shape[1], device=device).expand(padded.shape)
         roles = torch.where(index < lengths[:, None], Role.SUFFIX, Role.PADDING)
         positions = queries.positions[:, -1:] + 1 + index
-        words = self.base.embed_tokens(padded.to(device))
+        words = self._parts.base.embed_tokens(padded.to(device))
         return together(queries, Tokens(positions, roles)), torch.cat([inputs, words], 1)
 
-    def _special_scope(self, special: Positions) -> Positions:
-        return special if self.config.adapter_scope == "tokens" else EVERYWHERE
+    def _acting(self, special: Positions) -> list[Acting]:
+        """The adapter at the special tokens, or at the instruction before them as well."""
+        adapted = self._parts.embeds_adapted
+        return self._parts.adapter.at(EVERYWHERE if adapted else special)
 
     def _special_queries(self, starts: Tensor, task: Task | None) -> tuple[Tokens, Tensor]:
         """Instruction and specials as queries: ``[B, I + K]`` tokens, ``[B, I + K, hidden]``."""
-        batch, k = starts.shape[0], self.config.num_special_tokens
+        batch, k = starts.shape[0], self._parts.config.num_special_tokens
         instruction = self._instruction(task)
         roles = torch.tensor([Role.PREFIX] * len(instruction) + [Role.SPECIAL] * k)
         roles = roles.to(starts.device).expand(batch, -1)
         positions = starts[:, None] + torch.arange(roles.shape[1], device=starts.device)
-        vectors = self.special_vectors.to(self.base.dtype)
+        vectors = self._parts.special_vectors.to(self._parts.base.dtype)
         if len(instruction):
-            words = self.base.embed_tokens(instruction.to(self.base.device))
+            words = self._parts.base.embed_tokens(instruction.to(self._parts.base.device))
             vectors = torch.cat([words, vectors])
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 
@@ -210,7 +185,10 @@ class Embeds(Reader):
     @cached_property
     def _instructions(self) -> dict[Task, list[list[int]]]:
         tasks: tuple[Task, Task] = ("query", "document")
-        return {t: [self.codec.encode(p) for p in self.config.instruction(t)] for t in tasks}
+        return {
+            t: [self._parts.codec.encode(p) for p in self._parts.config.instruction(t)]
+            for t in tasks
+        }
 
     def with_instruction(self, ids: Sequence[int], task: Task) -> tuple[int, ...]:
         """All that is read to embed a text of these token ids, but for the preamble."""
@@ -220,12 +198,14 @@ class Embeds(Reader):
     def longest_text(self, task: Task) -> int:
         """Most tokens of a text that fit the context window with all that is read to embed it."""
         parts = self._instructions[task]
-        return self._room(sum(map(len, parts)) + self.config.num_special_tokens) // len(parts)
+        return self._reader.room(
+            sum(map(len, parts)) + self._parts.config.num_special_tokens
+        ) // len(parts)
 
-    def _pool(self, hidden: Tensor) -> Tensor:
+    def pool(self, hidden: Tensor) -> Tensor:
         """``[B, K, hidden] -> [B, d]``, unit length, float32 (paper: mean or concatenation)."""
         hidden = hidden.float()
-        pooled = hidden.mean(1) if self.config.pooling == "mean" else hidden.flatten(1)
+        pooled = hidden.mean(1) if self._parts.config.pooling == "mean" else hidden.flatten(1)
         return nn.functional.normalize(pooled, dim=-1)
 
     def _whitened(self, queries: Tensor) -> Tensor:
@@ -235,29 +215,19 @@ class Embeds(Reader):
         2103.15316): what those directions say of a passage drowns the rest. Passages, and texts
         compared with each other, stay as they are.
         """
-        if not self.whitening.shape[1]:
+        if not self._parts.whitening.shape[1]:
             return queries
-        drowning = queries @ self.whitening  # (B, r)
-        return nn.functional.normalize(queries - drowning @ self.whitening.T, dim=-1)
+        drowning = queries @ self._parts.whitening  # (B, r)
+        return nn.functional.normalize(queries - drowning @ self._parts.whitening.T, dim=-1)
 
-    def _embed(
-        self, texts: Sequence[str], task: Task, max_length: int | None, show: bool | None
-    ) -> np.ndarray:
-        tokenized = self._tokenize(texts, max_length, self.longest_text(task))
-        out = np.empty((len(texts), self.dim), dtype=np.float32)
-        for rows in self._batches(tokenized, show, "embedding"):
-            with torch.inference_mode():
-                vectors = self.forward_texts([tokenized[i].ids for i in rows], task)
-                out[rows] = vectors.float().cpu().numpy()
-        return out
 
-    def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
-        """Both passes over token ids of texts: ``[B, d]``, differentiable as `forward_specials`.
-
-        With scope ``tokens`` pass 1 runs without gradients and stores no activations.
-        """
-        adapted = self.config.adapter_scope != "tokens"
-        whole, room = [self.with_instruction(i, task) for i in ids], self.config.num_special_tokens
-        with torch.set_grad_enabled(adapted and torch.is_grad_enabled()):
-            tokens, cache = self._read(whole, adapted, layers=self.embed_layers, room=room)
-        return self.forward_specials(tokens, cache, task, instructed=True)
+def _tokens_of(reading: Reading, span: tuple[int, int]) -> tuple[int, int]:
+    """The first and the last of the text's tokens that a span of characters touches."""
+    start, end = span
+    inside = [i for i, (s, e) in enumerate(reading.offsets) if s < end and e > start]
+    if not inside:
+        raise ReadingError(
+            f"span {start}:{end} holds no token that was read; the text has "
+            f"{len(reading.text)} characters, {reading.cut_tokens} tokens were cut"
+        )
+    return inside[0], inside[-1]

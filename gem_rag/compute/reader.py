@@ -1,143 +1,73 @@
-"""Pass 1: texts to readings, each after the shared preamble, in batches of bounded size."""
+"""Pass 1: one batch of texts to readings, each text after the shared preamble."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gem_rag.adapter import EVERYWHERE, Adapter, Positions
-from gem_rag.attention import Role, Tokens, positions_of, together
-from gem_rag.base import Base
-from gem_rag.config import GemConfig
-from gem_rag.errors import (
-    CheckpointError,
-    ContextLengthError,
-    ReadingError,
-    TruncationWarning,
-)
-from gem_rag.progress import progress
-from gem_rag.reading import KeyValues, Reading, empty_cache, layers_of, row_of, seeded_cache
-from gem_rag.text import TextCodec, Tokenized
-
-if TYPE_CHECKING:
-    from gem_rag.model import GemModel
-
-# Past some 768 tokens two CPU cores gain nothing, and each token's KV cache takes memory.
-TOKENS_PER_BATCH_CPU, TOKENS_PER_BATCH = 1024, 8192
-FULL_BATCH = 768
-PADDING_SHARE = 0.1
+from gem_rag.compute.attention import Role, Tokens, positions_of, together
+from gem_rag.compute.batches import padded
+from gem_rag.compute.kv import KeyValues, empty_cache, layers_of, row_of, seeded_cache
+from gem_rag.compute.parts import Parts
+from gem_rag.compute.reading import EmbedsReadings, Reading
+from gem_rag.errors import ContextLengthError, ReadingError
+from gem_rag.text.codec import Tokenized
 
 
 class Reader:
-    """What embedding, ranking and generation share: the weights, and reading with them.
+    """Reads with a model's parts, as the model would to generate.
 
     Args:
-        base: The base model, untouched.
-        codec: Its tokenizer and chat template.
-        config: The checkpoint's config.
+        parts: The weights, their tokenizer and config.
+        owner: Gives the model that readings are attached to.
     """
 
-    def __init__(self, base: Base, codec: TextCodec, config: GemConfig) -> None:
-        self.base = base
-        self.codec = codec
-        self.config = config
-        if self.embed_layers > base.num_layers:
-            raise CheckpointError(
-                f"embed_layers is {self.embed_layers}, but {config.base.name} has "
-                f"{base.num_layers} layers; expected at most as many"
-            )
-        blocks = base.blocks[: self.embed_layers]
-        self.adapter = Adapter(blocks, config.adapter, prefix=_name_of(base))
-        self.special_vectors = nn.Parameter(
-            torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
-        )
-        #: float32 ``[d, r]``: what is weakened in queries, see `Embeds`; r is 0 without.
-        self.whitening = torch.zeros(self.dim, 0, device=base.device)
-        self.fingerprint = ""
-        self.reading_fingerprint = ""
-        self.path: Path | None = None
+    def __init__(self, parts: Parts, owner: Callable[[], EmbedsReadings | None]) -> None:
+        self.parts = parts
+        self._owner = owner
         self._preambles: dict[tuple[bool, int], tuple[Tokens, Cache]] = {}
 
-    @property
-    def dim(self) -> int:
-        """Length d of an embedding."""
-        k = self.config.num_special_tokens if self.config.pooling == "concat" else 1
-        return k * self.base.hidden_size
+    def room(self, reserve: int = 0) -> int:
+        """Tokens of context that the preamble and `reserve` more leave."""
+        return self.parts.base.max_context - len(self.parts.config.preamble_ids) - reserve
 
-    @property
-    def embed_layers(self) -> int:
-        """How many of the base's layers are run to embed."""
-        return self.config.embed_layers or self.base.num_layers
-
-    @property
-    def max_context(self) -> int:
-        """Context window in tokens."""
-        return self.base.max_context
-
-    @property
-    def shares_readings(self) -> bool:
-        """Whether what was read to embed can be ranked and continued (not for one scope)."""
-        return self.config.adapter_scope != "embedding"
-
-    @property
-    def tokens_per_batch(self) -> int:
-        """Bound of a batch, padding included."""
-        return TOKENS_PER_BATCH_CPU if self.base.device.type == "cpu" else TOKENS_PER_BATCH
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What training changes: the adapter's weights and the token vectors."""
-        yield from self.adapter.parameters()
-        yield self.special_vectors
-
-    def read(
-        self,
-        texts: Sequence[str],
-        *,
-        max_length: int | None = None,
-        show_progress: bool | None = None,
-    ) -> list[Reading]:
-        """Read texts, each after the preamble, as the model would to generate.
+    def readings(self, texts: Sequence[str], tokenized: Sequence[Tokenized]) -> list[Reading]:
+        """One batch of texts, read.
 
         Args:
-            texts: What to read.
-            max_length: Tokens of each text to read at most; None is the config's. What is cut is
-                warned about (`TruncationWarning`) and recorded in `Reading.cut_tokens`.
-            show_progress: A progress bar; None shows one on a terminal when there is much to do.
-
-        Returns:
-            One `Reading` per text, in the order given.
+            texts: What is read.
+            tokenized: Its tokens.
         """
-        adapted = self.config.adapter_scope != "tokens"
-        tokenized = self._tokenize(texts, max_length, self._room())
-        out: dict[int, Reading] = {}
-        for rows in self._batches(tokenized, show_progress, "reading"):
-            with torch.inference_mode():
-                tokens, cache = self._read([tokenized[i].ids for i in rows], adapted)
-                for row, i in enumerate(rows):
-                    out[i] = self.restore_reading(
-                        texts[i], tokenized[i], row_of(tokens, cache, row)
-                    )
-        return [out[i] for i in range(len(texts))]
+        adapted = self.parts.embeds_adapted
+        with torch.inference_mode():
+            tokens, cache = self.read([t.ids for t in tokenized], adapted)
+            return [
+                self.restore(text, own, row_of(tokens, cache, row))
+                for row, (text, own) in enumerate(zip(texts, tokenized, strict=True))
+            ]
 
-    def restore_reading(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:
+    def restore(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:
         """A `Reading` from its text, the text's tokens and kept keys and values."""
         return Reading(
             text=text,
-            ids=torch.tensor([*self.config.preamble_ids, *tokenized.ids]),
+            ids=torch.tensor([*self.parts.config.preamble_ids, *tokenized.ids]),
             offsets=tuple(tokenized.offsets),
             key_values=key_values,
-            fingerprint=self.reading_fingerprint,
+            fingerprint=self.parts.reading_fingerprint,
             cut_tokens=tokenized.cut,
-            model=cast("GemModel", self),
+            model=self._model(),
         )
 
-    def _read(
+    def _model(self) -> EmbedsReadings:
+        model = self._owner()
+        if model is None:
+            raise ReadingError("the model of this reader is gone; keep the GemModel while you read")
+        return model
+
+    def read(
         self,
         ids: Sequence[Sequence[int]],
         adapted: bool,
@@ -146,7 +76,7 @@ class Reader:
         room: int = 0,
         side: str = "right",
     ) -> tuple[Tokens, Cache]:
-        """Pass 1: run texts after the shared preamble; ``([B, N] tokens, cache)``.
+        """Run texts after the shared preamble; ``([B, N] tokens, cache)``.
 
         Args:
             ids: Token ids of the texts.
@@ -155,9 +85,9 @@ class Reader:
             room: How many tokens will be appended, if known.
             side: Where padding goes.
         """
-        return self._read_outputs(ids, adapted, layers=layers, room=room, side=side)[:2]
+        return self.outputs(ids, adapted, layers=layers, room=room, side=side)[:2]
 
-    def _read_outputs(
+    def outputs(
         self,
         ids: Sequence[Sequence[int]],
         adapted: bool,
@@ -166,43 +96,35 @@ class Reader:
         room: int = 0,
         side: str = "right",
     ) -> tuple[Tokens, Cache, Tensor]:
-        """As `_read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
-        head, head_cache = self._preamble(adapted, layers)
-        batch, width, start = len(ids), max(map(len, ids), default=0), head.positions.shape[1]
-        valid = torch.zeros(batch, width, dtype=torch.bool)
-        padded = torch.zeros(batch, width, dtype=torch.long)
-        for row, text in enumerate(ids):
-            at = slice(0, len(text)) if side == "right" else slice(width - len(text), width)
-            padded[row, at] = torch.as_tensor(text)
-            valid[row, at] = True
-        padded, valid = padded.to(self.base.device), valid.to(self.base.device)
-        text_tokens = Tokens(
-            positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING)
-        )
+        """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
+        base = self.parts.base
+        head, head_cache = self.preamble(adapted, layers)
+        batch, start = len(ids), head.positions.shape[1]
+        inputs, valid = (part.to(base.device) for part in padded(ids, side))
+        text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
         shape = (batch, -1, -1, -1)
         seeds = [(k.expand(shape), v.expand(shape)) for k, v in layers_of(head_cache)]
-        cache = seeded_cache(seeds, width + room)
-        keys = together(head.expand(batch), text_tokens)
-        if not width:
-            return keys, cache, self.special_vectors.new_zeros(batch, 0, self.base.hidden_size)
-        with self.adapter.at(EVERYWHERE if adapted else None):
-            mask = self.base.masks(text_tokens, keys)
-            hidden = self.base.run(padded, text_tokens.positions, mask, cache)
-        return keys, cache, hidden
+        cache = seeded_cache(seeds, inputs.shape[1] + room)
+        keys = together(head.expand(batch), text)
+        if not inputs.shape[1]:
+            nothing = self.parts.special_vectors.new_zeros(batch, 0, base.hidden_size)
+            return keys, cache, nothing
+        mask, acting = base.masks(text, keys), self.parts.everywhere(adapted)
+        return keys, cache, base.run(inputs, text.positions, mask, cache, acting)
 
-    def _preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
+    def preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
         """The preamble's reading, made once and shared by all texts."""
+        base = self.parts.base
         training = torch.is_grad_enabled() and adapted
-        key = adapted, layers or self.base.num_layers
+        key = adapted, layers or base.num_layers
         if not training and key in self._preambles:
             return self._preambles[key]
-        ids = torch.tensor([self.config.preamble_ids], device=self.base.device)
-        index = torch.arange(ids.shape[1], device=self.base.device)[None]
+        ids = torch.tensor([self.parts.config.preamble_ids], device=base.device)
+        index = torch.arange(ids.shape[1], device=base.device)[None]
         cache = empty_cache(key[1])
         # no_grad and not inference_mode: training's backward pass reads these tensors too.
-        scope = EVERYWHERE if adapted else None
-        with torch.inference_mode(False), torch.set_grad_enabled(training), self.adapter.at(scope):
-            self.base.run(ids, index, None, cache)
+        with torch.inference_mode(False), torch.set_grad_enabled(training):
+            base.run(ids, index, None, cache, self.parts.everywhere(adapted))
         result = Tokens(index, torch.full_like(index, Role.PREFIX)), cache
         if not training:
             self._preambles[key] = result
@@ -212,108 +134,96 @@ class Reader:
         """Drop cached preambles: for a trainer that changes an adapter acting on them."""
         self._preambles.clear()
 
-    def _room(self, reserve: int = 0) -> int:
-        """Tokens of context that the preamble and `reserve` more leave."""
-        return self.max_context - len(self.config.preamble_ids) - reserve
-
-    def _tokenize(self, texts: Sequence[str], max_length: int | None, fits: int) -> list[Tokenized]:
-        """Tokenize to at most `max_length` and what fits the context; report cuts."""
-        if isinstance(texts, str):
-            raise TypeError("expected a list of texts, found one string; wrap it in a list")
-        limit = self.config.max_text_tokens if max_length is None else max_length
-        if limit < 1 or fits < 1:
-            raise ContextLengthError(f"max_length is {limit} with {fits} tokens of room; need >= 1")
-        tokenized = self.codec.encode_texts(texts, min(limit, fits))
-        cut = [t.cut for t in tokenized if t.cut]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} texts were cut to {min(limit, fits)} tokens "
-                f"({sum(cut)} tokens were not read); raise max_length (up to {fits}) or split them",
-                TruncationWarning,
-                stacklevel=3,
-            )
-        return tokenized
-
-    def _batches(
-        self, tokenized: Sequence[Tokenized], show_progress: bool | None, what: str
-    ) -> Iterator[list[int]]:
-        """Indices in batches of similar length and bounded tokens, longest first."""
-        order = sorted(range(len(tokenized)), key=lambda i: -len(tokenized[i].ids))
-        lengths = [max(1, len(t.ids)) for t in tokenized]
-        batches = list(by_budget(order, lengths, self.tokens_per_batch))
-        with progress(what, total=len(tokenized), show=show_progress) as advance:
-            for rows in batches:
-                yield rows
-                advance(len(rows))
-
     def continue_from(self, tokens: Tokens, cache: Cache, ids: Tensor) -> Tensor:
         """Run unpadded ids ``[B, T]`` after what was read, as the generator: ``[B, T, hidden]``."""
-        ids = ids.to(self.base.device)
+        base = self.parts.base
+        ids = ids.to(base.device)
         starts = tokens.lengths[:, None]
         positions = starts + torch.arange(ids.shape[1], device=ids.device)
         queries = Tokens(positions, torch.full_like(positions, Role.PREFIX))
-        with self.adapter.at(self.generation_scope):
-            mask = self.base.masks(queries, together(tokens, queries))
-            return self.base.run(ids, positions, mask, cache)
+        mask = base.masks(queries, together(tokens, queries))
+        acting = self.parts.everywhere(self.parts.generates_adapted)
+        return base.run(ids, positions, mask, cache, acting)
 
-    @property
-    def generation_scope(self) -> Positions | None:
-        """Where the adapter acts while generating: nowhere, unless the scope is ``always``."""
-        return EVERYWHERE if self.config.adapter_scope == "always" else None
+    def join(self, readings: Sequence[Reading]) -> Reading:
+        """Several readings as one: the preamble once, then each text's keys moved to their place.
+
+        Experimental: an approximation, because the texts have not seen each other.
+
+        Raises:
+            ReadingError: The base's keys cannot be moved, or the readings are of different models.
+            ContextLengthError: Together they do not fit.
+        """
+        self.require_joinable(readings)
+        head = len(self.parts.config.preamble_ids)
+        starts = [0]
+        for reading in readings:
+            starts.append(starts[-1] + len(reading) - head)
+        return Reading(
+            text="".join(r.text for r in readings),
+            ids=torch.cat([readings[0].ids[:head], *(r.ids[head:] for r in readings)]),
+            offsets=_shifted_offsets(readings),
+            key_values=tuple(
+                self._joined_layer(readings, starts, layer)
+                for layer in range(len(readings[0].key_values))
+            ),
+            fingerprint=readings[0].fingerprint,
+            cut_tokens=sum(r.cut_tokens for r in readings),
+            model=self._model(),
+        )
+
+    def _joined_layer(
+        self, readings: Sequence[Reading], starts: Sequence[int], layer: int
+    ) -> tuple[Tensor, Tensor]:
+        head, rotate = len(self.parts.config.preamble_ids), self.parts.base.rotate
+        first_keys, first_values = readings[0].key_values[layer]
+        keys, values = [first_keys[:, :head]], [first_values[:, :head]]
+        for reading, start in zip(readings, starts, strict=False):
+            k, v = reading.key_values[layer]
+            keys.append(rotate(k[:, head:], start, layer) if start else k[:, head:])
+            values.append(v[:, head:])
+        return torch.cat(keys, 1), torch.cat(values, 1)
 
     # Guards
 
-    def _own(self, readings: Iterable[Reading]) -> None:
+    def require_own(self, readings: Iterable[Reading]) -> None:
+        """Raise `ReadingError` if a reading is another model's."""
         for reading in readings:
-            if reading.fingerprint != self.reading_fingerprint:
+            if reading.fingerprint != self.parts.reading_fingerprint:
                 raise ReadingError(
                     f"reading was made by model {reading.fingerprint[:12]}, this is "
-                    f"{self.reading_fingerprint[:12]}; read the text with this model"
+                    f"{self.parts.reading_fingerprint[:12]}; read the text with this model"
                 )
 
-    def require_joinable(self, readings: Sequence[Reading]) -> None:
-        """Raise `ReadingError` unless these readings can be put together by `reading.join`."""
-        self._own(readings)
-        if not self.base.can_join:
-            raise ReadingError(
-                "this base's keys cannot be moved to other positions (its rotary positions are not "
-                "plain rotations), so readings cannot be joined; read the texts together instead"
-            )
-        total = sum(map(len, readings))
-        if total >= self.max_context:
-            raise ContextLengthError(
-                f"{len(readings)} readings have {total} tokens, the context window "
-                f"{self.max_context}; join fewer"
-            )
-
-    def _shareable(self, readings: Sequence[Reading]) -> None:
-        if readings and not self.shares_readings:
+    def require_shareable(self, readings: Sequence[Reading]) -> None:
+        """Raise `ReadingError` if what was read to embed is not the generator's."""
+        if readings and not self.parts.shares_readings:
             raise ReadingError(
                 "with adapter_scope 'embedding' a reading is made with the adapter on and is not "
                 "the generator's; give the text instead"
             )
 
-
-def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut indices, longest first, into batches of bounded padded tokens and little padding.
-
-    Past `FULL_BATCH` tokens a larger batch gains nothing, so a row that would be more than
-    `PADDING_SHARE` padding starts the next one.
-    """
-    batch: list[int] = []
-    for i in order:
-        longest = max(1, lengths[batch[0]]) if batch else 1
-        padded = longest * len(batch)
-        wasteful = padded >= FULL_BATCH and lengths[i] < (1 - PADDING_SHARE) * longest
-        if batch and (padded + longest > budget or wasteful):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    def require_joinable(self, readings: Sequence[Reading]) -> None:
+        """Raise `ReadingError` unless these readings can be put together by `join`."""
+        self.require_own(readings)
+        base = self.parts.base
+        if not base.can_join:
+            raise ReadingError(
+                "this base's keys cannot be moved to other positions (its rotary positions are not "
+                "plain rotations), so readings cannot be joined; read the texts together instead"
+            )
+        total = sum(map(len, readings))
+        if total >= base.max_context:
+            raise ContextLengthError(
+                f"{len(readings)} readings have {total} tokens, the context window "
+                f"{base.max_context}; join fewer"
+            )
 
 
-def _name_of(base: Base) -> str:
-    """Where the decoder blocks are inside the base model, as PEFT names them."""
-    names = (name for name, module in base.model.named_modules() if module is base.blocks)
-    return str(next(names))
+def _shifted_offsets(readings: Sequence[Reading]) -> tuple[tuple[int, int], ...]:
+    out: list[tuple[int, int]] = []
+    before = 0
+    for reading in readings:
+        out += [(s + before, e + before) for s, e in reading.offsets]
+        before += len(reading.text)
+    return tuple(out)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
 
 
-def split(document: Document, tokenizer: Tokenizer, *, max_tokens: int = CHUNK_TOKENS) -> list[Chunk]:
+def split(
+    document: Document, tokenizer: Tokenizer, *, max_tokens: int = CHUNK_TOKENS
+) -> list[Chunk]:
     """Cut a document along headings, paragraphs and sentences.
 
     Args:

@@ -8,24 +8,23 @@ writes parses even when it would never have stopped by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gem_rag.engine.options import Schema
+from gem_rag.engine.sampling import LogitsHook
 from gem_rag.errors import GemError
-from gem_rag.tools import CALL_END, CALL_START, Tool
+from gem_rag.text.codec import TextCodec
+from gem_rag.text.tools import CALL_END, CALL_START, Tool
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from gem_rag.decoding import LogitsHook
-    from gem_rag.text import TextCodec
-
-Schema = Mapping[str, Any]
 Follow = Callable[..., Tensor]  # ids that the grammar sees, logits, number of tokens generated
 CLOSERS = ("}", "]", '"', ",")  # best first
 IN_STRING = "Q"  # allowed beside a bracket only inside a string

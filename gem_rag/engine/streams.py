@@ -1,22 +1,14 @@
-"""Async twins: the same calls in a worker thread, so that the event loop goes on."""
+"""Answers piece by piece, iterated or awaited; leaving one stops its computation."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
-from gem_rag.generation import Generation, Stream
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    import numpy as np
-
-    from gem_rag.ranking import Ranked
-    from gem_rag.reading import Reading
+from gem_rag.engine.results import Generation
 
 
 class Pieces(Protocol):
@@ -26,6 +18,41 @@ class Pieces(Protocol):
 
     def close(self) -> None:
         """Stop; nothing more is computed."""
+
+
+class Stream:
+    """Pieces of text as they are generated; `generation` holds the whole, also when cancelled.
+
+    Nothing is computed but when the next piece is asked for: leaving or closing the stream is
+    cancelling it.
+    """
+
+    def __init__(self, pieces: Iterator[str], result: Callable[[], Generation]) -> None:
+        self._pieces = pieces
+        self._result = result
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop; nothing more is computed."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+    @property
+    def generation(self) -> Generation:
+        """Text, finish reason and usage so far; ``cancelled`` until the end is reached."""
+        return self._result()
 
 
 S = TypeVar("S", bound=Pieces)
@@ -90,59 +117,3 @@ class AsyncStream(AwaitedPieces[Stream]):
     def generation(self) -> Generation:
         """What was generated so far: see `Stream.generation`."""
         return self._stream.generation
-
-
-class AsyncTwins:
-    """Mixed into `GemModel`: each twin takes the arguments of the method it is named after."""
-
-    async def aread(self, texts: Sequence[str], **options: Any) -> list[Reading]:
-        """`read` without blocking the event loop."""
-        out: list[Reading] = await self._in_thread("read", texts, **options)
-        return out
-
-    async def aembed_documents(self, texts: Sequence[str], **options: Any) -> np.ndarray:
-        """`embed_documents` without blocking the event loop."""
-        out: np.ndarray = await self._in_thread("embed_documents", texts, **options)
-        return out
-
-    async def aembed_queries(self, texts: Sequence[str], **options: Any) -> np.ndarray:
-        """`embed_queries` without blocking the event loop."""
-        out: np.ndarray = await self._in_thread("embed_queries", texts, **options)
-        return out
-
-    async def aembed_query(self, text: str, **options: Any) -> np.ndarray:
-        """`embed_query` without blocking the event loop."""
-        out: np.ndarray = await self._in_thread("embed_query", text, **options)
-        return out
-
-    async def aembed_readings(self, readings: Sequence[Reading], **options: Any) -> np.ndarray:
-        """`embed_readings` without blocking the event loop."""
-        out: np.ndarray = await self._in_thread("embed_readings", readings, **options)
-        return out
-
-    async def arank(
-        self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
-    ) -> list[Ranked]:
-        """`rank` without blocking the event loop."""
-        out: list[Ranked] = await self._in_thread("rank", query, texts_or_readings, **options)
-        return out
-
-    async def agenerate(self, messages_or_prompt: Any, **options: Any) -> Generation:
-        """`generate` without blocking the event loop; cancelling stops after the next token.
-
-        Requests that wait at the same time are generated as one batch (see `submit`).
-        """
-        future: Future[Generation] = getattr(self, "submit")(messages_or_prompt, **options)  # noqa: B009
-        return await asyncio.wrap_future(future)
-
-    async def agenerate_batch(self, requests: Sequence[Any], **options: Any) -> list[Generation]:
-        """`generate_batch` without blocking the event loop."""
-        out: list[Generation] = await self._in_thread("generate_batch", requests, **options)
-        return out
-
-    def astream(self, messages_or_prompt: Any, **options: Any) -> AsyncStream:
-        """`stream` without blocking the event loop."""
-        return AsyncStream(partial(getattr(self, "stream"), messages_or_prompt, **options))  # noqa: B009
-
-    async def _in_thread(self, method: str, *args: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(getattr(self, method), *args, **options)

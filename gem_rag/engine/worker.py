@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gem_rag.generation import Generates, Generation, Request
+from gem_rag.compute.reading import Reading
+from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.request import Request
+from gem_rag.engine.results import Generation
 
+Generate = Callable[..., list[Generation]]  # as `Engine.generate`
 LARGEST = 16  # requests in a batch: bounds the memory their caches take
 GATHER_SECONDS = 0.005  # how long the first request waits for company; a token takes longer
 IDLE_SECONDS = 1.0
@@ -21,8 +23,8 @@ IDLE_SECONDS = 1.0
 @dataclass
 class _Job:
     request: Request
-    options: dict[str, Any]
-    after: Any
+    after: Reading | None
+    options: GenerationOptions
     future: Future[Generation] = field(default_factory=Future)
 
     def fits(self, other: _Job) -> bool:
@@ -30,19 +32,24 @@ class _Job:
         return self.options == other.options and (self.after is None) == (other.after is None)
 
 
-class Batcher:
-    """A queue and one worker thread, which is there only while there is work."""
+class Worker:
+    """A queue and one worker thread, which is there only while there is work.
 
-    def __init__(self, model: Generates) -> None:
-        self._model = model
+    Args:
+        generate: Runs requests of equal options together, as `Engine.generate`.
+    """
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._working = False
 
-    def submit(self, request: Request, options: Mapping[str, Any]) -> Future[Generation]:
-        """Queue a request with `generate`'s options."""
-        own = dict(options)
-        job = _Job(request, own, own.pop("after", None))
+    def submit(
+        self, request: Request, after: Reading | None, options: GenerationOptions
+    ) -> Future[Generation]:
+        """Queue a request."""
+        job = _Job(request, after, options)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -77,11 +84,11 @@ class Batcher:
             return
         after = None if batch[0].after is None else [job.after for job in batch]
         try:
-            done = self._model.generate_batch(
+            done = self._generate(
                 [job.request for job in batch],
-                after=after,
-                cancelled=lambda row: batch[row].future.cancelled(),
-                **batch[0].options,
+                after,
+                batch[0].options,
+                lambda row: batch[row].future.cancelled(),
             )
         except BaseException as error:
             if len(batch) == 1:

@@ -309,7 +309,9 @@ class Database:
         rows = self.run(sql, where.parameters)
         return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
 
-    def chunks_where(self, where: CompiledFilter | None, after: int, limit: int) -> list[StoredChunk]:
+    def chunks_where(
+        self, where: CompiledFilter | None, after: int, limit: int
+    ) -> list[StoredChunk]:
         """Up to `limit` matching chunks, in the order they were added, from after a row."""
         condition, parameters = where or ("1", {})
         sql = (

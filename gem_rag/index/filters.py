@@ -107,8 +107,7 @@ def _entry(key: Any, value: Any, depth: int) -> Condition:
         return _ids(value)
     if key.startswith("$"):
         raise FilterError(
-            f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' "
-            "belongs"
+            f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' belongs"
         )
     return _tests(key, value, depth)
 
