@@ -23,8 +23,8 @@ from agreement import Likeness
 from common import arguments
 from longform import perplexity
 
-from gem_rag.attention import Rule
-from gem_rag.fetch import atomic_write
+from gem_rag.compute.attention import Rule
+from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.config import TAUGHT, TrainConfig
 from gem_rag_train.evaluation.generation import CHOICE_TASKS, compare

@@ -92,8 +92,6 @@ class GemModel:
         """
         return save(self.parts, Path(folder), card=card, with_base=with_base)
 
-    # What it is
-
     @property
     def base(self) -> Base:
         """The base model, untouched."""
@@ -290,8 +288,8 @@ class GemModel:
         Args:
             messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
                 the model's chat template.
-            after: Go on from this reading, which is not run again. What is asked then follows the
-                read text in the same user message, token by token: ``reading.ids + new ids``.
+            after: Go on from this reading, which is not run again: what is asked follows its text
+                in the same user message, token by token (``reading.ids + new ids``).
             **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).
 
         Returns:
@@ -373,6 +371,7 @@ class GemModel:
 
 
 _shared = Shared[GemModel]()
+Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel:
@@ -385,16 +384,18 @@ def create(base: str | Path, **options: Any) -> GemModel:
     return GemModel(new_parts(base, **options))
 
 
-def as_model(model: str | Path | GemModel | None, **options: Any) -> GemModel:
+def as_model(model: Model, **options: Any) -> GemModel:
     """A loaded model as it is, or the shared one of a name; for what takes either."""
     return model if isinstance(model, GemModel) else GemModel.from_pretrained(model, **options)
 
 
-def name_of(model: GemModel) -> str:
-    """What a loaded model can be loaded by again: bundled name, or folder.
+def name_of(model: GemModel, given: Model = None) -> str:
+    """What a loaded model can be loaded by again: the name given, a bundled one, or its folder.
 
     A model that was made here and never saved goes by its base's name.
     """
+    if isinstance(given, str | Path):
+        return str(given)
     if model.path is None:
         return model.config.base.name
     return model.path.name if model.path.parent == BUNDLED else str(model.path)

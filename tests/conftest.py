@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import disturb, make_base
 
-from gem_rag.checkpoint import create
+from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.model import GemModel
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import WORDS
 
-from gem_rag.checkpoint import create
+from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel

@@ -148,7 +148,7 @@ def test_chat_as_json_prints_each_answer_on_a_line(run, docs, monkeypatch):
 
 
 def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
-    from gem_rag import embedded
+    from gem_rag.checkpoints import embedded
 
     folder = tmp_path / f"a [bold] folder with a long name {'x' * 100}"
     folder.mkdir()

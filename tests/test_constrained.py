@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from gem_rag.errors import GemError
-from gem_rag.ranking import Ranked
-from gem_rag.text import TextCodec
-from gem_rag.tools import Tool, parse_calls, without_calls
+from gem_rag.compute.ranker import Ranked
+from gem_rag.text.codec import TextCodec
+from gem_rag.engine.calls import parse_calls, without_calls
+from gem_rag.text.tools import Tool
 
 PERSON = {
     "type": "object",
@@ -145,7 +146,7 @@ def test_the_default_model_calls_the_tool_that_is_asked_for(default_model, quest
 def test_a_call_once_begun_is_held_to_the_grammar(gem):
     """The start of a call is put into the model's mouth; what follows must fit."""
     ids = gem.codec.encode("<tool_call>")
-    hook = gem._grammars.tools([Tool.of(ADD)], "auto", 100)
+    hook = gem.engine.requests.grammars.tools([Tool.of(ADD)], "auto", 100)
 
     def forced(generated, logits):
         if len(generated) < len(ids):

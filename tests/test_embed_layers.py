@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TEXTS, disturb, make_base, save_tokenizer
 
-from gem_rag.checkpoint import create, load
+from gem_rag.model import create, load
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import CheckpointError
 
@@ -99,7 +99,7 @@ def test_embedding_runs_no_layer_beyond(base_folder):
     model.embed_query("Who?")
     with torch.enable_grad():
         ids = [t.ids for t in model.codec.encode_texts(TEXTS, None)]
-        model.forward_texts(ids, "document").sum().backward()
+        model.embedder.forward_texts(ids, "document").sum().backward()
     assert not calls
     assert all(p.grad is not None for p in model.parameters())  # none is on a layer not run
     model.read(["text"])

@@ -10,7 +10,7 @@ import torch
 from tiny import disturb
 
 from gem_rag import cli
-from gem_rag.checkpoint import create
+from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel

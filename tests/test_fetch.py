@@ -9,7 +9,8 @@ import pytest
 
 from gem_rag import fetch
 from gem_rag.errors import FetchError
-from gem_rag.fetch import atomic_dir, atomic_write, cache_dir, fetch_wheel
+from gem_rag.fetch import fetch_wheel
+from gem_rag.files import atomic_dir, atomic_write, cache_dir
 
 WHEEL = b"a wheel's bytes"
 GOOD = hashlib.sha256(WHEEL).hexdigest()

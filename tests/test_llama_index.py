@@ -647,7 +647,7 @@ def test_kept_readings_are_not_read_again(gem, monkeypatch):
 
 
 def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folder):
-    from gem_rag.checkpoint import create
+    from gem_rag.model import create
     from gem_rag.config import AdapterConfig
 
     other = create(base_folder, num_special_tokens=3, adapter=AdapterConfig(rank=4, alpha=8))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import FAMILIES, TEXTS, WORDS, disturb, make_base
 
-from gem_rag.attention import Role, Rule, Tokens
-from gem_rag.checkpoint import create
+from gem_rag.compute.attention import Role, Rule, Tokens
+from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag_train import checks, heldout, report
@@ -88,7 +88,7 @@ def test_next_token_loss_changes_with_scope_always_only(base_folder, config, sco
     held_out = HeldOut(model, config, PAIRS)
     before = held_out.measure()
     disturb(model, 0.3)
-    model.forget_preambles()
+    model.reader.forget_preambles()
     after = held_out.measure()
     assert before["heldout_alignment"] != after["heldout_alignment"]
     assert (before["heldout_ntp_loss"] != after["heldout_ntp_loss"]) == (scope == "always")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import TEXTS, make_base
 
-from gem_rag.checkpoint import create
+from gem_rag.model import create
 from gem_rag.cli.ask import reply
 from gem_rag.documents import Document, load_file
 from gem_rag.errors import GemError

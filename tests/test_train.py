@@ -16,7 +16,8 @@ import pytest
 import torch
 from tiny import FAMILIES, WORDS, disturb, make_base
 
-from gem_rag.checkpoint import create, weights_hash
+from gem_rag.checkpoints.fingerprint import weights_hash
+from gem_rag.model import create
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, questions, train
@@ -232,7 +233,7 @@ def test_kept_readings_give_what_reading_afresh_gives(base_folder, tmp_path, ins
     kept.add("second", both)  # only what is new is read
     assert kept.tokens == sum(len(i) + len(gem.with_instruction(i, "query")) for i in ids)
     for task in ("query", "document"):
-        fresh = gem.forward_texts([ids[2], ids[0]], task)
+        fresh = gem.embedder.forward_texts([ids[2], ids[0]], task)
         again = kept.forward_texts([ids[2], ids[0]], task)
         torch.testing.assert_close(again, fresh, atol=2e-3, rtol=0)
     [read] = gem.read(texts[:1])
@@ -282,7 +283,7 @@ def test_grouped_attention_is_the_bases_own(family, tmp_path):
     ids = [t.ids for t in model.codec.encode_texts(["Rivers run to the sea.", "Who?"], 20)]
     outputs = []
     for _ in range(2):
-        vectors = model.forward_texts(ids, "document")
+        vectors = model.embedder.forward_texts(ids, "document")
         vectors[0, 0].backward()
         outputs.append((vectors.detach(), model.special_vectors.grad))
         model.special_vectors.grad = None

@@ -10,11 +10,11 @@ import torch
 from tiny import disturb, make_base
 from training_run import gradients
 
-from gem_rag.attention import Role, Rule, Tokens
-from gem_rag.checkpoint import create
+from gem_rag.compute.attention import Role, Rule, Tokens
+from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
-from gem_rag.reading import empty_cache
+from gem_rag.compute.kv import empty_cache
 from gem_rag_train import TrainConfig, train
 from gem_rag_train.batches import same_source, texts_of
 from gem_rag_train.data import Pair

@@ -21,7 +21,7 @@ import training_run
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 
-from gem_rag.checkpoint import weights_hash
+from gem_rag.checkpoints.fingerprint import weights_hash
 from gem_rag.errors import GemError, MissingExtraError, UnsupportedModelError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, preflight, train

@@ -1,4 +1,4 @@
-"""Commands that make and measure checkpoints: train, eval, adapt; only here the trainer is known."""
+"""Commands that make and measure checkpoints: train, eval, adapt (nobody else knows the trainer)."""
 
 from __future__ import annotations
 
