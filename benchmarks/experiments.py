@@ -1,4 +1,4 @@
-"""Short trainings that differ in one thing, on the same kept readings: `docs/experiments.md`.
+"""Short trainings that differ in one thing, on the same kept readings: `docs/experiments/`.
 
 Needs the extras ``train`` and ``eval``. Within a group each is the same recipe with an equal, small
 budget, measured on held-out texts only: BoolQ's questions to their passages, how like the teacher
