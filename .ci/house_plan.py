@@ -12,7 +12,8 @@ from pathlib import Path
 
 import grimp
 
-SIZES = sorted(int(step * scale) for step in (1, 1.5, 2, 3, 4, 5, 7) for scale in (10, 100, 1000))
+STEPS = (1, 1.5, 2, 3, 4, 5, 7)
+SIZES = sorted(int(step * scale) for step in STEPS for scale in (10, 100, 1_000, 10_000))
 Uses = Mapping[str, set[str]]
 
 
