@@ -7,10 +7,9 @@ import pytest
 import torch
 from tiny import WORDS
 
-from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create
 from gem_rag_train import adapt as module
 from gem_rag_train import preflight, questions
 from gem_rag_train.adapt import adapt

@@ -12,9 +12,9 @@ from tiny import make_base
 
 from gem_rag import GemModel
 from gem_rag.checkpoints import embedded
+from gem_rag.checkpoints.embedded import MANIFEST, embedded_base, is_whole
 from gem_rag.checkpoints.names import EMBEDDED_BASE
 from gem_rag.model import create
-from gem_rag.checkpoints.embedded import MANIFEST, embedded_base, is_whole
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny import FAMILIES, TEXTS, disturb, make_base, tiny_config
 
-from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import ReadingError, UnsupportedModelError
+from gem_rag.model import create
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 LONG = TEXTS[3]  # longer than the sliding windows of 8
@@ -61,13 +61,13 @@ def test_special_tokens_see_through_the_window_rule(model):
     with torch.inference_mode():
         words = model.base.embed_tokens(reading.ids)
         inputs = torch.cat([words, model.special_vectors])[None]
-        with model.adapter.at(slice(n, None)):
-            hidden = model.base.run(
-                inputs,
-                tokens.positions,
-                model.base.masks(tokens, tokens),
-                empty_cache(model.base.num_layers),
-            )
+        hidden = model.base.run(
+            inputs,
+            tokens.positions,
+            model.base.masks(tokens, tokens),
+            empty_cache(model.base.num_layers),
+            model.adapter.at(slice(n, None)),
+        )
         expected = model.embedder.pool(hidden[:, n:])
     assert slice(None) == EVERYWHERE
     torch.testing.assert_close(torch.as_tensor(reading.embed())[None], expected, **CLOSE)
@@ -176,7 +176,7 @@ def test_layers_without_rotation_are_read_and_embedded_but_not_joined(tmp_path):
     )
     assert not model.base.can_join
     with pytest.raises(ReadingError, match="cannot be moved"):
-        join(readings)
+        model.join(readings)
 
 
 def test_a_rope_that_rewrites_its_frequencies_is_read_up_to_where_it_would(tmp_path):

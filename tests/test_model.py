@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import TEXTS, disturb, make_base
 
-from gem_rag.model import create
+from gem_rag.compute.kv import empty_cache
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import (
     CheckpointError,
@@ -16,7 +16,7 @@ from gem_rag.errors import (
     ReadingError,
     TruncationWarning,
 )
-from gem_rag.compute.kv import empty_cache
+from gem_rag.model import create
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -73,7 +73,9 @@ def test_an_instruction_can_read_the_query_again(echoing):
 def test_a_query_that_is_read_twice_is_cut_to_half_of_the_context(echoing):
     room = echoing.max_context - len(echoing.config.preamble_ids)
     long = "kettle " * room
-    with pytest.warns(TruncationWarning, match=rf"cut to {echoing.embedder.longest_text('query')} tokens"):
+    with pytest.warns(
+        TruncationWarning, match=rf"cut to {echoing.embedder.longest_text('query')} tokens"
+    ):
         vector = echoing.embed_query(long, max_length=room)
     assert np.isfinite(vector).all()
     assert room // 2 - 10 < echoing.embedder.longest_text("query") < room // 2
@@ -199,8 +201,8 @@ def test_another_models_reading_is_refused(gem, tmp_path):
 def test_joining_one_reading_changes_nothing_and_two_are_close_to_their_order(gem):
     one, two = gem.read(["Rivers run to the sea.", " A child is riding."])
     assert gem.base.can_join
-    np.testing.assert_allclose(join([one]).embed(), one.embed(), **CLOSE)
-    joined = join([one, two])
+    np.testing.assert_allclose(gem.join([one]).embed(), one.embed(), **CLOSE)
+    joined = gem.join([one, two])
     whole = gem.read([one.text + two.text])[0]
     assert joined.ids.tolist() == whole.ids.tolist()
     # The first layer's keys do not depend on what stood before: there joining is exact.

@@ -11,9 +11,9 @@ import torch
 from tiny import FAMILIES, TEXTS, WORDS, disturb, make_base
 
 from gem_rag.compute.attention import Role, Rule, Tokens
-from gem_rag.model import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
+from gem_rag.model import create
 from gem_rag_train import checks, heldout, report
 from gem_rag_train.checks import alignment, attention_weights, bottleneck, stability, uniformity
 from gem_rag_train.config import TrainConfig
@@ -78,7 +78,7 @@ def test_embeddings_that_are_not_finite_are_no_success(gem, config, monkeypatch)
 def test_with_scope_tokens_texts_are_read_once(gem, config, monkeypatch):
     held_out = HeldOut(gem, config, PAIRS)
     held_out.measure()
-    monkeypatch.setattr(gem, "_read", lambda *a, **k: pytest.fail("read again"))
+    monkeypatch.setattr(gem.reader, "read", lambda *a, **k: pytest.fail("read again"))
     held_out.measure()
 
 

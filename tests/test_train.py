@@ -17,9 +17,8 @@ import torch
 from tiny import FAMILIES, WORDS, disturb, make_base
 
 from gem_rag.checkpoints.fingerprint import weights_hash
-from gem_rag.model import create
 from gem_rag.errors import GemError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create
 from gem_rag_train import TrainConfig, questions, train
 from gem_rag_train import prepare as preparing
 from gem_rag_train import trainer as module

@@ -105,7 +105,8 @@ def disturb(model: GemModel, size: float = 0.05) -> GemModel:
 
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.parts.parameters():
             parameter.add_(torch.randn_like(parameter) * size)
             parameter.copy_(parameter.half().float())
-    return seal(model.parts)
+    seal(model.parts)
+    return model

@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
         self._bulk = Bulk(reader, embedder, ranker)
-        self._answers = _Answers(reader.parts, Requests(reader, self._bulk.rank))
+        self._answers = _Answers(reader.parts, Requests(reader, self._bulk))
         self._worker = Worker(self._answers.generate)
 
     def read(

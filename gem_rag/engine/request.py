@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
-from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
+from gem_rag.engine.bulk import Bulk
 from gem_rag.engine.grammar import Grammars
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.rows import Row
@@ -17,7 +17,6 @@ from gem_rag.text.template import Message, as_text
 from gem_rag.text.tools import Tool
 
 Request = str | Sequence[Message]
-Rank = Callable[[str, Sequence[str]], list[Ranked]]
 # Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
 # hand-written questions to three tools (docs/benchmarks.md).
 TOOL_THRESHOLD = 0.3
@@ -30,13 +29,13 @@ class Requests:
 
     Args:
         reader: Guards readings; its parts tokenize and bound.
-        rank: Ranks tools for models that were not trained on them.
+        bulk: Ranks tools for models that were not trained on them.
     """
 
-    def __init__(self, reader: Reader, rank: Rank) -> None:
+    def __init__(self, reader: Reader, bulk: Bulk) -> None:
         self._reader = reader
         self._parts = reader.parts
-        self._rank = rank
+        self._bulk = bulk
 
     def rows(
         self,
@@ -152,7 +151,7 @@ class Requests:
         offsets = self._parts.codec.encode_texts([words], None)[0].offsets
         if len(offsets) > TOOL_WORDS:
             words = words[offsets[-TOOL_WORDS][0] :]
-        best = self._rank(words, [tool.signature for tool in tools])[0]
+        best = self._bulk.rank(words, [tool.signature for tool in tools])[0]
         return tools[best.index].name if best.score >= TOOL_THRESHOLD else "none"
 
     @cached_property
