@@ -14,7 +14,7 @@ from gem_rag.checkpoints.fingerprint import seal, weights_hash
 from gem_rag.compute.adapter import applied
 from gem_rag.config import AdapterConfig, GemConfig
 from gem_rag.errors import CheckpointError
-from gem_rag.model import GemModel, create
+from gem_rag.model import GemModel, create, load
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -160,10 +160,10 @@ def test_a_missing_or_cut_file_is_an_error(saved, broken):
     whole = (saved / broken).read_bytes()
     (saved / broken).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="whole"):
-        checkpoint.load(saved)
+        load(saved)
     (saved / broken).unlink()
     with pytest.raises(CheckpointError, match="whole"):
-        checkpoint.load(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize("name", ["special_tokens", "whitening"])

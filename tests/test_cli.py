@@ -311,7 +311,8 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
     unhurried = (  # a pause after each commit, so that the signal always comes in time
         # Where the tests themselves run in the background, children would be deaf to it.
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from gem_rag import cli; from gem_rag.rag.ingest import write; commit = write.Ingest._commit;"
+        "from gem_rag import cli; from gem_rag.rag.ingest import write;"
+        "commit = write.Ingest._commit;"
         "write.Ingest._commit = lambda *a: (commit(*a), time.sleep(0.2)); cli.main()"
     )
     command = [sys.executable, "-c", unhurried, "index", str(docs), "--index", str(folder)]

@@ -1,4 +1,4 @@
-"""Commands that make and measure checkpoints: train, eval, adapt (nobody else knows the trainer)."""
+"""Commands that make and measure checkpoints: train, eval, adapt. No other file knows trainers."""
 
 from __future__ import annotations
 

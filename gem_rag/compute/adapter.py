@@ -30,7 +30,7 @@ class Acting:
     """An adapter, and where among a pass's queries it acts."""
 
     adapter: Adapter
-    where: Positions = EVERYWHERE
+    where: Positions
 
 
 _acting: ContextVar[tuple[Acting, ...]] = ContextVar("gem_acting", default=())
