@@ -14,9 +14,9 @@ from common import arguments, show
 from torch import Tensor, nn
 
 from gem_rag.compute.attention import Tokens
+from gem_rag.compute.kv import empty_cache
 from gem_rag.engine.results import Generation
 from gem_rag.model import GemModel
-from gem_rag.compute.kv import empty_cache
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.heldout import questions
 from gem_rag_train.start import untrained

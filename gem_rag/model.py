@@ -67,8 +67,7 @@ class GemModel:
         """Load a GEM checkpoint; the same checkpoint asked for twice is the same object.
 
         Args:
-            name_or_path: Bundled name, local folder or hub id; None is the embedded default,
-                fetched and converted on first use.
+            name_or_path: Bundled name, local folder or hub id; None is the embedded default.
             device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
             dtype: ``auto`` (float32 on CPU, the base's own elsewhere) or a torch dtype's name.
             revision: Hub revision.
@@ -375,12 +374,12 @@ Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel:
-    """A checkpoint's folder as a model of its own: see `gem_rag.checkpoints.folder.load_parts`."""
+    """A checkpoint's folder as a model of its own: see `load_parts`."""
     return GemModel(load_parts(folder, device=device, dtype=dtype))
 
 
 def create(base: str | Path, **options: Any) -> GemModel:
-    """A new, untrained model: see `gem_rag.checkpoints.folder.new_parts`."""
+    """A new, untrained model: see `new_parts`."""
     return GemModel(new_parts(base, **options))
 
 

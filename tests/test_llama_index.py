@@ -664,7 +664,7 @@ def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folde
     with pytest.raises(GemIndexError, match="does not say which model"):
         GemRetriever(unknown, gem).retrieve(QUESTION)
     foreign = ReadingStore(gem)
-    other.reading_fingerprint = "another"
+    other.parts.reading_fingerprint = "another"
     with pytest.raises(GemError, match="another model"):
         GemReranker(other, readings=foreign)
     with pytest.raises(GemError, match="give a ReadingStore of this model"):

@@ -43,47 +43,50 @@ def train(
         out.print(f"checkpoint: {escape(str(folder))}")
 
 
+Stsb = Annotated[Path | None, typer.Option("--stsb", help="CSV of sentence1,sentence2,score.")]
+Only = Annotated[str, typer.Option("--only", help="Parts, with commas between.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small samples: minutes, not hours.")]
+Paragraphs = Annotated[int | None, typer.Option("--paragraphs", help="Of each retrieval set.")]
+Questions = Annotated[int | None, typer.Option("--questions", help="Of each retrieval set.")]
+Ranked = Annotated[
+    int | None, typer.Option("--ranked", help="Questions whose ten best are ranked.")
+]
+Labelled = Annotated[
+    int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
+]
+Lm = Annotated[int | None, typer.Option("--lm", help="Questions of each multiple-choice task.")]
+Passages = Annotated[int | None, typer.Option("--passages", help="For perplexity.")]
+Rag = Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")]
+Mteb = Annotated[
+    list[str] | None,
+    typer.Option("--mteb", help="An mteb task, a local folder or CSV; repeatable."),
+]
+MeanPooled = Annotated[
+    bool,
+    typer.Option(
+        "--mean-pooled/--no-mean-pooled",
+        help="The base mean-pooled too: takes as long as the checkpoint.",
+    ),
+]
+MaxLength = Annotated[int | None, typer.Option("--max-length", help="Tokens of a text that count.")]
+
+
 def eval_(
     model: Model = None,
     output: Annotated[Path, typer.Option("--output", help="Folder of the report.")] = Path("eval"),
-    stsb: Annotated[
-        Path | None, typer.Option("--stsb", help="CSV of sentence1,sentence2,score.")
-    ] = None,
-    only: Annotated[str, typer.Option("--only", help="Parts, with commas between.")] = "",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small samples: minutes, not hours.")
-    ] = False,
-    paragraphs: Annotated[
-        int | None, typer.Option("--paragraphs", help="Of each retrieval set.")
-    ] = None,
-    questions: Annotated[
-        int | None, typer.Option("--questions", help="Of each retrieval set.")
-    ] = None,
-    ranked: Annotated[
-        int | None, typer.Option("--ranked", help="Questions whose ten best are ranked.")
-    ] = None,
-    labelled: Annotated[
-        int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
-    ] = None,
-    lm: Annotated[
-        int | None, typer.Option("--lm", help="Questions of each multiple-choice task.")
-    ] = None,
-    passages: Annotated[int | None, typer.Option("--passages", help="For perplexity.")] = None,
-    rag: Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")] = None,
-    mteb: Annotated[
-        list[str] | None,
-        typer.Option("--mteb", help="An mteb task, a local folder or CSV; repeatable."),
-    ] = None,
-    mean_pooled: Annotated[
-        bool,
-        typer.Option(
-            "--mean-pooled/--no-mean-pooled",
-            help="The base mean-pooled too: takes as long as the checkpoint.",
-        ),
-    ] = True,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Tokens of a text that count.")
-    ] = None,
+    stsb: Stsb = None,
+    only: Only = "",
+    quick: Quick = False,
+    paragraphs: Paragraphs = None,
+    questions: Questions = None,
+    ranked: Ranked = None,
+    labelled: Labelled = None,
+    lm: Lm = None,
+    passages: Passages = None,
+    rag: Rag = None,
+    mteb: Mteb = None,
+    mean_pooled: MeanPooled = True,
+    max_length: MaxLength = None,
     seed: Annotated[int, typer.Option("--seed", help="Draws the samples.")] = 1,
     as_json: Json = False,
 ) -> None:

@@ -82,7 +82,8 @@ class AwaitedPieces(Generic[S]):
             self.close()
 
     @cached_property
-    def _stream(self) -> S:
+    def stream(self) -> S:
+        """What is awaited, made when it is first needed."""
         stream = self._start()
         if self._closed:  # while it was starting
             stream.close()
@@ -90,7 +91,7 @@ class AwaitedPieces(Generic[S]):
 
     @cached_property
     def _iterator(self) -> Iterator[str]:
-        return iter(self._stream)
+        return iter(self.stream)
 
     def _piece(self) -> str | None:
         with self._stepping:
@@ -103,9 +104,9 @@ class AwaitedPieces(Generic[S]):
     def close(self) -> None:
         """Stop, from any task or thread; a token under way ends, and no more are computed."""
         self._closed = True
-        if "_stream" in vars(self) and self._stepping.acquire(blocking=False):
+        if "stream" in vars(self) and self._stepping.acquire(blocking=False):
             try:
-                self._stream.close()
+                self.stream.close()
             finally:
                 self._stepping.release()
 
@@ -116,4 +117,4 @@ class AsyncStream(AwaitedPieces[Stream]):
     @property
     def generation(self) -> Generation:
         """What was generated so far: see `Stream.generation`."""
-        return self._stream.generation
+        return self.stream.generation

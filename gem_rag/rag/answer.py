@@ -80,12 +80,12 @@ class AsyncAnswerStream(AwaitedPieces[AnswerStream]):
     @property
     def citations(self) -> list[Citation]:
         """What was retrieved, once the first piece has come."""
-        return self._stream.citations
+        return self.stream.citations
 
     @property
     def answer(self) -> Answer:
         """See `AnswerStream.answer`."""
-        return self._stream.answer
+        return self.stream.answer
 
 
 def _answer(found: Found, generation: Generation | None, first: float | None) -> Answer:

@@ -77,7 +77,7 @@ class GeneratesWithGem(Serializable):
         return {
             "model_name": self.model_name,
             "fingerprint": self.gem.fingerprint,
-            **{name: getattr(self, name) for name in names},
+            **{name: vars(self)[name] for name in names},
         }
 
     @classmethod

@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from gem_rag.checkpoint import name_of
 from torch import Tensor
 
-from gem_rag.checkpoint import name_of
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir, atomic_write
 from gem_rag.model import GemModel

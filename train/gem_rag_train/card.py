@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, public_name, resolve_base
+
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import sources_of

@@ -11,12 +11,11 @@ from contextvars import copy_context
 from typing import Any
 
 import torch
+from gem_rag.base import Base
+from gem_rag.reading import GrowingLayer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
-
-from gem_rag.base import Base
-from gem_rag.reading import GrowingLayer
 
 
 def checkpoint_activations(base: Base) -> None:

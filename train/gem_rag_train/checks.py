@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from gem_rag.adapter import EVERYWHERE, Positions
 from gem_rag.attention import Role, Rule, Tokens, positions_of, visible
 from gem_rag.base import Base
-from gem_rag.errors import GemError, TruncationWarning, UnsupportedModelError
-from gem_rag.model import GemModel
 from gem_rag.reader import by_budget
 from gem_rag.reading import empty_cache
+from torch import Tensor, nn
+
+from gem_rag.errors import GemError, TruncationWarning, UnsupportedModelError
+from gem_rag.model import GemModel
 from gem_rag_train.evaluation import retrieval
 
 SuffixTask = Literal["reconstruction", "continuation"]

@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gem_rag.base import Base
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-from gem_rag.base import Base
 
 NAME = "gem_grouped"
 FEW = 16  # queries; with more, the scores are too large to be written out

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gem_rag.attention import Rule
+from gem_rag.reader import by_budget
 from torch import nn
 
-from gem_rag.attention import Rule
 from gem_rag.config import Task
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
-from gem_rag.reader import by_budget
 from gem_rag_train.checks import SuffixTask, alignment, bottleneck, stability, uniformity
 from gem_rag_train.config import TrainConfig
 from gem_rag_train.data import Pair

@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from gem_rag.attention import Role, Tokens, positions_of, together
+from gem_rag.reader import by_budget
+from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gem_rag.attention import Role, Tokens, positions_of, together
 from gem_rag.config import Task
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write, locked
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
-from gem_rag.reader import by_budget
-from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
 from gem_rag.text import Tokenized
 from gem_rag_train.precision import Precision, autocast, resolved
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
+from gem_rag.attention import Rule
 from torch import Tensor, nn
 
-from gem_rag.attention import Rule
 from gem_rag.model import GemModel
 from gem_rag_train.data import Pair
 

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from gem_rag.base import Base
 from gem_rag.checkpoint import resolve_base
+from torch import nn
+
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
 from gem_rag_train.config import TrainConfig

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from gem_rag.reading import Reading
 from torch import Tensor
 
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
-from gem_rag.reading import Reading
 from gem_rag_train.data import Pair
 from gem_rag_train.evaluation.embedding import place_of
 from gem_rag_train.kept import KeptReadings

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from gem_rag.reading import Reading
 from torch import Tensor
 
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
-from gem_rag.reading import Reading
 from gem_rag_train.lines import append_line, read_lines
 from gem_rag_train.losses import soft_labels
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gem_rag.base import Base
 from transformers import PreTrainedModel
 
-from gem_rag.base import Base
 from gem_rag.errors import GemError
 from gem_rag_train.config import TrainConfig
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gem_rag.checkpoint import create, seal
 from transformers import PreTrainedModel
 
-from gem_rag.checkpoint import create, seal
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gem_rag.checkpoint import holds_something_else, seal
+from gem_rag.reader import by_budget
 from torch import Tensor, nn
 
-from gem_rag.checkpoint import holds_something_else, seal
 from gem_rag.config import CONFIG_FILE
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
-from gem_rag.reader import by_budget
 from gem_rag_train.batches import Text, in_order, same_source, seconds_of, texts_of
 from gem_rag_train.card import model_card
 from gem_rag_train.checkpointing import checkpoint_activations

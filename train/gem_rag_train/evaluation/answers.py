@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from gem_rag.base import Base
 from gem_rag.checkpoint import seal
+
 from gem_rag.config import AdapterConfig
 from gem_rag.documents import Document
 from gem_rag.index import GemIndex

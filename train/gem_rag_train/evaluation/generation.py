@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-
 from gem_rag.adapter import Positions
 from gem_rag.checkpoint import load_base, resolve_base
+
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gem_rag.checkpoint import as_model, name_of
+
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
 from gem_rag_train.evaluation import embedding, sets

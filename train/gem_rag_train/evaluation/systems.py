@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from gem_rag.checkpoint import OWN_BASE, create, name_of
+from gem_rag.reader import by_budget
 from torch import nn
 
-from gem_rag.checkpoint import OWN_BASE, create, name_of
 from gem_rag.config import AdapterConfig, Task
 from gem_rag.errors import GemError, MissingExtraError, TruncationWarning
 from gem_rag.model import GemModel
 from gem_rag.progress import quiet_transformers
-from gem_rag.reader import by_budget
 from gem_rag_train.config import RECIPE, TrainConfig
 from gem_rag_train.teacher import MINILM as MINILM_SOURCE
 from gem_rag_train.teacher import minilm_folder
