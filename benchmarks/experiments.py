@@ -26,14 +26,14 @@ from longform import perplexity
 from gem_rag.attention import Rule
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
-from gem_rag_train.config import TAUGHT, TrainConfig
 from gem_rag_train.evaluation.generation import CHOICE_TASKS, compare
 from gem_rag_train.evaluation.sets import choices, drawn
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT
-from gem_rag_train.heldout import HeldOut
-from gem_rag_train.preflight import keep_freed_memory
-from gem_rag_train.start import untrained
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop.preflight import keep_freed_memory
+from gem_rag_train.loop.start import untrained
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.monitor.heldout import HeldOut
+from gem_rag_train.recipes.config import TAUGHT, TrainConfig
 
 COLUMNS = {
     "heldout_ndcg10": "BoolQ nDCG@10",

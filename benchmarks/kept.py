@@ -10,11 +10,11 @@ import tempfile
 
 from common import arguments, show
 
-from gem_rag_train.config import TAUGHT, TrainConfig
-from gem_rag_train.grouped import NAME
-from gem_rag_train.preflight import keep_freed_memory
-from gem_rag_train.prepare import prepare
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop.grouped import NAME
+from gem_rag_train.loop.preflight import keep_freed_memory
+from gem_rag_train.loop.prepare import prepare
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.recipes.config import TAUGHT, TrainConfig
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from gem_rag.attention import Tokens
 from gem_rag.generation import Generation
 from gem_rag.model import GemModel
 from gem_rag.reading import empty_cache
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.heldout import questions
-from gem_rag_train.start import untrained
+from gem_rag_train.loop.start import untrained
+from gem_rag_train.monitor.heldout import questions
+from gem_rag_train.recipes.config import TrainConfig
 
 PROMPTS, PROMPT_TOKENS, TOKENS = 8, 32, 500
 

@@ -19,11 +19,9 @@ from tiny import FAMILIES, WORDS, disturb, make_base
 from gem_rag.checkpoint import create, weights_hash
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
-from gem_rag_train import TrainConfig, questions, train
-from gem_rag_train import prepare as preparing
-from gem_rag_train import trainer as module
-from gem_rag_train.batches import same_source
-from gem_rag_train.data import (
+from gem_rag_train import TrainConfig, train
+from gem_rag_train.data.batches import same_source
+from gem_rag_train.data.pairs import (
     PROSE,
     WHO,
     Pair,
@@ -37,9 +35,17 @@ from gem_rag_train.data import (
     sentences,
     sources_of,
 )
-from gem_rag_train.grouped import use_grouped_attention
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.losses import (
+from gem_rag_train.kept.readings import KeptReadings
+from gem_rag_train.loop import prepare as preparing
+from gem_rag_train.loop import trainer as module
+from gem_rag_train.loop.grouped import use_grouped_attention
+from gem_rag_train.loop.prepare import prepare
+from gem_rag_train.loop.schedule import rate
+from gem_rag_train.loop.start import new_model
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.material import questions
+from gem_rag_train.material.questions import as_question, found_again, written_pairs
+from gem_rag_train.objectives.losses import (
     LOG_SCALE_START,
     Rotation,
     alignment,
@@ -47,13 +53,8 @@ from gem_rag_train.losses import (
     info_nce,
     neighbourhood,
 )
-from gem_rag_train.prepare import prepare
-from gem_rag_train.questions import as_question, found_again, written_pairs
-from gem_rag_train.schedule import rate
-from gem_rag_train.start import new_model
-from gem_rag_train.teacher import Teacher
-from gem_rag_train.trainer import Trainer
-from gem_rag_train.whitening import half_whitening
+from gem_rag_train.objectives.teacher import Teacher
+from gem_rag_train.objectives.whitening import half_whitening
 
 
 class TinyMix:
@@ -80,7 +81,7 @@ class TinyMix:
 def config(base_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TrainingMix", TinyMix)
     monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
-    import gem_rag_train.card as card
+    import gem_rag_train.monitor.card as card
 
     monkeypatch.setattr(card, "sources_of", lambda shares, prose: [])
     return TrainConfig(
@@ -791,7 +792,7 @@ def test_prose_comes_from_the_sources_with_a_share_and_the_card_names_them():
 
 @pytest.mark.model
 def test_no_dev_passage_is_trained_on():
-    from gem_rag_train.sources import boolq, web
+    from gem_rag_train.data.sources import boolq, web
 
     for source, least in ((boolq, 7000), (web, 700)):
         train_part = {p.body for p in source("train")}
@@ -801,7 +802,7 @@ def test_no_dev_passage_is_trained_on():
 
 @pytest.mark.model
 def test_articles_and_the_almanac_are_prose_under_headings():
-    from gem_rag_train.sources import factbook, wikipedia, wikipedia_starts
+    from gem_rag_train.data.sources import factbook, wikipedia, wikipedia_starts
 
     for source, least in ((wikipedia, 4900), (factbook, 6400), (wikipedia_starts, 990)):
         passages = source()

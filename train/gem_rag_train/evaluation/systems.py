@@ -18,9 +18,9 @@ from gem_rag.errors import GemError, MissingExtraError, TruncationWarning
 from gem_rag.model import GemModel
 from gem_rag.progress import quiet_transformers
 from gem_rag.reader import by_budget
-from gem_rag_train.config import RECIPE, TrainConfig
-from gem_rag_train.teacher import MINILM as MINILM_SOURCE
-from gem_rag_train.teacher import minilm_folder
+from gem_rag_train.objectives.teacher import MINILM as MINILM_SOURCE
+from gem_rag_train.objectives.teacher import minilm_folder
+from gem_rag_train.recipes.config import RECIPE, TrainConfig
 
 CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
     "checkpoint",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gem_rag.documents import load_file, sections
 from gem_rag.errors import GemError
-from gem_rag_train.data import Draw, Pair, crop, drop_words, masked
+from gem_rag_train.data.pairs import Draw, Pair, crop, drop_words, masked
 
 Kind = Literal["labelled", "headings", "summary", "soft_prompt", "texts"]
 

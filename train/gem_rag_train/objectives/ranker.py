@@ -17,8 +17,8 @@ from torch import Tensor
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.reading import Reading
-from gem_rag_train.lines import append_line, read_lines
-from gem_rag_train.losses import soft_labels
+from gem_rag_train.kept.lines import append_line, read_lines
+from gem_rag_train.objectives.losses import soft_labels
 
 
 class Ranker:

@@ -15,10 +15,10 @@ from torch import Tensor
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.reading import Reading
-from gem_rag_train.data import Pair
+from gem_rag_train.data.pairs import Pair
 from gem_rag_train.evaluation.embedding import place_of
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.lines import append_line, read_lines
+from gem_rag_train.kept.lines import append_line, read_lines
+from gem_rag_train.kept.readings import KeptReadings
 
 ASK = "\n\nWrite one short question that is answered by the text above."
 MAX_NEW_TOKENS = 28

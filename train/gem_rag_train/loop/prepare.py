@@ -11,12 +11,12 @@ from torch import Tensor
 
 from gem_rag.config import Task
 from gem_rag.model import GemModel
-from gem_rag_train.batches import texts_of
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair, Pool, TrainingMix
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.questions import found_again, written_pairs
-from gem_rag_train.teacher import Teacher
+from gem_rag_train.data.batches import texts_of
+from gem_rag_train.data.pairs import Pair, Pool, TrainingMix
+from gem_rag_train.kept.readings import KeptReadings
+from gem_rag_train.material.questions import found_again, written_pairs
+from gem_rag_train.objectives.teacher import Teacher
+from gem_rag_train.recipes.config import TrainConfig
 
 FILE_PAIRS = 1600  # in a file of readings: reading that was interrupted goes on with the next
 TAUGHT = "teacher.safetensors"

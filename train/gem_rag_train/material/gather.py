@@ -17,8 +17,8 @@ from gem_rag.documents import Chunk, find_files, load_file, split
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.rag import RELEVANCE_THRESHOLD
-from gem_rag_train.data import sentences
-from gem_rag_train.questions import kept_questions, places
+from gem_rag_train.data.pairs import sentences
+from gem_rag_train.material.questions import kept_questions, places
 
 FEWEST_CHUNKS = 20
 FEWEST_WORDS = 12  # in a chunk, for a question about it

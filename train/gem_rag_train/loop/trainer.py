@@ -20,18 +20,33 @@ from gem_rag.config import CONFIG_FILE
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
-from gem_rag_train.batches import Text, in_order, same_source, seconds_of, texts_of
-from gem_rag_train.card import model_card
-from gem_rag_train.checkpointing import checkpoint_activations
-from gem_rag_train.config import RECIPE, TrainConfig
-from gem_rag_train.data import Pair, Pool, TrainingMix
-from gem_rag_train.files import UserData, hold_out, load_files
-from gem_rag_train.gradcache import GradCache
-from gem_rag_train.grouped import use_grouped_attention
-from gem_rag_train.heldout import HeldOut
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.live import reports, summary_writer
-from gem_rag_train.losses import (
+from gem_rag_train.data.batches import Text, in_order, same_source, seconds_of, texts_of
+from gem_rag_train.data.files import UserData, hold_out, load_files
+from gem_rag_train.data.pairs import Pair, Pool, TrainingMix
+from gem_rag_train.kept.readings import KeptReadings
+from gem_rag_train.loop.checkpointing import checkpoint_activations
+from gem_rag_train.loop.grouped import use_grouped_attention
+from gem_rag_train.loop.preflight import (
+    keep_freed_memory,
+    require_context,
+    require_extra,
+    require_finite,
+    require_memory,
+    require_room_for_base,
+)
+from gem_rag_train.loop.prepare import prepare
+from gem_rag_train.loop.processes import Processes
+from gem_rag_train.loop.schedule import alpha, peak, rate
+from gem_rag_train.loop.sharding import require_shardable, shard
+from gem_rag_train.loop.start import language_rows, new_model
+from gem_rag_train.loop.state import STATE, Average, Best, RunFolder, parameters_of
+from gem_rag_train.monitor.card import model_card
+from gem_rag_train.monitor.heldout import HeldOut
+from gem_rag_train.monitor.live import reports, summary_writer
+from gem_rag_train.monitor.report import REPORT, write_report
+from gem_rag_train.objectives.gradcache import GradCache
+from gem_rag_train.objectives.language import label_count, language_loss, spare_row
+from gem_rag_train.objectives.losses import (
     LOG_SCALE_START,
     Rotation,
     alignment,
@@ -41,26 +56,11 @@ from gem_rag_train.losses import (
     neighbourhood,
     scale_of,
 )
-from gem_rag_train.objectives import label_count, language_loss, spare_row
-from gem_rag_train.precision import autocast, require_precision
-from gem_rag_train.preflight import (
-    keep_freed_memory,
-    require_context,
-    require_extra,
-    require_finite,
-    require_memory,
-    require_room_for_base,
-)
-from gem_rag_train.prepare import prepare
-from gem_rag_train.processes import Processes
-from gem_rag_train.ranker import Ranker
-from gem_rag_train.report import REPORT, write_report
-from gem_rag_train.schedule import alpha, peak, rate
-from gem_rag_train.sharding import require_shardable, shard
-from gem_rag_train.start import language_rows, new_model
-from gem_rag_train.state import STATE, Average, Best, RunFolder, parameters_of
-from gem_rag_train.teacher import KnownTexts, Teacher
-from gem_rag_train.whitening import half_whitening, some_texts
+from gem_rag_train.objectives.ranker import Ranker
+from gem_rag_train.objectives.teacher import KnownTexts, Teacher
+from gem_rag_train.objectives.whitening import half_whitening, some_texts
+from gem_rag_train.recipes.config import RECIPE, TrainConfig
+from gem_rag_train.recipes.precision import autocast, require_precision
 
 TOKENS_PER_BATCH = 4096  # in one forward; large, because each batch costs a backward pass too
 LM_TOKENS_PER_BATCH = 1024  # smaller, because every token has logits over the vocabulary

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gem_rag.errors import GemError
-from gem_rag_train.sources import (
+from gem_rag_train.data.sources import (
     BBC,
     BOOLQ,
     DJANGO,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.recipes.config import TrainConfig
 
 
 def alpha(step: int, config: TrainConfig) -> float:

@@ -10,10 +10,10 @@ from typing import Any
 
 from gem_rag.config import AdapterScope, Pooling
 from gem_rag.errors import GemError
-from gem_rag_train.precision import PRECISIONS, Precision
+from gem_rag_train.recipes.precision import PRECISIONS, Precision
 
 RECIPE = "recipe.toml"  # a run's own, in its checkpoint
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
 TAUGHT = ("alignment", "neighbourhood", "distillation")  # weights of what a teacher says
 AT_LEAST_1 = ("steps", "cycles", "batch_size", "max_length", "checkpoint_every", "neighbours")
@@ -42,11 +42,11 @@ class TrainConfig:
     Attributes:
         base: Base model: ``embedded:smollm2-135m-instruct``, a folder or a hub id.
         output: Folder of the checkpoint; the run's state is kept beside it in ``<output>.run``.
-        shares: How much of a batch each kind of pair gets: the tasks of `gem_rag_train.data` and,
-            with `data_files`, what `gem_rag_train.files` finds in them. Left out: all of the
-            files' kinds, or crops without files.
+        shares: How much of a batch each kind of pair gets: what `gem_rag_train.data.tasks` names
+            and, with `data_files`, what `gem_rag_train.data.files` finds in them. Left out: all of
+            the files' kinds, or crops without files.
         prose: How much of the passages that crops, clozes, titles, sentences and phrases are cut
-            from comes from which source: `gem_rag_train.data.PROSE`.
+            from comes from which source: `gem_rag_train.data.tasks.PROSE`.
         data_files: Your own training data: JSONL (its columns decide the kind) or documents.
         steps: Optimizer steps.
         batch_size: Pairs per step, over all processes; the other pairs are the negatives.

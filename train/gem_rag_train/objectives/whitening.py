@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from gem_rag_train.batches import Text, texts_of
-from gem_rag_train.data import Pair
+from gem_rag_train.data.batches import Text, texts_of
+from gem_rag_train.data.pairs import Pair
 
 # Texts for each number of a vector: as many as are taken, and so few that they would tell chance.
 TEXTS, TOO_FEW = 8, 2

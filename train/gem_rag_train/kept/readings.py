@@ -26,7 +26,7 @@ from gem_rag.progress import progress
 from gem_rag.reader import by_budget
 from gem_rag.reading import Reading, layers_of, row_of, seeded_cache
 from gem_rag.text import Tokenized
-from gem_rag_train.precision import Precision, autocast, resolved
+from gem_rag_train.recipes.precision import Precision, autocast, resolved
 
 Ids = tuple[int, ...]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gem_rag.config import Task
-from gem_rag_train.data import Pair
+from gem_rag_train.data.pairs import Pair
 
 Text = tuple[str, Task]  # and how to embed it
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gem_rag.attention import Rule
 from gem_rag.model import GemModel
-from gem_rag_train.data import Pair
+from gem_rag_train.data.pairs import Pair
 
 FROM_FILES = ("summary", "soft_prompt")  # rows of the user's files
 
@@ -36,7 +36,8 @@ class LanguageRows:
     Args:
         model: Tokenizes, and decides by its scope whether raw rows are of use: only ``always``
             adapts plain generation, so in the other scopes every row carries special tokens.
-        tasks: Share of each of `gem_rag_train.config.LM_TASKS` among rows with special tokens.
+        tasks: Share of each of `gem_rag_train.recipes.config.LM_TASKS` among rows with special
+            tokens.
         raw_share: Share p of raw rows (scope ``always``).
         own: The user's pairs by kind.
         seed: Decides the tasks and where texts are split.

@@ -20,12 +20,12 @@ from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write
 from gem_rag.model import GemModel
 from gem_rag.reader import by_budget
-from gem_rag_train.checks import SuffixTask, alignment, bottleneck, stability, uniformity
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.data.sources import Passage, boolq
 from gem_rag_train.evaluation import retrieval
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.sources import Passage, boolq
+from gem_rag_train.kept.readings import KeptReadings
+from gem_rag_train.monitor.checks import SuffixTask, alignment, bottleneck, stability, uniformity
+from gem_rag_train.recipes.config import TrainConfig
 
 SEED = 0  # not the run's: all runs are measured on the same passages
 LOSS_TEXTS, CHECKED_TEXTS, LONG_TEXTS = 32, 16, 24
@@ -91,7 +91,7 @@ class HeldOut:
         }
 
     def check(self) -> dict[str, Any]:
-        """`measure` and all of `gem_rag_train.checks` as plain values, for the run's report."""
+        """`measure` and all of `monitor.checks` as plain values, for the run's report."""
         texts = [p.second for p in self.pairs[:CHECKED_TEXTS]]
         tasks: tuple[SuffixTask, ...] = ("reconstruction", "continuation")
         return {

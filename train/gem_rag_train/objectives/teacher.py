@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_dir, atomic_write, cache_dir, fetch_wheel
 from gem_rag.progress import progress, quiet_transformers
-from gem_rag_train.config import at_home
-from gem_rag_train.sources import Source
+from gem_rag_train.data.sources import Source
+from gem_rag_train.recipes.config import at_home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

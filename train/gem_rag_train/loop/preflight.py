@@ -18,7 +18,7 @@ from gem_rag.base import Base
 from gem_rag.checkpoint import resolve_base
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.recipes.config import TrainConfig
 
 BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so far; all fp32
 

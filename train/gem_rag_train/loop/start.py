@@ -12,9 +12,9 @@ from gem_rag.checkpoint import create, seal
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.files import UserData
-from gem_rag_train.objectives import FROM_FILES, LanguageRows
+from gem_rag_train.data.files import UserData
+from gem_rag_train.objectives.language import FROM_FILES, LanguageRows
+from gem_rag_train.recipes.config import TrainConfig
 
 Prepare = Callable[[PreTrainedModel], object]
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from gem_rag.base import Base
 from gem_rag.errors import GemError
-from gem_rag_train.config import TrainConfig
+from gem_rag_train.recipes.config import TrainConfig
 
 
 def require_shardable(config: TrainConfig) -> None:
