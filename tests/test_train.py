@@ -21,20 +21,18 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag_train import TrainConfig, train
 from gem_rag_train.data.batches import same_source
+from gem_rag_train.data.mix import Pool, TrainingMix
 from gem_rag_train.data.pairs import (
-    PROSE,
     WHO,
     Pair,
-    Pool,
-    TrainingMix,
     cloze,
     crop,
     drop_words,
     exchange_word,
     phrase,
     sentences,
-    sources_of,
 )
+from gem_rag_train.data.tasks import PROSE, sources_of
 from gem_rag_train.kept.readings import KeptReadings
 from gem_rag_train.loop import prepare as preparing
 from gem_rag_train.loop import trainer as module

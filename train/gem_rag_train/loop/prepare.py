@@ -12,7 +12,8 @@ from torch import Tensor
 from gem_rag.config import Task
 from gem_rag.model import GemModel
 from gem_rag_train.data.batches import texts_of
-from gem_rag_train.data.pairs import Pair, Pool, TrainingMix
+from gem_rag_train.data.mix import Pool, TrainingMix
+from gem_rag_train.data.pairs import Pair
 from gem_rag_train.kept.readings import KeptReadings
 from gem_rag_train.material.questions import found_again, written_pairs
 from gem_rag_train.objectives.teacher import Teacher

@@ -22,7 +22,8 @@ from gem_rag.fetch import atomic_write
 from gem_rag.reader import by_budget
 from gem_rag_train.data.batches import Text, in_order, same_source, seconds_of, texts_of
 from gem_rag_train.data.files import UserData, hold_out, load_files
-from gem_rag_train.data.pairs import Pair, Pool, TrainingMix
+from gem_rag_train.data.mix import Pool, TrainingMix
+from gem_rag_train.data.pairs import Pair
 from gem_rag_train.kept.readings import KeptReadings
 from gem_rag_train.loop.checkpointing import checkpoint_activations
 from gem_rag_train.loop.grouped import use_grouped_attention

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, public_name, resolve_base
 from gem_rag.model import GemModel
-from gem_rag_train.data.pairs import sources_of
+from gem_rag_train.data.tasks import sources_of
 from gem_rag_train.loop.state import Best
 from gem_rag_train.objectives.teacher import TEACHERS
 from gem_rag_train.recipes.config import TrainConfig
