@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write, sha256_of
-from gem_rag_train.recipes.config import METRICS, TrainConfig
+from gem_rag_train.recipes.config import LOG, METRICS, TrainConfig
 
-STATE, PROGRESS, LOG = "state.safetensors", "progress.json", "log.jsonl"
+STATE, PROGRESS = "state.safetensors", "progress.json"
 # Settings that a run may be gone on with under other values: they do not change the weights.
 FREE = (
     "output",

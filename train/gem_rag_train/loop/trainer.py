@@ -325,7 +325,13 @@ class Trainer:
             self.heldout.record_checks(self.folder.folder, "after")
         if self.processes.is_main:
             measured_on = "" if self.heldout is None else self.heldout.what
-            card = model_card(self.model, self.config, self.best, measured_on)
+            card = model_card(
+                self.model,
+                self.config,
+                best=self.best.value,
+                best_step=self.best.step,
+                measured_on=measured_on,
+            )
             full = self.config.full_fine_tuning
             self.model.save_pretrained(self.output, card=card, with_base=full)
             atomic_write(self.output / RECIPE, self.config.to_toml())

@@ -8,7 +8,6 @@ from pathlib import Path
 from gem_rag.checkpoint import CARD, DEFAULT, EMBEDDED_BASE, default_card, public_name, resolve_base
 from gem_rag.model import GemModel
 from gem_rag_train.data.tasks import sources_of
-from gem_rag_train.loop.state import Best
 from gem_rag_train.objectives.teacher import TEACHERS
 from gem_rag_train.recipes.config import TrainConfig
 
@@ -16,10 +15,20 @@ from gem_rag_train.recipes.config import TrainConfig
 def model_card(
     model: GemModel,
     config: TrainConfig,
-    best: Best | None = None,
+    *,
+    best: float | None = None,
+    best_step: int = 0,
     measured_on: str = "",
 ) -> str:
-    """Markdown: how to use the checkpoint, its recipe, data, licences and held-out quality."""
+    """Markdown: how to use the checkpoint, its recipe, data, licences and held-out quality.
+
+    Args:
+        model: The checkpoint.
+        config: Its recipe.
+        best: What ``best_metric`` was with the weights that were kept; None: it was not measured.
+        best_step: When that was.
+        measured_on: In words.
+    """
     teachers = [TEACHERS[config.teacher]] if config.teacher in TEACHERS else []
     rows = [
         f"| {s.name} | {s.requirement} | {s.licence} | {s.what} |"
@@ -29,9 +38,9 @@ def model_card(
         f"| {Path(f).name} | | its owner's | the maker's own file |" for f in config.data_files
     ]
     quality = ""
-    if best is not None and best.value is not None:
+    if best is not None:
         quality = (
-            f"## Held-out quality\n\n{config.best_metric} {best.value:.3f} at step {best.step} of "
+            f"## Held-out quality\n\n{config.best_metric} {best:.3f} at step {best_step} of "
             f"{config.steps}, on {measured_on}; these weights were kept.\n\n"
         )
     return (

@@ -17,9 +17,8 @@ from markupsafe import Markup, escape
 
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.fetch import atomic_write
-from gem_rag_train.loop.state import LOG
 from gem_rag_train.monitor.heldout import CHECKS
-from gem_rag_train.recipes.config import RECIPE
+from gem_rag_train.recipes.config import LOG, RECIPE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,6 +32,7 @@ EXPECTED = {
     tuple: "a text or a list of texts",
     dict: "a table of numbers",
 }
+LOG = "log.jsonl"  # in a run's folder: each step's facts, the metrics where they were measured
 METRICS = {"heldout_ndcg10": 1, "heldout_recall1": 1, "heldout_ntp_loss": -1}  # 1: more is better
 
 
