@@ -35,7 +35,7 @@ def main() -> None:
             ("reading afresh", None, NAME),
         )
         for name, source, attention in sides:
-            trainer.kept, trainer.step = source, 0
+            trainer.embedder.kept, trainer.step = source, 0
             trainer.model.base.model.set_attn_implementation(attention)
             trainer.train_step()  # to warm up
             facts = [trainer.train_step() for _ in range(options.steps)]

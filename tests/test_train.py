@@ -35,6 +35,7 @@ from gem_rag_train.data.pairs import (
 from gem_rag_train.data.tasks import PROSE, sources_of
 from gem_rag_train.kept.readings import KeptReadings
 from gem_rag_train.loop import prepare as preparing
+from gem_rag_train.loop import start
 from gem_rag_train.loop import trainer as module
 from gem_rag_train.loop.grouped import use_grouped_attention
 from gem_rag_train.loop.prepare import prepare
@@ -43,6 +44,7 @@ from gem_rag_train.loop.start import new_model
 from gem_rag_train.loop.trainer import Trainer
 from gem_rag_train.material import questions
 from gem_rag_train.material.questions import as_question, found_again, written_pairs
+from gem_rag_train.objectives import contrastive
 from gem_rag_train.objectives.losses import (
     LOG_SCALE_START,
     Rotation,
@@ -77,7 +79,7 @@ class TinyMix:
 
 @pytest.fixture
 def config(base_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TrainingMix", TinyMix)
+    monkeypatch.setattr(start, "TrainingMix", TinyMix)
     monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
     import gem_rag_train.monitor.card as card
 
@@ -192,7 +194,7 @@ def test_a_run_is_not_overwritten_or_resumed_by_another_recipe(config):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
-    monkeypatch.setattr(module, "info_nce", lambda *a, **k: torch.tensor(math.nan))
+    monkeypatch.setattr(contrastive, "info_nce", lambda *a, **k: torch.tensor(math.nan))
     with pytest.raises(GemError, match=r"nan at step 0"):
         train(config)
 
@@ -201,7 +203,7 @@ def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
     texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
     with torch.no_grad():
-        vectors = trainer._embed(texts)
+        vectors = trainer.embedder.embed(texts)
     expected = trainer.model.embed_documents([t for t, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 
@@ -432,7 +434,7 @@ def test_near_texts_are_no_negatives_by_the_teacher(config, monkeypatch):
     trainer = Trainer(with_output(config, config.output, teacher="t"), resume=False)
     texts = (("x1", "x2"), ("x3", "x4"), ("y1", "y2"))
     pairs = [Pair(a, b, "document_document", a) for a, b in texts]
-    same = trainer._no_negatives(pairs)
+    same = trainer.losses.no_negatives(pairs)
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
@@ -586,7 +588,7 @@ def test_a_teacher_says_where_hard_negatives_lie(config, tmp_path, monkeypatch):
         Pair("a", "be", "document_document", "1", ("hard, else",)),
         Pair("see", "dee", "document_document", "2"),
     ]
-    trainer._contrastive(pairs, 1.0, {"loss": 0.0, "tokens": 0.0})
+    trainer.contrastive.backward(pairs, 1.0)
     expected = WordCounts("x").embed(["a", "see", "be", "dee", "hard, else"])
     assert torch.equal(taught[0], expected)
 

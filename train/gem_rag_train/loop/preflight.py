@@ -18,7 +18,10 @@ from gem_rag.base import Base
 from gem_rag.checkpoint import resolve_base
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel
+from gem_rag_train.loop.sharding import require_shardable
+from gem_rag_train.monitor.live import summary_writer
 from gem_rag_train.recipes.config import TrainConfig
+from gem_rag_train.recipes.precision import require_precision
 
 BYTES_PER_PARAMETER = 16  # gradient, AdamW's two moments, the best weights so far; all fp32
 
@@ -30,6 +33,22 @@ def require_extra() -> None:
     """Raise `MissingExtraError` now, not when the last step is done."""
     if not all(map(find_spec, EXTRA)):
         raise MissingExtraError("training", "train")
+
+
+def require_settings(config: TrainConfig, device: torch.device, *, shards: bool) -> None:
+    """Raise `GemError` if these settings do not go with the device, or with what is installed.
+
+    Args:
+        config: The recipe.
+        device: Of this process.
+        shards: Whether the base is shared out among the processes.
+    """
+    if shards:
+        require_shardable(config)
+    for precision in (config.mixed_precision, config.reading_precision):
+        require_precision(precision, device)
+    if config.tensorboard:
+        summary_writer()  # at the door, not after hours of reading
 
 
 def require_room_for_base(config: TrainConfig, device: torch.device) -> None:

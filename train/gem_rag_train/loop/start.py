@@ -1,7 +1,8 @@
-"""What a run starts from: its model, and the rows of its next-token loss."""
+"""What a run starts from: its model, its batches, and the rows of its next-token loss."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,20 @@ from gem_rag.checkpoint import create, seal
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
-from gem_rag_train.data.files import UserData
+from gem_rag_train.data.files import UserData, hold_out, load_files
+from gem_rag_train.data.mix import TrainingMix
+from gem_rag_train.data.pairs import Pair
 from gem_rag_train.objectives.language import FROM_FILES, LanguageRows
 from gem_rag_train.recipes.config import TrainConfig
 
 Prepare = Callable[[PreTrainedModel], object]
+
+# Tasks whose pairs are a question and its passage.
+ASKING = ("clozes", "headings", "labelled", "questions", "soft_prompt", "titles")
+FEW_ROWS = (
+    "data_files have too few different passages to hold a tenth out: what is measured, and decides "
+    "which weights are kept, is BoolQ's dev part; set eval_every to 0 to keep the last weights"
+)
 
 
 def new_model(
@@ -101,3 +111,48 @@ def language_rows(config: TrainConfig, model: GemModel, user: UserData) -> Langu
         seed=config.seed,
         max_length=config.max_length,
     )
+
+
+def user_data(config: TrainConfig) -> tuple[UserData, list[Pair]]:
+    """What `data_files` hold, and what of it is measured on instead of trained on.
+
+    Warns where the files have too little to hold any out.
+
+    Raises:
+        GemError: A file is missing, empty or broken.
+    """
+    user = load_files(config.data_files)
+    if not config.eval_every:
+        return user, []
+    user, held_out = hold_out(user, config.heldout_passages, config.seed)
+    if config.data_files and not held_out:
+        warnings.warn(FEW_ROWS, stacklevel=4)
+    return user, held_out
+
+
+def training_mix(config: TrainConfig, user: UserData, processes: int) -> TrainingMix:
+    """The run's batches; one is drawn, so that data that cannot make a batch is found now."""
+    size = config.batch_size
+    if size % processes:
+        raise GemError(
+            f"batch_size is {size} over {processes} processes; expected a multiple of them"
+        )
+    shares = config.shares or dict.fromkeys(user.kinds, 1.0)
+    tasks = user.tasks()
+    own: dict[str, Any] = {"own": tasks} if config.data_files else {}
+    mix = TrainingMix(shares, config.prose, seed=config.seed, batch_size=size, **own)
+    used = shares.keys() | (config.lm_tasks.keys() if config.trains_language else set())
+    if tasks and not used & tasks.keys():
+        raise GemError(
+            f"data_files hold {sorted(tasks)}, and shares has {sorted(shares)}: nothing of the "
+            "files would be trained on; give one of their tasks a share, or pass "
+            "--set 'shares={}' to train on the files alone"
+        )
+    mix.batch(0)
+    asks = config.written_questions or any(shares.get(task) for task in ASKING)
+    if config.ranker_weight and not asks:
+        raise GemError(
+            f"ranker_weight is above 0, but {sorted(shares)} give no questions to rank for; add "
+            f"one of {', '.join(ASKING)} to shares, or set written_questions"
+        )
+    return mix

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gem_rag.checkpoint import holds_something_else
+from gem_rag.config import CONFIG_FILE
 from gem_rag.errors import GemError
 from gem_rag.fetch import atomic_write, sha256_of
 from gem_rag_train.recipes.config import LOG, METRICS, TrainConfig
@@ -176,6 +178,28 @@ class RunFolder:
         lines = log.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         atomic_write(log, "".join(f"{line}\n" for line in kept))
+
+
+def open_run(config: TrainConfig, *, resume: bool) -> RunFolder:
+    """The folder of a recipe's run, ``<output>.run``.
+
+    Raises:
+        GemError: A run is there already and is not to be gone on with, or the output is taken.
+    """
+    output = Path(config.output)
+    folder = output.with_name(output.name + ".run")
+    if not resume and (folder / STATE).exists():
+        raise GemError(
+            f"{folder} holds a run already; pass --resume to go on with it, delete it, or "
+            "choose another output"
+        )
+    is_checkpoint = (output / CONFIG_FILE).exists()
+    if holds_something_else(output) or (is_checkpoint and not resume):
+        raise GemError(
+            f"{output} exists already; choose another output, or delete it: a checkpoint "
+            "takes the whole folder"
+        )
+    return RunFolder(folder, config)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

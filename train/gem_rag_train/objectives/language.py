@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from gem_rag.attention import Rule
 from gem_rag.model import GemModel
+from gem_rag.reader import by_budget
 from gem_rag_train.data.pairs import Pair
+from gem_rag_train.objectives.step import Outcome, ProcessGroup
+from gem_rag_train.recipes.precision import Precision, autocast
 
+TOKENS_PER_BATCH = 1024  # in one forward; few, because every token has logits over the vocabulary
 FROM_FILES = ("summary", "soft_prompt")  # rows of the user's files
 
 
@@ -90,6 +94,57 @@ class LanguageRows:
         """An answer with its end, unless it was cut: to stop there is not to be learnt."""
         (answer,) = self._codec.encode_texts([text], self._max_length)
         return (*answer.ids, *(() if answer.cut else self._codec.end_ids))
+
+
+class LanguageObjective:
+    """A step's gradients of the mean next-token loss.
+
+    Args:
+        model: What is trained.
+        rows: Each step's rows.
+        processes: Which slice of the rows is whose.
+        precision: What is computed in.
+    """
+
+    def __init__(
+        self, model: GemModel, rows: LanguageRows, processes: ProcessGroup, precision: Precision
+    ) -> None:
+        self._model = model
+        self._rows = rows
+        self._processes = processes
+        self._precision = precision
+
+    def backward(self, step: int, pairs: Sequence[Pair], weight: float) -> Outcome:
+        """Add the gradients of the loss on the step's rows, times `weight`.
+
+        Args:
+            step: Decides the rows, with the pairs.
+            pairs: The whole batch.
+            weight: Of the loss.
+        """
+        rows = self._processes.slice_of(self._rows.rows(step, pairs))
+        rows = [row for row in rows if label_count(self._model, row)]
+        count = sum(label_count(self._model, row) for row in rows)
+        device = self._model.base.device
+        labels = self._processes.sum(torch.tensor(float(count), device=device)).clamp(min=1)
+        total = torch.zeros((), device=device)
+        for batch, counts in self._batches(rows):
+            with autocast(device, self._precision):
+                loss = language_loss(self._model, batch) / labels * counts
+            if loss.requires_grad:
+                (weight * loss).backward()
+            total += loss.detach()
+        mean = self._processes.sum(total).item()
+        return Outcome(mean, sum(map(len, rows)), {"ntp": mean})
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], bool]]:
+        """Rows of one kind and similar length, and whether they count: a spare one does not."""
+        for special in (False, True):
+            kind = [row for row in rows if bool(row.suffix) == special]
+            kind.sort(key=len, reverse=True)
+            batches = by_budget(range(len(kind)), [len(r) for r in kind], TOKENS_PER_BATCH)
+            for batch in self._processes.as_many(list(batches), []):
+                yield [kind[i] for i in batch] or [spare_row(special)], bool(batch)
 
 
 def spare_row(special: bool) -> Row:
