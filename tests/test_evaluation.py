@@ -23,7 +23,7 @@ from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.sets import Choice, Labelled, Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM, GemEmbedder
-from gem_rag_train.start import untrained
+from gem_rag_train.loop.start import untrained
 
 WORDS = ["kettle", "warranty", "river", "sea", "winter", "letter", "steam", "engine"]
 WORDS += ["child", "horse", "grey", "young"]

@@ -14,12 +14,18 @@ from gem_rag.compute.attention import Role, Rule, Tokens
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.model import create
-from gem_rag_train import checks, heldout, report
-from gem_rag_train.checks import alignment, attention_weights, bottleneck, stability, uniformity
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair
-from gem_rag_train.heldout import HeldOut, next_token_loss
-from gem_rag_train.sources import Passage
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.data.sources import Passage
+from gem_rag_train.monitor import checks, heldout, report
+from gem_rag_train.monitor.checks import (
+    alignment,
+    attention_weights,
+    bottleneck,
+    stability,
+    uniformity,
+)
+from gem_rag_train.monitor.heldout import HeldOut, next_token_loss
+from gem_rag_train.recipes.config import TrainConfig
 
 WORD = WORDS.split()
 PAIRS = [

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from gem_rag.errors import GemError
-from gem_rag_train import questions
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.losses import soft_labels
-from gem_rag_train.questions import as_question, kept_questions, places, write_questions
-from gem_rag_train.ranker import Ranker
-from gem_rag_train.trainer import Trainer, train
+from gem_rag_train.loop.trainer import Trainer, train
+from gem_rag_train.material import questions
+from gem_rag_train.material.questions import as_question, kept_questions, places, write_questions
+from gem_rag_train.objectives.losses import soft_labels
+from gem_rag_train.objectives.ranker import Ranker
+from gem_rag_train.recipes.config import TrainConfig
 
 PASSAGES = [
     "The kettle has a warranty of seven years.",

@@ -17,14 +17,14 @@ from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
 from gem_rag.model import create
 from gem_rag_train import TrainConfig, train
-from gem_rag_train.batches import same_source, texts_of
-from gem_rag_train.data import Pair
-from gem_rag_train.files import UserData, hold_out, load_files
-from gem_rag_train.gradcache import GradCache
-from gem_rag_train.losses import LOG_SCALE_START, info_nce
-from gem_rag_train.objectives import LanguageRows, Row, label_count, language_loss
-from gem_rag_train.schedule import alpha, peak, rate
-from gem_rag_train.state import parameters_of
+from gem_rag_train.data.batches import same_source, texts_of
+from gem_rag_train.data.files import UserData, hold_out, load_files
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.loop.schedule import alpha, peak, rate
+from gem_rag_train.loop.state import parameters_of
+from gem_rag_train.objectives.gradcache import GradCache
+from gem_rag_train.objectives.language import LanguageRows, Row, label_count, language_loss
+from gem_rag_train.objectives.losses import LOG_SCALE_START, info_nce
 
 PREFIX, SUFFIX = (5, 6, 7, 8, 9), (10, 11, 1)  # ends in 1, which is padding and EOS at once
 PAIRS = [

@@ -50,7 +50,7 @@ class Embedder:
         if len(self._instructions[task]) > 1:  # each text follows itself: no one continuation
             head = len(self._parts.config.preamble_ids)
             return self.forward_texts([r.ids[head:].tolist() for r in readings], task)
-        room = len(self._instruction(task)) + self._parts.config.num_special_tokens
+        room = len(self.instruction(task)) + self._parts.config.num_special_tokens
         tokens, cache = collate(readings, room, self._parts.embed_layers)
         return self.forward_specials(tokens, cache, task)
 
@@ -74,7 +74,7 @@ class Embedder:
         """All spans' specials as one row of queries, so that the reading is not copied per span."""
         spans, width = roles.shape
         index = torch.arange(width, device=roles.device).expand(spans, width)
-        queries, inputs = self._special_queries(torch.tensor(ends, device=roles.device), "document")
+        queries, inputs = self.special_queries(torch.tensor(ends, device=roles.device), "document")
         keys = together(Tokens(index, roles), queries)
         masks = {
             kind: additive(span_mask(mask, width), self._parts.base.dtype)
@@ -131,7 +131,7 @@ class Embedder:
         Returns:
             ``[B, K + S, hidden]``: last-layer outputs at specials and suffix; S is the longest.
         """
-        queries, inputs = self._special_queries(tokens.lengths, task)
+        queries, inputs = self.special_queries(tokens.lengths, task)
         end = queries.positions.shape[1]
         first = end - self._parts.config.num_special_tokens
         acting = self._acting(slice(first, end) if first or suffix else EVERYWHERE)
@@ -164,10 +164,10 @@ class Embedder:
         adapted = self._parts.embeds_adapted
         return self._parts.adapter.at(EVERYWHERE if adapted else special)
 
-    def _special_queries(self, starts: Tensor, task: Task | None) -> tuple[Tokens, Tensor]:
+    def special_queries(self, starts: Tensor, task: Task | None) -> tuple[Tokens, Tensor]:
         """Instruction and specials as queries: ``[B, I + K]`` tokens, ``[B, I + K, hidden]``."""
         batch, k = starts.shape[0], self._parts.config.num_special_tokens
-        instruction = self._instruction(task)
+        instruction = self.instruction(task)
         roles = torch.tensor([Role.PREFIX] * len(instruction) + [Role.SPECIAL] * k)
         roles = roles.to(starts.device).expand(batch, -1)
         positions = starts[:, None] + torch.arange(roles.shape[1], device=starts.device)
@@ -177,7 +177,7 @@ class Embedder:
             vectors = torch.cat([words, vectors])
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 
-    def _instruction(self, task: Task | None) -> Tensor:
+    def instruction(self, task: Task | None) -> Tensor:
         """Token ids of an instruction in one part, which is the same after every text."""
         [ids] = self._instructions[task] if task else [[]]
         return torch.tensor(ids, dtype=torch.long)

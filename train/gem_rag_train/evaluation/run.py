@@ -11,10 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gem_rag.checkpoint import as_model, name_of
-
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, as_model, name_of
 from gem_rag_train.evaluation import embedding, sets
 from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.measures import Measure
