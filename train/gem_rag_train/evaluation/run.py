@@ -85,7 +85,7 @@ class EvalSettings:
             if part in self.only and not needed:
                 option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
                 raise GemError(f"part {part} needs {option}")
-        counts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        counts = vars(self)
         for name in ("paragraphs", "questions", "ranked", "labelled", "lm", "passages", "rag"):
             if counts[name] is not None and counts[name] < 2:
                 raise GemError(f"{name} is {counts[name]}; expected 2 at least")
@@ -173,7 +173,15 @@ class Evaluation:
     def run(self) -> Report:
         """All parts; the report is written after each."""
         steps: dict[str, Callable[[], Sequence[Measure]]] = {
-            part: getattr(self, f"_{part}") for part in PARTS
+            "sts": self._sts,
+            "retrieval": self._retrieval,
+            "shifted": self._shifted,
+            "ranking": self._ranking,
+            "classification": self._classification,
+            "clustering": self._clustering,
+            "generation": self._generation,
+            "rag": self._rag,
+            "mteb": self._mteb,
         }
         report = Report(self._facts(), self._settings(), [])
         report = report.after(self.output)

@@ -37,7 +37,7 @@ def new_model(
     Args:
         config: The recipe.
         device: As for `GemModel.from_pretrained`.
-        prepare: As for `gem_rag.checkpoint.create`.
+        prepare: As for `gem_rag.model.create`.
     """
     model = untrained(config, device, prepare)
     if config.start_from:

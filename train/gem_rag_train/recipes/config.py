@@ -202,21 +202,21 @@ class TrainConfig:
         for one in dataclasses.fields(self):
             object.__setattr__(self, one.name, self._of_its_kind(one))
         for name in ("output", "readings"):
-            object.__setattr__(self, name, at_home(getattr(self, name)))
+            object.__setattr__(self, name, at_home(vars(self)[name]))
         object.__setattr__(self, "data_files", tuple(map(at_home, self.data_files)))
         if not self.shares and not self.data_files:
             object.__setattr__(self, "shares", {"crops": 1.0})
         for name in AT_LEAST_1:
-            self._require(getattr(self, name) >= 1, name, ">= 1")
+            self._require(vars(self)[name] >= 1, name, ">= 1")
         for name in ABOVE_0:
-            self._require(getattr(self, name) > 0, name, "above 0")
+            self._require(vars(self)[name] > 0, name, "above 0")
         self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
-            self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
+            self._require(0 <= vars(self)[name] <= 1, name, "from 0 to 1")
         for name in AT_LEAST_0:
-            self._require(getattr(self, name) >= 0, name, ">= 0")
+            self._require(vars(self)[name] >= 0, name, ">= 0")
         for name in ("mixed_precision", "reading_precision"):
-            self._require(getattr(self, name) in PRECISIONS, name, f"one of {PRECISIONS}")
+            self._require(vars(self)[name] in PRECISIONS, name, f"one of {PRECISIONS}")
         self._require(self.best_metric in METRICS, "best_metric", f"one of {sorted(METRICS)}")
         self._require(
             not self.lm_tasks.keys() - set(LM_TASKS) and any(v > 0 for v in self.lm_tasks.values()),
@@ -230,7 +230,7 @@ class TrainConfig:
         is a list of one."""
         made = setting.default_factory
         kind = type(setting.default if made is dataclasses.MISSING else made())
-        value = getattr(self, setting.name)
+        value = vars(self)[setting.name]
         if kind is tuple:
             value = (value,) if isinstance(value, str) else value
             fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
@@ -246,7 +246,7 @@ class TrainConfig:
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
-            raise GemError(f"recipe: {name} is {getattr(self, name)!r}; expected {expected}")
+            raise GemError(f"recipe: {name} is {vars(self)[name]!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
         if self.taught and not self.teacher:
@@ -286,7 +286,7 @@ class TrainConfig:
     @property
     def taught(self) -> list[str]:
         """The losses on a teacher's vectors that weigh something."""
-        return [name for name in TAUGHT if getattr(self, name)]
+        return [name for name in TAUGHT if vars(self)[name]]
 
     @property
     def readings_folder(self) -> Path:
