@@ -21,6 +21,10 @@ class ReadingError(GemError):
     """A reading cannot be used here: another model made it, or its scope forbids reuse."""
 
 
+class EngineFull(GemError):  # noqa: N818
+    """Too many requests are waiting for the model, and the caller would not wait."""
+
+
 class FetchError(GemError):
     """Something could not be fetched from the package index, or arrived damaged."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -29,6 +28,7 @@ from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.request import Request
 from gem_rag.engine.results import Generation
 from gem_rag.engine.streams import AsyncStream, Stream
+from gem_rag.engine.work import when_started
 from gem_rag.text.codec import TextCodec
 
 __all__ = ["GemModel", "Ranked", "Reading"]
@@ -332,37 +332,50 @@ class GemModel:
         return await self.engine.generate(requests, after, chosen, cancelled)
 
     def submit(
-        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+        self,
+        messages_or_prompt: Request,
+        *,
+        after: Reading | None = None,
+        wait: bool = True,
+        **options: Any,
     ) -> Future[Generation]:
-        """Queue a request; requests that wait at the same time are generated as one batch.
+        """Queue a request; it joins those that are generated as soon as there is room.
 
         Args:
             messages_or_prompt: As for `generate`.
             after: As for `generate`.
-            **options: As for `generate`; requests with equal ones share a batch.
+            wait: False refuses (`EngineFull`) where too many wait already: see `Engine.limits`.
+            **options: As for `generate`.
 
         Returns:
             A future; cancelling it stops the computation after the next token.
         """
-        return self.engine.submit(messages_or_prompt, after, GenerationOptions.of(options))
+        chosen = GenerationOptions.of(options)
+        return self.engine.submit(messages_or_prompt, after, chosen, wait=wait)
 
     async def agenerate(self, messages_or_prompt: Request, **options: Any) -> Generation:
         """`generate` without blocking the event loop; cancelling stops after the next token.
 
-        Requests that wait at the same time are generated as one batch (see `submit`).
+        Requests of the same time are generated side by side (see `submit`).
         """
-        return await asyncio.wrap_future(self.submit(messages_or_prompt, **options))
+        return await when_started(partial(self.submit, messages_or_prompt, **options))
 
     def stream(
-        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+        self,
+        messages_or_prompt: Request,
+        *,
+        after: Reading | None = None,
+        wait: bool = True,
+        **options: Any,
     ) -> Stream:
-        """Generate one answer piece by piece; arguments as for `generate`.
+        """Generate one answer piece by piece; arguments as for `submit`.
 
         Returns:
             An iterator of text pieces that never split a character or show part of a stop string;
             its ``generation`` has finish reason and usage. Closing it stops the computation.
         """
-        return self.engine.stream(messages_or_prompt, after, GenerationOptions.of(options))
+        chosen = GenerationOptions.of(options)
+        return self.engine.stream(messages_or_prompt, after, chosen, wait=wait)
 
     def astream(self, messages_or_prompt: Request, **options: Any) -> AsyncStream:
         """`stream` without blocking the event loop."""

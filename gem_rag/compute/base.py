@@ -95,6 +95,14 @@ class Base:
         return int(self.config.vocab_size)
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        heads = int(self.config.num_attention_heads)
+        width = int(getattr(self.config, "head_dim", None) or self.hidden_size // heads)
+        shared = int(getattr(self.config, "num_key_value_heads", None) or heads)
+        return self.num_layers * 2 * shared * width * self.dtype.itemsize
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = self.model.device

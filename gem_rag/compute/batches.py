@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,20 +23,24 @@ def longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def by_budget(
+    order: Sequence[int], lengths: Sequence[int], budget: int | Callable[[], int]
+) -> Iterator[list[int]]:
     """Cut indices, longest first, into batches of bounded padded tokens and little padding.
 
-    Past `FULL_BATCH` tokens a larger batch gains nothing, so a row that would be more than
-    `PADDING_SHARE` padding starts the next one.
+    A budget that changes is asked for when a batch begins. Past `FULL_BATCH` tokens a larger batch
+    gains nothing, so a row that would be more than `PADDING_SHARE` padding starts the next one.
     """
     batch: list[int] = []
+    most = budget if isinstance(budget, int) else budget()
     for i in order:
         longest = max(1, lengths[batch[0]]) if batch else 1
         padded = longest * len(batch)
         wasteful = padded >= FULL_BATCH and lengths[i] < (1 - PADDING_SHARE) * longest
-        if batch and (padded + longest > budget or wasteful):
+        if batch and (padded + longest > most or wasteful):
             yield batch
             batch = []
+            most = budget if isinstance(budget, int) else budget()
         batch.append(i)
     if batch:
         yield batch

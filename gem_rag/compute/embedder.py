@@ -83,7 +83,7 @@ class Embedder:
         _, cache = collate([reading], queries.positions.numel(), self._parts.embed_layers)
         instruction = queries.positions.shape[1] - self._parts.config.num_special_tokens
         special = (queries.roles == Role.SPECIAL).flatten().nonzero().squeeze(1)
-        hidden = self._parts.base.run(
+        hidden = self._parts.run(
             inputs.flatten(0, 1)[None],
             queries.positions.flatten()[None],
             self._parts.base.mask_argument(masks),
@@ -141,7 +141,7 @@ class Embedder:
                 acting = self._parts.adapter.at(slice(0, end))
         mask = self._parts.base.masks(queries, together(tokens, queries), rule)
         own = first_layers(cache, self._parts.embed_layers)
-        hidden = self._parts.base.run(inputs, queries.positions, mask, own, acting)
+        hidden = self._parts.run(inputs, queries.positions, mask, own, acting)
         return hidden[:, first:]
 
     def _with_suffix(

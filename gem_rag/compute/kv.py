@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,6 +81,103 @@ class GrowingLayer(DynamicLayer):
         """Keep these rows only."""
         super().batch_select_indices(indices)
         self._key_buffer = self._value_buffer = None
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where the next keys and values of some rows go.
+
+    Attributes:
+        rows: A range of rows.
+        starts: How much each of them holds.
+        capacity: Rows and columns that there must be room for, all rows included.
+        places: ``starts`` as a tensor, ``[b]``.
+    """
+
+    rows: slice
+    starts: Sequence[int]
+    capacity: tuple[int, int]
+    places: Tensor
+
+
+class SlotLayer(DynamicLayer):
+    """A cache layer whose rows end at different places, each with room to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._held: tuple[Tensor, Tensor] | None = None  # [R, H, columns, D]
+        self._aim: Aim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 0 if self._held is None else sum(part.nbytes for part in self._held)
+
+    def aim(self, aim: Aim) -> None:
+        """Say where the next update goes, and make room for it."""
+        self._aim = aim
+        if self._held is not None:
+            self._held = (self._grown(self._held[0]), self._grown(self._held[1]))
+
+    def _grown(self, held: Tensor) -> Tensor:
+        rows, columns = self._aim.capacity
+        if held.shape[0] >= rows and held.shape[2] >= columns:
+            return held
+        out = held.new_zeros(rows, held.shape[1], columns, held.shape[3])
+        out[: held.shape[0], :, : held.shape[2]] = held
+        return out
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Put ``[b, H, T, D]`` at each aimed row's end; all of these rows up to the longest's."""
+        keys, values = (
+            held[self._aim.rows] for held in self._ready(key_states[0], value_states[0])
+        )
+        self._put(keys, key_states)
+        self._put(values, value_states)
+        end = max(self._aim.starts) + key_states.shape[2]
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _ready(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What is held, made for keys and values ``[H, n, D]`` such as these where it is not."""
+        if self._held is None:
+            rows, columns = self._aim.capacity
+            shapes = [(rows, new.shape[0], columns, new.shape[2]) for new in (keys, values)]
+            self._held = keys.new_zeros(shapes[0]), values.new_zeros(shapes[1])
+        return self._held
+
+    def _put(self, held: Tensor, new: Tensor) -> None:
+        starts, count = self._aim.starts, new.shape[2]
+        if all(start == starts[0] for start in starts):
+            held[:, :, starts[0] : starts[0] + count] = new
+        elif count == 1:
+            held[torch.arange(len(starts)), :, self._aim.places] = new[:, :, 0]
+        else:
+            for row, start in enumerate(starts):
+                held[row, :, start : start + count] = new[row]
+
+    def fill(self, row: int, keys: Tensor, values: Tensor) -> None:
+        """Take over what was read before, ``[H, n, D]``, into an aimed row."""
+        for held, new in zip(self._ready(keys, values), (keys, values), strict=True):
+            held[row, :, : new.shape[1]] = new
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange two rows that hold so many tokens at most."""
+        for held in self._held or ():
+            first = held[one, :, :length].clone()
+            held[one, :, :length] = held[other, :, :length]
+            held[other, :, :length] = first
+
+    def row(self, row: int, length: int) -> tuple[Tensor, Tensor]:
+        """A row's keys and values, ``[H, length, D]``."""
+        assert self._held is not None
+        keys, values = self._held
+        return keys[row, :, :length], values[row, :, :length]
+
+    def get_seq_length(self) -> int:
+        """How much the longest aimed row holds: transformers asks."""
+        return max(self._aim.starts)
 
 
 def seeded_cache(seeds: Iterable[tuple[Tensor, Tensor]], room: int = 0) -> Cache:

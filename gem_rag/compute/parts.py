@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
 from gem_rag.compute.base import Base
@@ -90,6 +92,26 @@ class Parts:
     def everywhere(self, adapted: bool) -> list[Acting]:
         """The adapter acting at every position, or nowhere."""
         return self.adapter.at(EVERYWHERE if adapted else None)
+
+    def run(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Any,
+        cache: Cache,
+        acting: Sequence[Acting] = (),
+    ) -> Tensor:
+        """Run decoder blocks: see `Base.run`."""
+        return self.base.run(inputs, positions, mask, cache, acting)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., hidden] -> [..., vocab]``."""
+        return self.base.logits(hidden)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether our own forward runs, and not transformers'."""
+        return False
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What training changes: the adapter's weights and the token vectors."""

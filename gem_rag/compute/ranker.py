@@ -84,9 +84,8 @@ class Ranker:
         tokens, cache = self._reader.preamble(self._parts.generates_adapted)
         return self._reader.restore("", Tokenized([], [], 0), row_of(tokens, cache, 0))
 
-    def likelihoods(
-        self, passages: Sequence[Reading] | Sequence[Tokenized], asked: Asked
-    ) -> np.ndarray:
+    @torch.inference_mode()
+    def likelihoods(self, passages: Sequence[Reading | Tokenized], asked: Asked) -> np.ndarray:
         """Mean log-likelihood of the query after each passage, float64 ``[n]``.
 
         Args:
@@ -103,7 +102,7 @@ class Ranker:
         prompt = torch.tensor([asked.ids] * len(passages))
         hidden = self._reader.continue_from(tokens, cache, prompt)
         scored = hidden[:, -asked.scored - 1 : -1]
-        logits = self._parts.base.logits(scored).float()  # (B, scored, vocab)
+        logits = self._parts.logits(scored).float()  # (B, scored, vocab)
         target = torch.tensor(asked.ids[-asked.scored :], device=logits.device)
         target = target.expand(len(passages), asked.scored)[..., None]
         chosen = logits.gather(2, target).squeeze(2) - logits.logsumexp(2)

@@ -110,7 +110,7 @@ class Reader:
             nothing = self.parts.special_vectors.new_zeros(batch, 0, base.hidden_size)
             return keys, cache, nothing
         mask, acting = base.masks(text, keys), self.parts.everywhere(adapted)
-        return keys, cache, base.run(inputs, text.positions, mask, cache, acting)
+        return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acting)
 
     def preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
         """The preamble's reading, made once and shared by all texts."""
@@ -124,7 +124,7 @@ class Reader:
         cache = empty_cache(key[1])
         # no_grad and not inference_mode: training's backward pass reads these tensors too.
         with torch.inference_mode(False), torch.set_grad_enabled(training):
-            base.run(ids, index, None, cache, self.parts.everywhere(adapted))
+            self.parts.run(ids, index, None, cache, self.parts.everywhere(adapted))
         result = Tokens(index, torch.full_like(index, Role.PREFIX)), cache
         if not training:
             self._preambles[key] = result
@@ -143,7 +143,7 @@ class Reader:
         queries = Tokens(positions, torch.full_like(positions, Role.PREFIX))
         mask = base.masks(queries, together(tokens, queries))
         acting = self.parts.everywhere(self.parts.generates_adapted)
-        return base.run(ids, positions, mask, cache, acting)
+        return self.parts.run(ids, positions, mask, cache, acting)
 
     def join(self, readings: Sequence[Reading]) -> Reading:
         """Several readings as one: the preamble once, then each text's keys moved to their place.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gem_rag.compute.batches import by_budget, longest_first, tokens_per_batch
 from gem_rag.compute.embedder import Embedder
@@ -14,6 +17,7 @@ from gem_rag.compute.ranker import Asked, Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
+from gem_rag.engine.worker import Worker
 from gem_rag.errors import ContextLengthError, TruncationWarning
 from gem_rag.progress import progress
 from gem_rag.text.codec import Tokenized
@@ -29,9 +33,11 @@ class Bulk:
         reader: Reads a batch.
         embedder: Embeds one.
         ranker: Ranks one.
+        worker: Runs batches between other things.
     """
 
-    def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
+    def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker, worker: Worker) -> None:
+        self._worker = worker
         self._reader = reader
         self._embedder = embedder
         self._ranker = ranker
@@ -44,7 +50,8 @@ class Bulk:
         tokenized = self._tokenized(texts, max_length, self._reader.room())
         out: dict[int, Reading] = {}
         for rows in self._batches(tokenized, show_progress, "reading"):
-            read = self._reader.readings([texts[i] for i in rows], [tokenized[i] for i in rows])
+            mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
+            read = self._worker.call(partial(self._reader.readings, *mine))
             out |= zip(rows, read, strict=True)
         return [out[i] for i in range(len(texts))]
 
@@ -59,9 +66,8 @@ class Bulk:
         tokenized = self._tokenized(texts, max_length, self._embedder.longest_text(task))
         out = np.empty((len(texts), self._parts.dim), dtype=np.float32)
         for rows in self._batches(tokenized, show_progress, "embedding"):
-            with torch.inference_mode():
-                vectors = self._embedder.forward_texts([tokenized[i].ids for i in rows], task)
-                out[rows] = vectors.float().cpu().numpy()
+            ids = [tokenized[i].ids for i in rows]
+            out[rows] = self._vectors(self._embedder.forward_texts, ids, task)
         return out
 
     def embed_query(self, text: str, max_length: int | None) -> np.ndarray:
@@ -75,9 +81,8 @@ class Bulk:
         out = np.empty((len(readings), self._parts.dim), dtype=np.float32)
         lengths = [len(reading) for reading in readings]
         for rows in by_budget(longest_first(lengths), lengths, self._budget):
-            with torch.inference_mode():
-                vectors = self._embedder.forward_readings([readings[i] for i in rows], task)
-                out[rows] = vectors.float().cpu().numpy()
+            mine = [readings[i] for i in rows]
+            out[rows] = self._vectors(self._embedder.forward_readings, mine, task)
         return out
 
     def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -85,10 +90,17 @@ class Bulk:
         self._reader.require_own([reading])
         if not spans:
             return np.empty((0, self._parts.dim), dtype=np.float32)
-        with torch.inference_mode():
-            vectors = self._embedder.forward_spans(reading, spans)
-        out: np.ndarray = vectors.float().cpu().numpy()
-        return out
+        return self._vectors(self._embedder.forward_spans, reading, spans)
+
+    def _vectors(self, forward: Callable[..., Tensor], *arguments: Any) -> np.ndarray:
+        """A batch's vectors, float32 on the CPU, computed by the worker."""
+
+        def run() -> np.ndarray:
+            with torch.inference_mode():
+                out: np.ndarray = forward(*arguments).float().cpu().numpy()
+                return out
+
+        return self._worker.call(run)
 
     def rank(
         self,
@@ -105,7 +117,8 @@ class Bulk:
         ids = iter(self._tokenized(texts, max_length, self._reader.room(len(asked.ids))))
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
         # An empty passage, of the kind that runs in one batch with the others.
-        empty = self._ranker.empty_reading() if readings else Tokenized([], [], 0)
+        make = self._ranker.empty_reading
+        empty = self._worker.call(make) if readings else Tokenized([], [], 0)
         *scores, floor = self._likelihoods([*passages, empty], asked)
         ranked = [Ranked(i, float(s - floor), float(s)) for i, s in enumerate(scores)]
         return sorted(ranked, key=lambda r: -r.score)
@@ -123,16 +136,17 @@ class Bulk:
         order, padded = longest_first(lengths), [n + query for n in lengths]
         read = [i for i in order if isinstance(passages[i], Reading)]
         fresh = [i for i in order if not isinstance(passages[i], Reading)]
-        for mine, budget in ((read, KEPT_BUDGET * self._budget), (fresh, self._budget)):
-            for rows in by_budget(mine, padded, budget):
-                batch: list[Reading] | list[Tokenized] = [passages[i] for i in rows]  # type: ignore[assignment]
-                with torch.inference_mode():
-                    out[rows] = self._ranker.likelihoods(batch, asked)
+        for mine, times in ((read, KEPT_BUDGET), (fresh, 1)):
+            for rows in by_budget(mine, padded, lambda: times * self._budget()):  # noqa: B023
+                batch = [passages[i] for i in rows]
+                out[rows] = self._worker.call(partial(self._ranker.likelihoods, batch, asked))
         return out
 
-    @property
     def _budget(self) -> int:
-        return tokens_per_batch(self._parts.base.device)
+        """Bound of a batch's tokens; a small one while answers are waited for."""
+        most = tokens_per_batch(self._parts.base.device)
+        scheduler = self._worker.scheduler
+        return min(most, scheduler.limits.chunk_tokens) if scheduler.running else most
 
     def _tokenized(
         self, texts: Sequence[str], max_length: int | None, fits: int
@@ -150,7 +164,7 @@ class Bulk:
                 f"{len(cut)} of {len(texts)} texts were cut to {min(limit, fits)} tokens "
                 f"({sum(cut)} tokens were not read); raise max_length (up to {fits}) or split them",
                 TruncationWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return tokenized
 
@@ -159,9 +173,7 @@ class Bulk:
     ) -> Iterator[list[int]]:
         """Indices in batches of similar length and bounded tokens, longest first."""
         lengths = [len(t.ids) for t in tokenized]
-        batches = list(
-            by_budget(longest_first(lengths), [max(1, n) for n in lengths], self._budget)
-        )
+        batches = by_budget(longest_first(lengths), [max(1, n) for n in lengths], self._budget)
         with progress(what, total=len(tokenized), show=show_progress) as advance:
             for rows in batches:
                 yield rows

@@ -4,27 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from gem_rag.compute.embedder import Embedder
-from gem_rag.compute.parts import Parts
 from gem_rag.compute.ranker import Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
 from gem_rag.engine.bulk import Bulk
-from gem_rag.engine.calls import without_calls
 from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.request import Request, Requests
 from gem_rag.engine.results import Generation
-from gem_rag.engine.rows import Rows
+from gem_rag.engine.rows import Answer
+from gem_rag.engine.runner import Runner
+from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.streams import Stream
-from gem_rag.engine.work import Work
+from gem_rag.engine.work import Work, finished, given_up
 from gem_rag.engine.worker import Worker
 
+PREFIX_BYTES = 256 << 20  # of beginnings of prompts that are kept
 Spans = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine is doing, and has done since it was made.
+
+    Attributes:
+        queued: Rows and units of other work that have not begun.
+        rows: Answers that are generated now.
+        kv_bytes: Keys and values held: of these rows, and of beginnings of prompts.
+        tokens: Generated so far.
+        tokens_per_second: While tokens were generated, of all rows together.
+        busy_seconds: Spent computing.
+        prefix_hits: Prompts whose beginning was not run again.
+        prefix_misses: Prompts that were run whole.
+    """
+
+    queued: int
+    rows: int
+    kv_bytes: int
+    tokens: int
+    tokens_per_second: float
+    busy_seconds: float
+    prefix_hits: int
+    prefix_misses: int
 
 
 class Engine:
@@ -37,9 +65,22 @@ class Engine:
     """
 
     def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
-        self._bulk = Bulk(reader, embedder, ranker)
-        self._answers = _Answers(reader.parts, Requests(reader, self._bulk))
-        self._worker = Worker(self._answers.generate)
+        self._parts = reader.parts
+        # On transformers' forward a prompt is run in one pass, to be its own model's bit for bit.
+        kept = PREFIX_BYTES if self._parts.is_fast else 0
+        self._runner = Runner(self._parts, Prefixes(kept))
+        self._worker = Worker(self._runner, Limits())
+        self._bulk = Bulk(reader, embedder, ranker, self._worker)
+        self._requests = Requests(reader, self._bulk)
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of what runs at once; may be exchanged."""
+        return self._worker.scheduler.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._worker.limit(limits)
 
     def read(
         self,
@@ -91,49 +132,79 @@ class Engine:
         cancelled: Callable[[int], bool] | None = None,
     ) -> Work[list[Generation]]:
         """Several answers together."""
-        return Work(partial(self._answers.generate, requests, after, options, cancelled))
+        return Work(partial(self._generate, requests, after, options, cancelled))
 
-    def stream(self, request: Request, after: Reading | None, options: GenerationOptions) -> Stream:
-        """One answer piece by piece."""
-        return self._answers.stream(request, after, options)
-
-    def submit(
-        self, request: Request, after: Reading | None, options: GenerationOptions
-    ) -> Future[Generation]:
-        """Queue a request; requests of equal options that wait together share a batch."""
-        return self._worker.submit(request, after, options)
-
-
-class _Answers:
-    """Requests to answers.
-
-    Args:
-        parts: The model's parts.
-        requests: Makes rows of them.
-    """
-
-    def __init__(self, parts: Parts, requests: Requests) -> None:
-        self._parts = parts
-        self._requests = requests
-
-    def generate(
+    def _generate(
         self,
         requests: Sequence[Request],
         after: Sequence[Reading] | None,
         options: GenerationOptions,
-        cancelled: Callable[[int], bool] | None = None,
+        cancelled: Callable[[int], bool] | None,
     ) -> list[Generation]:
-        if not requests:
-            return []
-        rows = Rows(self._parts, self._requests.rows(requests, after, options))
-        for _ in rows.pieces(cancelled):
-            pass
-        return [rows.result(row) for row in range(len(requests))]
+        rows = self._requests.rows(requests, after, options)
+        unwanted = given_up()
+        answers = [
+            Answer(row, self._parts, asked=partial(_asked, cancelled, unwanted, place))
+            for place, row in enumerate(rows)
+        ]
+        self._worker.submit(answers)
+        return finished([answer.future for answer in answers])
 
-    def stream(self, request: Request, after: Reading | None, options: GenerationOptions) -> Stream:
-        readings = None if after is None else [after]
-        (row,) = made = self._requests.rows([request], readings, options)
-        rows = Rows(self._parts, made)
-        pieces = (piece for _, piece in rows.pieces())
-        shown = without_calls(pieces, row.tools) if row.tools else pieces
-        return Stream(shown, lambda: rows.result(0))
+    def stream(
+        self,
+        request: Request,
+        after: Reading | None,
+        options: GenerationOptions,
+        *,
+        wait: bool = True,
+    ) -> Stream:
+        """One answer piece by piece."""
+        (row,) = self._requests.rows([request], None if after is None else [after], options)
+        answer = Answer(row, self._parts, is_streamed=True, read_on=self._worker.wake)
+        begin = partial(self._worker.submit, [answer], wait=wait)
+        return Stream(answer, begin, partial(_stop, self._worker, answer))
+
+    def submit(
+        self,
+        request: Request,
+        after: Reading | None,
+        options: GenerationOptions,
+        *,
+        wait: bool = True,
+    ) -> Future[Generation]:
+        """Queue a request; what is wrong with it is its future's error."""
+        try:
+            (row,) = self._requests.rows([request], None if after is None else [after], options)
+        except Exception as error:
+            failed: Future[Generation] = Future()
+            failed.set_exception(error)
+            return failed
+        answer = Answer(row, self._parts)
+        self._worker.submit([answer], wait=wait)
+        return answer.future
+
+    def stats(self) -> Stats:
+        """What it is doing, and what it has done so far."""
+        worker, prefixes = self._worker, self._runner.prefixes
+        return Stats(
+            queued=worker.scheduler.queued,
+            rows=len(worker.scheduler.running),
+            kv_bytes=self._runner.slots.nbytes + prefixes.nbytes,
+            tokens=worker.tokens,
+            tokens_per_second=worker.tokens / worker.step_seconds if worker.step_seconds else 0.0,
+            busy_seconds=worker.busy_seconds,
+            prefix_hits=prefixes.hits,
+            prefix_misses=prefixes.misses,
+        )
+
+
+def _asked(
+    cancelled: Callable[[int], bool] | None, unwanted: Callable[[], bool], place: int
+) -> bool:
+    return unwanted() or (cancelled is not None and cancelled(place))
+
+
+def _stop(worker: Worker, answer: Answer, wait: bool) -> None:
+    """Cancel an answer; not a bound method, or a dropped stream would be kept by its own end."""
+    answer.future.cancel()
+    worker.settle(answer) if wait else worker.wake()

@@ -1,17 +1,24 @@
-"""Requests under way: rows that step together, and what each has come to."""
+"""Answers under way: what each row has come to, and who waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
-from gem_rag.compute.step import Steps
 from gem_rag.engine.calls import before_calls, parse_calls
 from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
+from gem_rag.engine.slots import Slot
 from gem_rag.engine.stops import TextAssembler
+
+LOOK_AHEAD = 4  # tokens that a stream may be ahead of whoever reads it
 
 
 @dataclass(frozen=True)
@@ -36,103 +43,154 @@ class Row:
     truncated: int
     tools: Sequence[str]
 
+    @property
+    def past(self) -> list[int]:
+        """Token ids of the reading."""
+        return [] if self.after is None else self.after.ids.tolist()
 
-class Progress:
-    """What a row has generated so far.
 
-    Args:
-        row: The row.
+class Piece(NamedTuple):
+    """What a token added: the text that can be shown, and how far the answer was then."""
+
+    text: str
+    tokens: int
+    characters: int
+
+
+@dataclass(eq=False)
+class Answer:
+    """A row that is run, and what it has come to.
+
+    Attributes:
+        row: What was asked.
         parts: The model's parts: they decode, and know the ids that end an answer.
+        is_streamed: Somebody reads its pieces; it is never far ahead of them.
+        asked: Asked after each token whether to stop.
+        read_on: Called when a stream that was waited with is read on.
+        future: Its end.
+        slot: Where its keys and values are, while it is run.
+        to_run: Tokens that are not in the slot yet.
+        ids: Generated.
     """
 
-    def __init__(self, row: Row, parts: Parts) -> None:
-        self.row = row
-        self.ids: list[int] = []
-        self.reason: FinishReason = "cancelled"
-        self.choose = Sampler(row.sampling)
-        self._text = TextAssembler(parts.codec, row.stops)
-        self._ends = parts.end_ids
+    row: Row
+    parts: Parts
+    is_streamed: bool = False
+    asked: Callable[[], bool] | None = None
+    read_on: Callable[[], None] | None = None
+    future: Future[Generation] = field(default_factory=Future)
+    slot: Slot | None = None
+    to_run: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
 
-    def take(self, token: int) -> str:
-        """Add a token; what can be shown now."""
+    def __post_init__(self) -> None:
+        self.to_run = list(self.row.prompt)
+        self._reason: FinishReason = "cancelled"
+        self._choose = Sampler(self.row.sampling)
+        self._text = TextAssembler(self.parts.codec, self.row.stops)
+        self._ends = self.parts.end_ids
+        self._pieces: deque[Piece] = deque()
+        self._changed = threading.Condition()
+        self._is_stopped = self._is_over = False
+
+    # What the scheduler asks
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its prompt has been run."""
+        return bool(self.ids)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for its next token."""
+        ahead = self.is_streamed and len(self._pieces) >= LOOK_AHEAD
+        return not ahead or self.future.cancelled()  # which is found out when it would go on
+
+    @property
+    def kv_bytes(self) -> int:
+        """What it may come to hold."""
+        past = 0 if self.row.after is None else len(self.row.after)
+        tokens = past + len(self.row.prompt) + self.row.limit
+        return tokens * self.parts.base.kv_bytes_per_token
+
+    # What the worker does
+
+    def take(self, logits: object) -> None:
+        """Choose the next token by its logits ``[vocab]``."""
+        token = self._choose(self.ids, logits)  # type: ignore[arg-type]
         self.ids.append(token)
+        self.to_run = [token]
+        text = self._added(token)
+        self._is_stopped = self.asked is not None and self.asked()
+        with self._changed:
+            self._pieces.append(Piece(text, len(self.ids), len(self._text.text)))
+            self._changed.notify_all()
+
+    def _added(self, token: int) -> str:
         if token in self._ends:
-            self.reason = "stop"
+            self._reason = "stop"
             return self._text.flush()
         piece = self._text.push(token)
         if self._text.stopped:
-            self.reason = "stop"
+            self._reason = "stop"
         elif len(self.ids) >= self.row.limit:
             piece += self._text.flush()
-            self.reason = "stop" if self._text.stopped else "length"
+            self._reason = "stop" if self._text.stopped else "length"
         return piece
 
     @property
     def is_done(self) -> bool:
-        """Whether its end was reached."""
-        return self.reason != "cancelled"
+        """Whether its end was reached, or nobody wants it any more."""
+        return self._reason != "cancelled" or self._is_stopped or self.future.cancelled()
 
-    def result(self) -> Generation:
-        """Its state as it is now; ``cancelled`` until the end is reached."""
-        row, text = self.row, self._text.text
-        past = [] if row.after is None else row.after.ids.tolist()
-        calls = parse_calls(text, row.tools)
+    def end(self, error: BaseException | None = None) -> None:
+        """Tell those who wait: it is over."""
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            if error is None:
+                self.future.set_result(self.result())
+            else:
+                self.future.set_exception(error)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    # What those who wait see
+
+    def next_piece(self) -> Piece | None:
+        """The next token's text, awaited; None at the end.
+
+        Raises:
+            Exception: What went wrong.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._pieces or self._is_over)
+            waited = len(self._pieces) >= LOOK_AHEAD
+            piece = self._pieces.popleft() if self._pieces else None
+        if piece is not None:
+            if waited and self.read_on is not None:
+                self.read_on()
+            return piece
+        if not self.future.cancelled() and (error := self.future.exception()) is not None:
+            raise error
+        return None
+
+    def result(self, upto: Piece | None = None) -> Generation:
+        """Its state as it is now, or was when a piece was read; ``cancelled`` until its end."""
+        count = len(self.ids) if upto is None else upto.tokens
+        text = self._text.text if upto is None else self._text.text[: upto.characters]
+        is_whole = count == len(self.ids)
+        calls = parse_calls(text, self.row.tools)
+        past = self.row.past
         return Generation(
             text=before_calls(text) if calls else text,
-            finish_reason=self.reason,
+            finish_reason=self._reason if is_whole else "cancelled",
             usage=Usage(
-                prompt_tokens=len(past) + len(row.prompt),
+                prompt_tokens=len(past) + len(self.row.prompt),
                 cached_tokens=len(past),
-                completion_tokens=len(self.ids),
-                truncated_tokens=row.truncated,
+                completion_tokens=count,
+                truncated_tokens=self.row.truncated,
             ),
             tool_calls=calls,
-            ids=tuple(self.ids),
-            prompt_ids=(*past, *row.prompt),
+            ids=tuple(self.ids[:count]),
+            prompt_ids=(*past, *self.row.prompt),
         )
-
-
-class Rows:
-    """Rows that step together until each has reached its end.
-
-    Args:
-        parts: The model's parts.
-        rows: Either all go on from a reading or none does.
-    """
-
-    def __init__(self, parts: Parts, rows: Sequence[Row]) -> None:
-        self._all = [Progress(row, parts) for row in rows]
-        self._running = list(range(len(rows)))
-        self._last: list[int] = []
-        after = [row.after for row in rows if row.after is not None]
-        prompts, room = [row.prompt for row in rows], max(row.limit for row in rows)
-        self._steps = Steps(parts, prompts, after or None, room)
-
-    def pieces(self, cancelled: Callable[[int], bool] | None = None) -> Iterator[tuple[int, str]]:
-        """Run to the end, handing out ``(row, text piece)`` as they come."""
-        while self._running:
-            logits = self._steps.next(self._last) if self._last else self._steps.prefill()
-            chosen = [
-                self._all[row].choose(self._all[row].ids, own)
-                for row, own in zip(self._running, logits, strict=True)
-            ]
-            stepped, self._last = list(self._running), chosen
-            for row, token in zip(stepped, chosen, strict=True):
-                progress = self._all[row]
-                piece = progress.take(token)
-                if progress.is_done or (cancelled is not None and cancelled(row)):
-                    self._drop(row)
-                if piece:
-                    yield row, piece
-
-    def _drop(self, row: int) -> None:
-        """Take a finished row out."""
-        at = self._running.index(row)
-        keep = [i for i in range(len(self._running)) if i != at]
-        self._running, self._last = [self._running[i] for i in keep], [self._last[i] for i in keep]
-        if keep:
-            self._steps.keep(keep)
-
-    def result(self, row: int) -> Generation:
-        """One row's state as it is now."""
-        return self._all[row].result()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
+from gem_rag.engine.calls import without_calls
 from gem_rag.engine.results import Generation
+from gem_rag.engine.rows import Answer, Piece
 
 
 class Pieces(Protocol):
@@ -16,20 +18,30 @@ class Pieces(Protocol):
 
     def __iter__(self) -> Iterator[str]: ...
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Stop; nothing more is computed."""
 
 
 class Stream:
     """Pieces of text as they are generated; `generation` holds the whole, also when cancelled.
 
-    Nothing is computed but when the next piece is asked for: leaving or closing the stream is
-    cancelling it.
+    Nothing is computed before the first piece is asked for, and never more than a few tokens ahead
+    of whoever reads: leaving or closing the stream is cancelling it.
+
+    Args:
+        answer: What is generated.
+        begin: Has it generated.
+        stop: Called when it is left: whether to wait for a token under way.
     """
 
-    def __init__(self, pieces: Iterator[str], result: Callable[[], Generation]) -> None:
-        self._pieces = pieces
-        self._result = result
+    def __init__(
+        self, answer: Answer, begin: Callable[[], None], stop: Callable[[bool], None]
+    ) -> None:
+        self._read = _Read(answer, begin)
+        names, pieces = answer.row.tools, iter(self._read)
+        self._pieces = without_calls(pieces, names) if names else pieces
+        self._stop = stop
+        self._left = weakref.finalize(self, stop, False)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -43,16 +55,38 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop; nothing more is computed."""
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+    def close(self, *, wait: bool = True) -> None:
+        """Stop; nothing more is computed.
+
+        Args:
+            wait: For a token under way to end; it does in any case.
+        """
+        self._read.is_closed = True
+        self._left.detach()
+        self._stop(wait)
 
     @property
     def generation(self) -> Generation:
         """Text, finish reason and usage so far; ``cancelled`` until the end is reached."""
-        return self._result()
+        return self._read.answer.result(self._read.last)
+
+
+class _Read:
+    """How far somebody has read an answer; it does not know the stream, which may be dropped."""
+
+    def __init__(self, answer: Answer, begin: Callable[[], None]) -> None:
+        self.answer = answer
+        self.last = Piece("", 0, 0)
+        self.is_closed = False
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[str]:
+        if not self.is_closed:
+            self._begin()
+        while not self.is_closed and (piece := self.answer.next_piece()) is not None:
+            self.last = piece
+            if piece.text:
+                yield piece.text
 
 
 S = TypeVar("S", bound=Pieces)
@@ -68,7 +102,6 @@ class AwaitedPieces(Generic[S]):
 
     def __init__(self, start: Callable[[], S]) -> None:
         self._start = start
-        self._stepping = threading.Lock()
         self._closed = False
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -86,7 +119,7 @@ class AwaitedPieces(Generic[S]):
         """What is awaited, made when it is first needed."""
         stream = self._start()
         if self._closed:  # while it was starting
-            stream.close()
+            stream.close(wait=False)
         return stream
 
     @cached_property
@@ -94,21 +127,14 @@ class AwaitedPieces(Generic[S]):
         return iter(self.stream)
 
     def _piece(self) -> str | None:
-        with self._stepping:
-            piece = None if self._closed else next(self._iterator, None)
-        if not self._closed:
-            return piece
-        self.close()  # whoever asked for it could not while a token was under way
-        return None
+        piece = None if self._closed else next(self._iterator, None)
+        return None if self._closed else piece
 
     def close(self) -> None:
         """Stop, from any task or thread; a token under way ends, and no more are computed."""
         self._closed = True
-        if "stream" in vars(self) and self._stepping.acquire(blocking=False):
-            try:
-                self.stream.close()
-            finally:
-                self._stepping.release()
+        if "stream" in vars(self):
+            self.stream.close(wait=False)
 
 
 class AsyncStream(AwaitedPieces[Stream]):

@@ -3,25 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextvars import ContextVar
+from threading import Event
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+# Set where whoever awaits a work was cancelled: what it has not queued yet is not queued any more.
+_given_up: ContextVar[Event | None] = ContextVar("gem_given_up", default=None)
+
+
+class GivenUp(Exception):  # noqa: N818
+    """Nobody waits for this work any more."""
+
+
+def given_up() -> Callable[[], bool]:
+    """Asks, from any thread, whether this work is one that nobody waits for any more."""
+    event = _given_up.get()
+    return (lambda: False) if event is None else event.is_set
+
+
+def require_wanted() -> None:
+    """Raise `GivenUp` inside a work that nobody waits for any more."""
+    if given_up()():
+        raise GivenUp
 
 
 class Work(Generic[T]):
-    """Done once somebody waits for it: here, or in a worker thread while an event loop goes on.
+    """Prepared here, or in a thread while an event loop goes on; computed by the engine.
 
     Args:
-        run: Does it.
+        run: Prepares, queues and waits.
     """
 
     def __init__(self, run: Callable[[], T]) -> None:
         self._run = run
 
     def result(self) -> T:
-        """Do it here."""
+        """Wait for it here."""
         return self._run()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.to_thread(self._run).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> T:
+        event = Event()
+        _given_up.set(event)  # of this task's own context, which the thread gets a copy of
+        try:
+            return await asyncio.to_thread(self._run)
+        except asyncio.CancelledError:
+            event.set()
+            raise
+
+
+async def when_started(start: Callable[[], Future[T]]) -> T:
+    """Start something in a thread, since that may take a while, and await it; cancelled with it."""
+    starting = asyncio.ensure_future(asyncio.to_thread(start))
+    try:
+        future = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(lambda started: started.result().cancel())
+        raise
+    return await asyncio.wrap_future(future)
+
+
+def finished(futures: Sequence[Future[T]]) -> list[T]:
+    """All results; when one fails, or the user interrupts, the others are not computed further."""
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise

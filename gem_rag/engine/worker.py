@@ -1,103 +1,162 @@
-"""Requests from many threads or tasks, generated together where they wait at the same time."""
+"""One thread that runs what is queued, there only while there is something to run."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from gem_rag.compute.reading import Reading
-from gem_rag.engine.options import GenerationOptions
-from gem_rag.engine.request import Request
-from gem_rag.engine.results import Generation
+import torch
 
-Generate = Callable[..., list[Generation]]  # as `Engine.generate`
-LARGEST = 16  # requests in a batch: bounds the memory their caches take
-GATHER_SECONDS = 0.005  # how long the first request waits for company; a token takes longer
-IDLE_SECONDS = 1.0
+from gem_rag.engine.rows import Answer
+from gem_rag.engine.runner import Runner, Task
+from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
+from gem_rag.engine.work import require_wanted
+from gem_rag.errors import EngineFull, GemError
 
-
-@dataclass
-class _Job:
-    request: Request
-    after: Reading | None
-    options: GenerationOptions
-    future: Future[Generation] = field(default_factory=Future)
-
-    def fits(self, other: _Job) -> bool:
-        """Whether both can be rows of one batch."""
-        return self.options == other.options and (self.after is None) == (other.after is None)
+T = TypeVar("T")
+IDLE_SECONDS = 5.0
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 class Worker:
-    """A queue and one worker thread, which is there only while there is work.
+    """Queues what callers want, and computes it in one thread, in the scheduler's order.
 
     Args:
-        generate: Runs requests of equal options together, as `Engine.generate`.
+        runner: Computes.
+        limits: Bounds.
     """
 
-    def __init__(self, generate: Generate) -> None:
-        self._generate = generate
-        self._waiting: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._working = False
+    def __init__(self, runner: Runner, limits: Limits) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._start_anew()
+        _workers.add(self)
 
-    def submit(
-        self, request: Request, after: Reading | None, options: GenerationOptions
-    ) -> Future[Generation]:
-        """Queue a request."""
-        job = _Job(request, after, options)
+    def _start_anew(self) -> None:
+        """With nothing queued and no thread: a forked child has its parent's queue, and no thread
+        that would work on it."""
+        self._runner.start_anew()
+        self.scheduler: Scheduler[Answer, Task] = Scheduler(self._limits)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self.step_seconds = self.busy_seconds = 0.0
+        self.tokens = 0
+
+    def call(self, run: Callable[[], T], *, wait: bool = True) -> T:
+        """Compute something between other things, and wait for it.
+
+        Raises:
+            EngineFull: Too much is queued, and the caller does not want to wait.
+        """
+        require_wanted()
+        if threading.current_thread() is self._thread:
+            return run()  # asked for by what runs now, such as a logits hook
+        task = Task(run)
+        self._queue(lambda: self.scheduler.add_unit(task), wait)
+        try:
+            result: T = task.future.result()
+        except BaseException:
+            task.future.cancel()  # the wait was interrupted
+            raise
+        return result
+
+    def submit(self, answers: Iterable[Answer], *, wait: bool = True) -> None:
+        """Queue answers.
+
+        Raises:
+            EngineFull: Too much is queued, and the caller does not want to wait.
+            GemError: A hook of a running answer asks for another.
+        """
+        if threading.current_thread() is self._thread:
+            raise GemError("a logits hook or `cancelled` cannot generate: it would wait for itself")
+        self._queue(lambda: self.scheduler.add_rows(answers), wait)
+
+    def _queue(self, add: Callable[[], None], wait: bool) -> None:
         with self._changed:
-            self._waiting.append(job)
-            self._changed.notify()
-            if not self._working:
-                self._working = True
-                threading.Thread(target=self._work, name="gem-rag-batches", daemon=True).start()
-        return job.future
+            most = self.scheduler.limits.queued
+            if not wait and self.scheduler.queued >= most:
+                raise EngineFull(
+                    f"{self.scheduler.queued} requests are waiting, the limit is {most}; try again "
+                    "later, or wait (wait=True)"
+                )
+            add()
+            self.wake()
+
+    def wake(self) -> None:
+        """Look again at what there is to do: somebody reads on, or has stopped reading."""
+        with self._changed:
+            self._changed.notify_all()
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="gem-rag", daemon=True)
+                self._thread = thread
+                thread.start()
 
     def _work(self) -> None:
-        while batch := self._next():
-            self._run(batch)
+        while (action := self._next()) is not None:
+            started = time.perf_counter()
+            over = self._run(action)
+            seconds = time.perf_counter() - started
+            with self._changed:
+                self.busy_seconds += seconds
+                if isinstance(action, Step):
+                    self.step_seconds += seconds
+                    self.tokens += len(action.rows)
+                self.scheduler.spent(action, seconds)
+                for answer in over:
+                    self.scheduler.remove(answer)
+                self._changed.notify_all()
+            del action, over  # an idle thread holds on to nothing
 
-    def _next(self) -> list[_Job]:
-        """The first request that waits and those that fit it; empty when idle for a while."""
+    def _next(self) -> Step[Answer] | Prompt[Answer] | Unit[Task] | None:
         with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting, IDLE_SECONDS):
-                self._working = False
-                return []
-            seen = 0
-            while len(self._waiting) > seen:  # as long as more keep coming
-                seen = len(self._waiting)
-                self._changed.wait(GATHER_SECONDS)
-            first = self._waiting[0]
-            batch = [job for job in self._waiting if job.fits(first)][:LARGEST]
-            taken = {id(job) for job in batch}
-            self._waiting = deque(job for job in self._waiting if id(job) not in taken)
-            return batch
+            while (action := self.scheduler.next()) is None:
+                if not self._changed.wait(IDLE_SECONDS):
+                    self._thread = None
+                    return None
+            return action
 
-    def _run(self, batch: list[_Job]) -> None:
-        batch = [job for job in batch if not job.future.cancelled()]
-        if not batch:
-            return
-        after = None if batch[0].after is None else [job.after for job in batch]
+    def _run(self, action: Step[Answer] | Prompt[Answer] | Unit[Task]) -> list[Answer]:
+        """Do it; the answers that are over. Whatever goes wrong, nobody is left waiting."""
         try:
-            done = self._generate(
-                [job.request for job in batch],
-                after,
-                batch[0].options,
-                lambda row: batch[row].future.cancelled(),
-            )
+            with torch.inference_mode():
+                match action:
+                    case Step(rows):
+                        return self._runner.step(rows)
+                    case Prompt(rows, tokens):
+                        return self._runner.prompt(rows, tokens)
+                    case Unit(task):
+                        self._runner.task(task)
+                        return []
         except BaseException as error:
-            if len(batch) == 1:
-                with suppress(InvalidStateError):
-                    batch[0].future.set_exception(error)
-                return
-            for job in batch:  # one bad request must not fail the others
-                self._run([job])
+            running = list(self.scheduler.running)
+            self._runner.start_anew()
+            for answer in running:
+                answer.slot = None
+                answer.end(error)
+            return running
+
+    def limit(self, limits: Limits) -> None:
+        """Exchange the bounds, from the next decision on."""
+        with self._changed:
+            self._limits = self.scheduler.limits = limits
+
+    def settle(self, answer: Answer) -> None:
+        """Wait until a cancelled answer is out of the way."""
+        self.wake()
+        if threading.current_thread() is self._thread:
             return
-        for job, generation in zip(batch, done, strict=True):
-            with suppress(InvalidStateError):  # cancelled meanwhile
-                job.future.set_result(generation)
+        with self._changed:
+            self._changed.wait_for(lambda: answer not in self.scheduler.running)
+
+
+def _after_fork() -> None:
+    for worker in list(_workers):
+        worker._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

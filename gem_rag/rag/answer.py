@@ -62,10 +62,10 @@ class AnswerStream:
                 self._first = time.perf_counter()
             yield piece
 
-    def close(self) -> None:
-        """Stop generating."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop generating; `wait` for a token under way to end."""
         if self._pieces is not None:
-            self._pieces.close()
+            self._pieces.close(wait=wait)
 
     @property
     def answer(self) -> Answer:

@@ -1,0 +1,130 @@
+"""Runs what the scheduler chose: prompts into slots, steps of rows, units of other work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from gem_rag.compute.kv import KeyValues
+from gem_rag.compute.parts import Parts
+from gem_rag.engine.prefixes import Prefixes
+from gem_rag.engine.rows import Answer
+from gem_rag.engine.slots import Slots
+
+ROOM = 128  # tokens a row is given room for at first, however long it may become
+
+
+@dataclass(eq=False)
+class Task:
+    """Other work than answers: a batch to read, embed or rank."""
+
+    run: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+class Runner:
+    """Computes for rows and tasks. One thread at a time.
+
+    Args:
+        parts: The model's parts.
+        prefixes: Beginnings of prompts that need not be run again.
+    """
+
+    def __init__(self, parts: Parts, prefixes: Prefixes) -> None:
+        self.prefixes = prefixes
+        self._parts = parts
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """With no row in any slot."""
+        self.slots = Slots(self._parts)
+
+    def task(self, task: Task) -> None:
+        """Run a task, unless it was cancelled."""
+        if not task.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = task.run()
+        except BaseException as error:
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(result)
+
+    def prompt(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
+        """Run the next part of prompts; those that are over."""
+        fresh = [answer for answer in answers if answer.slot is None]
+        over = [answer for answer in fresh if not self._open(answer)]
+        answers = [answer for answer in answers if answer not in over]
+        if tokens is not None:  # as many as fit the bound, the first in any case
+            kept: list[Answer] = []
+            left = tokens
+            for answer in answers:
+                if not kept or len(answer.to_run) <= left:
+                    kept.append(answer)
+                    left -= len(answer.to_run)
+            answers = kept
+        return over + self._run(answers, tokens)
+
+    def step(self, answers: Sequence[Answer]) -> list[Answer]:
+        """One more token for each; those that are over."""
+        return self._run(answers, None)
+
+    def _open(self, answer: Answer) -> bool:
+        """Give an answer its place, with all that was read before."""
+        if answer.is_done:
+            return False
+        row, known, held = answer.row, self._known(answer), 0
+        if known is not None:
+            held = known[0][0].shape[1]
+        if row.after is None:
+            answer.to_run = row.prompt[held:]
+        room = len(answer.to_run) + min(ROOM, row.limit)
+        answer.slot = self.slots.open(known, held, room)
+        return True
+
+    def _known(self, answer: Answer) -> KeyValues | None:
+        if answer.row.after is not None:
+            return answer.row.after.key_values
+        return self.prefixes.find(answer.row.prompt) if self.prefixes.max_bytes else None
+
+    def _run(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
+        over = [answer for answer in answers if answer.is_done]
+        running = [answer for answer in answers if answer not in over]
+        if not running:
+            return self._close(over)
+        new = [answer.to_run[:tokens] for answer in running]
+        slots = [answer.slot for answer in running if answer.slot is not None]
+        try:
+            logits = self.slots.run(slots, new)
+        except BaseException as error:
+            for answer in running:
+                answer.end(error)
+            return self._close([*over, *running])
+        for answer, own, row in zip(running, new, logits, strict=True):
+            answer.to_run = answer.to_run[len(own) :]
+            if not answer.to_run and not self._take(answer, row):
+                over.append(answer)
+        return self._close(over)
+
+    def _take(self, answer: Answer, logits: object) -> bool:
+        """Choose an answer's next token; whether it goes on."""
+        try:
+            answer.take(logits)
+            return not answer.is_done
+        except BaseException as error:  # a hook's: its own answer fails, the others go on
+            answer.end(error)
+            return False
+
+    def _close(self, answers: Sequence[Answer]) -> list[Answer]:
+        for answer in answers:
+            answer.end()
+            if answer.slot is None:
+                continue
+            if answer.row.after is None and self.prefixes.max_bytes:
+                whole = [*answer.row.prompt, *answer.ids][: answer.slot.length]
+                self.prefixes.keep(whole, answer.slot.arena.row(answer.slot))
+            self.slots.close(answer.slot)
+            answer.slot = None
+        return list(answers)

@@ -1,0 +1,161 @@
+"""What is run next: one step of the running rows, a row's prompt, or a unit of other work.
+
+Nothing here computes, and nothing here knows torch: the worker asks, runs what it is told, and says
+how long that took.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+# Other work may take as much time as the steps of running rows took, and borrow this much at once.
+SHARE, BORROWED_SECONDS = 1.0, 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of what runs at once.
+
+    Attributes:
+        rows: Answers that are generated side by side.
+        kv_bytes: Keys and values they may hold; one row alone may hold more.
+        queued: Waiting requests and units above which ``wait=False`` is refused.
+        chunk_tokens: Tokens of a prompt, or of a batch of texts, that are run between two steps of
+            others.
+    """
+
+    rows: int = 16
+    kv_bytes: int = 4 << 30
+    queued: int = 256
+    chunk_tokens: int = 256
+
+
+class Row(Protocol):
+    """What the scheduler asks of a row; rows are told apart by identity."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its prompt has been run, so that it takes part in steps."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for its next token."""
+
+    @property
+    def kv_bytes(self) -> int:
+        """What it may come to hold."""
+
+
+R = TypeVar("R", bound=Row)
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Step(Generic[R]):
+    """One more token for each of these rows."""
+
+    rows: tuple[R, ...]
+
+
+@dataclass(frozen=True)
+class Prompt(Generic[R]):
+    """The next tokens of these rows' prompts.
+
+    Attributes:
+        rows: In the order they came.
+        tokens: Most of each to run now; None is all: nobody else would wait.
+    """
+
+    rows: tuple[R, ...]
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Unit(Generic[U]):
+    """A batch of other work: reading, embedding, ranking."""
+
+    work: U
+
+
+class Scheduler(Generic[R, U]):
+    """Queues of rows and units, and whose turn it is.
+
+    What has waited longest comes first. While rows run, other work gets a bounded share of the time
+    between their steps, so that neither starves.
+
+    Args:
+        limits: May be exchanged while nothing runs or anything does.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.running: dict[R, int] = {}  # and when each arrived
+        self._waiting: deque[tuple[int, R]] = deque()
+        self._units: deque[tuple[int, U]] = deque()
+        self._arrived = 0
+        self._credit = 0.0  # seconds of other work that the steps so far allow
+
+    def add_rows(self, rows: Iterable[R]) -> None:
+        """Queue rows; they are admitted one after another, in this order."""
+        for row in rows:
+            self._waiting.append((self._arrival(), row))
+
+    def add_unit(self, unit: U) -> None:
+        """Queue other work."""
+        self._units.append((self._arrival(), unit))
+
+    def _arrival(self) -> int:
+        self._arrived += 1
+        return self._arrived
+
+    @property
+    def queued(self) -> int:
+        """Rows and units that have not begun."""
+        return len(self._waiting) + len(self._units)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one row at most is there and nothing else waits."""
+        return len(self.running) + self.queued <= 1
+
+    def remove(self, row: R) -> None:
+        """Forget a row, running or waiting."""
+        if self.running.pop(row, None) is None:
+            self._waiting = deque(one for one in self._waiting if one[1] is not row)
+
+    def next(self) -> Step[R] | Prompt[R] | Unit[U] | None:
+        """What to run now; None where there is nothing, or nobody who wants it."""
+        self._admit()
+        steps = tuple(row for row in self.running if row.is_prompted and row.is_wanted)
+        prompts = tuple(row for row in self.running if not row.is_prompted and row.is_wanted)
+        if steps and (self._credit < 0 or not (prompts or self._units)):
+            return Step(steps)
+        if self._units and not (prompts and self.running[prompts[0]] < self._units[0][0]):
+            return Unit(self._units.popleft()[1])
+        if prompts:
+            alone = len(self.running) == len(prompts) and not self._units
+            return Prompt(prompts, None if alone else self.limits.chunk_tokens)
+        return None
+
+    def _admit(self) -> None:
+        """Take waiting rows in, as far as the limits allow; one is taken in any case."""
+        while self._waiting:
+            arrival, row = self._waiting[0]
+            held = sum(other.kv_bytes for other in self.running)
+            full = len(self.running) >= self.limits.rows
+            if self.running and (full or held + row.kv_bytes > self.limits.kv_bytes):
+                return
+            self._waiting.popleft()
+            self.running[row] = arrival
+
+    def spent(self, done: Step[R] | Prompt[R] | Unit[U], seconds: float) -> None:
+        """Take note of how long something took."""
+        if isinstance(done, Step):
+            self._credit = min(BORROWED_SECONDS, self._credit + SHARE * seconds)
+        elif any(row.is_prompted for row in self.running):
+            self._credit -= seconds
