@@ -153,12 +153,21 @@ class Trainer:
         )
 
     def _objectives(self) -> tuple[ContrastiveObjective, LanguageObjective]:
-        c, processes = self.config, self.processes
-        cached = c.gradcache_tokens > 0
-        return (
-            ContrastiveObjective(self.losses, self.embedder, processes, cached=cached),
-            LanguageObjective(self.model, self.rows, processes, c.mixed_precision),
+        contrastive = ContrastiveObjective(
+            self.losses,
+            self.embedder,
+            self.processes,
+            self._require_finite,
+            cached=self.config.gradcache_tokens > 0,
         )
+        language = LanguageObjective(
+            self.model,
+            self.rows,
+            self.processes,
+            self._require_finite,
+            precision=self.config.mixed_precision,
+        )
+        return contrastive, language
 
     def _optimizer(self) -> torch.optim.Optimizer:
         full = self.config.full_fine_tuning
@@ -336,9 +345,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         facts: dict[str, float] = {"step": step + 1, "loss": 0.0, "alpha": share, "tokens": 0.0}
         if share > 0:
-            self._add_facts(facts, share, self.contrastive.backward(pairs, share))
+            _add(facts, share, self.contrastive.backward(pairs, share))
         if share < 1:
-            self._add_facts(facts, 1 - share, self.language.backward(step, pairs, 1 - share))
+            _add(facts, 1 - share, self.language.backward(step, pairs, 1 - share))
         rates = rate(step, c) * peak(step, c), rate(step, c) * c.token_learning_rate
         facts |= {
             "temperature": math.exp(-self.log_scale.item()),
@@ -354,13 +363,6 @@ class Trainer:
     def _own_texts(self, step: int) -> list[Text]:
         """The texts of this process's part of a step's batch."""
         return texts_of(self.processes.slice_of(self.data.batch(step)))
-
-    def _add_facts(self, facts: dict[str, float], weight: float, outcome: Outcome) -> None:
-        """An objective's part of a step's facts."""
-        self._require_finite(outcome.loss)
-        facts |= outcome.facts
-        facts["loss"] += weight * outcome.loss
-        facts["tokens"] += outcome.tokens
 
     def _update(self, rates: tuple[float, float]) -> float:
         """Sum the processes' gradients, clip them, step; the gradients' norm."""
@@ -384,3 +386,10 @@ class Trainer:
                 "step's batch, or start anew with a lower learning rate: delete "
                 f"{self.folder.folder} or choose another output"
             )
+
+
+def _add(facts: dict[str, float], weight: float, outcome: Outcome) -> None:
+    """Take an objective's outcome into a step's facts."""
+    facts |= outcome.facts
+    facts["loss"] += weight * outcome.loss
+    facts["tokens"] += outcome.tokens
