@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from gem_rag_train.data.mix import Pool, TrainingMix
 from gem_rag_train.loop.checkpointing import checkpoint_activations
 from gem_rag_train.loop.grouped import use_grouped_attention
 from gem_rag_train.loop.hub import make_repository, push
+from gem_rag_train.loop.optimizer import new_optimizer, set_rates
 from gem_rag_train.loop.preflight import (
     keep_freed_memory,
     require_context,
@@ -170,18 +170,13 @@ class Trainer:
         return contrastive, language
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        full = self.config.full_fine_tuning
-        weights: nn.Module = self.model.base.model if full else self.model.adapter
-        if full:
-            weights.requires_grad_(True)
-        groups: list[dict[str, Any]] = [
-            {"params": list(weights.parameters())},
-            {"params": [self.model.special_vectors], "weight_decay": 0.0},
-            {"params": [self.log_scale], "weight_decay": 0.0},
-        ]
-        if self.rotation is not None:
-            groups[-1]["params"] += list(self.rotation.parameters())
-        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        turning = [] if self.rotation is None else self.rotation.parameters()
+        return new_optimizer(
+            self.model,
+            [self.log_scale, *turning],
+            full=self.config.full_fine_tuning,
+            weight_decay=self.config.weight_decay,
+        )
 
     def _require_memory(self) -> None:
         """By the first batch's lengths, and with cached gradients by its largest forward."""
@@ -371,8 +366,7 @@ class Trainer:
         clipped = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         norm = float(clipped)
         self._require_finite(norm, "gradients' norm")
-        weights, tokens, scale = self.optimizer.param_groups
-        weights["lr"], tokens["lr"], scale["lr"] = rates[0], rates[1], rates[0]
+        set_rates(self.optimizer, *rates)
         self.optimizer.step()
         keep_in_range(self.log_scale)
         if self.config.adapter_scope != "tokens":
