@@ -144,17 +144,10 @@ def adapt(
     require_extra()
     if steps is not None and minutes is not None:
         raise GemError("got both steps and minutes; give one of them")
-    output = Path(at_home(str(output)))
-    if output.exists():
-        raise GemError(f"{output} exists already; choose another output, or delete it")
+    output = _free(output)
     folder = output.with_name(output.name + ".adapt")
     show = sys.stderr.isatty() if show_progress is None else show_progress
-    old = GemModel.from_pretrained(model)
-    if old.config.adapter_scope != "tokens":
-        raise GemError(
-            f"{name_of(old)} has adapter_scope {old.config.adapter_scope!r}; adapting needs "
-            "'tokens', with which the base, and so what it writes, stays as it is"
-        )
+    old = _adaptable(model)
     chunks, skipped = read_chunks(paths, old, chunk_tokens, without=[folder])
     material = gather(
         old,
@@ -165,19 +158,15 @@ def adapt(
         seed=seed,
         show_progress=show,
     )
-    config = planned(
-        recipe(old, material, folder, seed=seed, max_length=chunk_tokens),
-        material.rows,
-        folder,
-        {
-            "material": material.digest,
-            "model": old.fingerprint,
-            "seed": seed,
-            "steps": steps,
-            "minutes": minutes,
-        },
-        show,
-    )
+    wanted = {
+        "material": material.digest,
+        "model": old.fingerprint,
+        "seed": seed,
+        "steps": steps,
+        "minutes": minutes,
+    }
+    first = recipe(old, material, folder, seed=seed, max_length=chunk_tokens)
+    config = planned(first, material.rows, folder, wanted, show)
     start = name_of(old)
     del old  # the trainer loads its own
     candidate = trained(config, show)
@@ -186,16 +175,54 @@ def adapt(
         with atomic_dir(output) as fresh:
             shutil.copytree(candidate, fresh, dirs_exist_ok=True)
     shutil.rmtree(candidate.with_name(candidate.name + ".readings"), ignore_errors=True)
+    return _adapted(
+        material,
+        verdict,
+        checkpoint=str(output) if verdict.better else start,
+        candidate=candidate,
+        steps=config.steps,
+        skipped=skipped,
+    )
+
+
+def _free(output: str | Path) -> Path:
+    """Where the new checkpoint goes; nothing may be there."""
+    output = Path(at_home(str(output)))
+    if output.exists():
+        raise GemError(f"{output} exists already; choose another output, or delete it")
+    return output
+
+
+def _adaptable(model: str | Path | None) -> GemModel:
+    """The checkpoint to start from, of the scope that can be adapted."""
+    old = GemModel.from_pretrained(model)
+    if old.config.adapter_scope != "tokens":
+        raise GemError(
+            f"{name_of(old)} has adapter_scope {old.config.adapter_scope!r}; adapting needs "
+            "'tokens', with which the base, and so what it writes, stays as it is"
+        )
+    return old
+
+
+def _adapted(
+    material: Material,
+    verdict: Verdict,
+    *,
+    checkpoint: str,
+    candidate: Path,
+    steps: int,
+    skipped: Sequence[tuple[str, str]],
+) -> Adapted:
     return Adapted(
         kept=verdict.better,
-        checkpoint=str(output) if verdict.better else start,
+        checkpoint=checkpoint,
         verdict=verdict,
         chunks=len(material.texts),
         held_out_chunks=len(set(material.held_out.chunks)),
         held_out_questions=len(material.held_out),
         questions_written=material.written,
         questions_used=len(material.learnt),
-        steps=config.steps,
+        steps=steps,
         candidate=None if verdict.better else str(candidate),
         skipped=tuple(skipped),
     )

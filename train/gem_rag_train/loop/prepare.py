@@ -34,21 +34,10 @@ def prepare(
     show_progress: bool | None = None,
 ) -> tuple[Pool, KeptReadings]:
     """Draw the pairs, write the questions and read the texts that the whole run uses."""
-    folder = config.readings_folder
     pairs = mix.draw(config.examples)
-    most = int(config.kept_gigabytes * 1e9)
-    kept = KeptReadings(
-        model,
-        folder,
-        most_bytes=most,
-        precision=config.reading_precision,
-        show_progress=show_progress,
-    )
     tokenized = partial(_tokenized, model=model, max_length=config.max_length)
     parts = [tokenized(pairs[i : i + FILE_PAIRS]) for i in range(0, len(pairs), FILE_PAIRS)]
-    kept.require_room(chain.from_iterable(parts))
-    for number, part in enumerate(parts):
-        kept.add(f"pairs-{number}", part)
+    kept = _kept(config, model, parts, show_progress)
     written: list[Pair] = []
     if config.written_questions:
         written = written_pairs(
@@ -56,29 +45,52 @@ def prepare(
             pairs,
             config.written_questions,
             kept,
-            folder,
+            config.readings_folder,
             max_length=config.max_length,
             seed=config.seed,
             show_progress=show_progress,
         )
     if teacher:
         texts = [text for text, _ in texts_of([*pairs, *written])]
-        teacher.keep(texts, folder / TAUGHT, show_progress=show_progress)
+        teacher.keep(texts, config.readings_folder / TAUGHT, show_progress=show_progress)
     if written:
         judge = _judge(config, model, teacher)
         written = _consistent(written, judge) if judge else written
         kept.add("questions", tokenized(written))
         pairs += written
-    pool = Pool(
+    return _pool(config, pairs, teacher), kept
+
+
+def _kept(
+    config: TrainConfig,
+    model: GemModel,
+    parts: Sequence[Sequence[tuple[Sequence[int], Task]]],
+    show_progress: bool | None,
+) -> KeptReadings:
+    """Readings of the drawn pairs' texts, a file a part."""
+    kept = KeptReadings(
+        model,
+        config.readings_folder,
+        most_bytes=int(config.kept_gigabytes * 1e9),
+        precision=config.reading_precision,
+        show_progress=show_progress,
+    )
+    kept.require_room(chain.from_iterable(parts))
+    for number, part in enumerate(parts):
+        kept.add(f"pairs-{number}", part)
+    return kept
+
+
+def _pool(config: TrainConfig, pairs: Sequence[Pair], teacher: Teacher | None) -> Pool:
+    """The run's batches, of near texts where a teacher says which those are."""
+    near = teacher if config.neighbours > 1 else None
+    return Pool(
         pairs,
         seed=config.seed,
         batch_size=config.batch_size,
-        vectors=teacher.embed([p.second for p in pairs])
-        if teacher and config.neighbours > 1
-        else None,
+        vectors=near.embed([p.second for p in pairs]) if near else None,
         neighbours=config.neighbours,
     )
-    return pool, kept
 
 
 def _tokenized(

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from gem_rag_train.data.mix import Pool, TrainingMix
 from gem_rag_train.loop.checkpointing import checkpoint_activations
 from gem_rag_train.loop.grouped import use_grouped_attention
 from gem_rag_train.loop.hub import make_repository, push
+from gem_rag_train.loop.optimizer import new_optimizer, set_rates
 from gem_rag_train.loop.preflight import (
     keep_freed_memory,
     require_context,
@@ -153,26 +153,30 @@ class Trainer:
         )
 
     def _objectives(self) -> tuple[ContrastiveObjective, LanguageObjective]:
-        c, processes = self.config, self.processes
-        cached = c.gradcache_tokens > 0
-        return (
-            ContrastiveObjective(self.losses, self.embedder, processes, cached=cached),
-            LanguageObjective(self.model, self.rows, processes, c.mixed_precision),
+        contrastive = ContrastiveObjective(
+            self.losses,
+            self.embedder,
+            self.processes,
+            self._require_finite,
+            cached=self.config.gradcache_tokens > 0,
         )
+        language = LanguageObjective(
+            self.model,
+            self.rows,
+            self.processes,
+            self._require_finite,
+            precision=self.config.mixed_precision,
+        )
+        return contrastive, language
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        full = self.config.full_fine_tuning
-        weights: nn.Module = self.model.base.model if full else self.model.adapter
-        if full:
-            weights.requires_grad_(True)
-        groups: list[dict[str, Any]] = [
-            {"params": list(weights.parameters())},
-            {"params": [self.model.special_vectors], "weight_decay": 0.0},
-            {"params": [self.log_scale], "weight_decay": 0.0},
-        ]
-        if self.rotation is not None:
-            groups[-1]["params"] += list(self.rotation.parameters())
-        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        turning = [] if self.rotation is None else self.rotation.parameters()
+        return new_optimizer(
+            self.model,
+            [self.log_scale, *turning],
+            full=self.config.full_fine_tuning,
+            weight_decay=self.config.weight_decay,
+        )
 
     def _require_memory(self) -> None:
         """By the first batch's lengths, and with cached gradients by its largest forward."""
@@ -337,9 +341,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         facts: dict[str, float] = {"step": step + 1, "loss": 0.0, "alpha": share, "tokens": 0.0}
         if share > 0:
-            self._add_facts(facts, share, self.contrastive.backward(pairs, share))
+            _add(facts, share, self.contrastive.backward(pairs, share))
         if share < 1:
-            self._add_facts(facts, 1 - share, self.language.backward(step, pairs, 1 - share))
+            _add(facts, 1 - share, self.language.backward(step, pairs, 1 - share))
         rates = rate(step, c) * peak(step, c), rate(step, c) * c.token_learning_rate
         facts |= {
             "temperature": math.exp(-self.log_scale.item()),
@@ -356,13 +360,6 @@ class Trainer:
         """The texts of this process's part of a step's batch."""
         return texts_of(self.processes.slice_of(self.data.batch(step)))
 
-    def _add_facts(self, facts: dict[str, float], weight: float, outcome: Outcome) -> None:
-        """An objective's part of a step's facts."""
-        self._require_finite(outcome.loss)
-        facts |= outcome.facts
-        facts["loss"] += weight * outcome.loss
-        facts["tokens"] += outcome.tokens
-
     def _update(self, rates: tuple[float, float]) -> float:
         """Sum the processes' gradients, clip them, step; the gradients' norm."""
         parameters = parameters_of(self.optimizer)
@@ -370,8 +367,7 @@ class Trainer:
         clipped = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         norm = float(clipped)
         self._require_finite(norm, "gradients' norm")
-        weights, tokens, scale = self.optimizer.param_groups
-        weights["lr"], tokens["lr"], scale["lr"] = rates[0], rates[1], rates[0]
+        set_rates(self.optimizer, *rates)
         self.optimizer.step()
         keep_in_range(self.log_scale)
         if self.config.adapter_scope != "tokens":
@@ -385,3 +381,10 @@ class Trainer:
                 "step's batch, or start anew with a lower learning rate: delete "
                 f"{self.folder.folder} or choose another output"
             )
+
+
+def _add(facts: dict[str, float], weight: float, outcome: Outcome) -> None:
+    """Take an objective's outcome into a step's facts."""
+    facts |= outcome.facts
+    facts["loss"] += weight * outcome.loss
+    facts["tokens"] += outcome.tokens

@@ -143,10 +143,7 @@ def gather(
         GemError: The model wrote too few questions that are of use.
     """
     texts = [chunk.text for chunk in chunks]
-    order = [i for i, chunk in enumerate(chunks) if _can_be_asked(chunk)]
-    Random(f"{seed}:chunks").shuffle(order)
-    order = order[:MOST_CHUNKS]
-    held = set(order[: max(FEWEST_HELD_OUT, round(HELD_OUT * len(order)))])
+    order, held = _drawn(chunks, seed)
     written = kept_questions(
         model,
         [texts[i] for i in order],
@@ -166,10 +163,7 @@ def gather(
     _require_enough("to measure on", held_out)
     _require_enough("to learn from", own)
     documents = model.embed_documents(texts, show_progress=show_progress)
-    top = max(1, min(10, len(texts) // 10))
-    good = found_at(model, documents, own) < top
-    learnt = own.only(good.nonzero().flatten().tolist())
-    _require_enough("whose chunk it finds again, to learn from", learnt)
+    learnt = _found_again(model, documents, own)
     rows = question_rows(learnt, texts) + text_rows([chunks[i] for i in order if i not in held])
     return Material(
         texts=texts,
@@ -179,6 +173,23 @@ def gather(
         before=found_at(model, documents, held_out),
         rows=rows,
     )
+
+
+def _drawn(chunks: Sequence[Chunk], seed: int) -> tuple[list[int], set[int]]:
+    """Indices of the chunks that questions are written for, and of those held out among them."""
+    order = [i for i, chunk in enumerate(chunks) if _can_be_asked(chunk)]
+    Random(f"{seed}:chunks").shuffle(order)
+    order = order[:MOST_CHUNKS]
+    return order, set(order[: max(FEWEST_HELD_OUT, round(HELD_OUT * len(order)))])
+
+
+def _found_again(model: GemModel, documents: np.ndarray, asked: Asked) -> Asked:
+    """The questions that lead to near their chunk by the model's own vectors ``[n, d]``."""
+    top = max(1, min(10, len(documents) // 10))
+    good = found_at(model, documents, asked) < top
+    learnt = asked.only(good.nonzero().flatten().tolist())
+    _require_enough("whose chunk it finds again, to learn from", learnt)
+    return learnt
 
 
 def _require_enough(what: str, asked: Asked) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,25 +70,34 @@ def write_questions(
             readings = read(batch) if model.shares_readings else None
             asks = [ASK] * len(batch) if readings else [text + ASK for text in batch]
             sources: Sequence[str | Reading] = readings or batch
-            written: list[set[str]] = [set() for _ in batch]
-            for sample in range(per_passage):
-                answers = model.generate_batch(
-                    asks,
-                    after=readings,
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    temperature=temperature,
-                    top_p=top_p,
-                    seed=seed + 1000 * (start + 1) + sample,
-                    stop=["\n", "?"],
-                )
-                for i, answer in enumerate(answers):
-                    question = as_question(answer.text, answer.finish_reason)
-                    if not question or question.casefold() in written[i]:
-                        continue
-                    written[i].add(question.casefold())
-                    if least_score is None or _score(model, question, sources[i]) >= least_score:
-                        yield start + i, question
+            generate = partial(
+                model.generate_batch,
+                asks,
+                after=readings,
+                max_new_tokens=MAX_NEW_TOKENS,
+                temperature=temperature,
+                top_p=top_p,
+                stop=["\n", "?"],
+            )
+            first = seed + 1000 * (start + 1)
+            samples = (
+                [as_question(a.text, a.finish_reason) for a in generate(seed=first + sample)]
+                for sample in range(per_passage)
+            )
+            for i, question in _different(samples):
+                if least_score is None or _score(model, question, sources[i]) >= least_score:
+                    yield start + i, question
             advance(len(batch))
+
+
+def _different(samples: Iterable[Sequence[str]]) -> Iterator[tuple[int, str]]:
+    """The passages' questions of each sample with their index, none twice about the same one."""
+    written: set[tuple[int, str]] = set()
+    for questions in samples:
+        for i, question in enumerate(questions):
+            if question and (i, question.casefold()) not in written:
+                written.add((i, question.casefold()))
+                yield i, question
 
 
 def _score(model: GemModel, question: str, passage: str | Reading) -> float:

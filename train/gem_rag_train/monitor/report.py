@@ -275,14 +275,7 @@ def draw(
     with mpl.rc_context(style):
         figure = Figure(figsize=(4.8, 3.1), layout="constrained")
         axes = figure.add_subplot()
-        for i, (name, (x, y)) in enumerate(lines.items()):
-            dots = "o" if len(x) <= 40 else None
-            colour = COLOURS[i % len(COLOURS)]
-            stroke = STROKES.get(name, "-")
-            if len(x) > MANY_POINTS:
-                axes.plot(x, y, color=colour, alpha=0.3, lw=0.8)
-                y = smooth(y)
-            axes.plot(x, y, color=colour, label=name, ls=stroke, lw=1.6, marker=dots, ms=3.5)
+        _plot(axes, lines)
         if mark is not None:
             axes.axvline(mark, color=INK, alpha=0.8, lw=1, ls=":", label=f"best step, {mark}")
         _dress(axes, title, x_label, y_label)
@@ -297,6 +290,17 @@ def draw(
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), title)
+
+
+def _plot(axes: Axes, lines: Mapping[str, Curve]) -> None:
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        dots = "o" if len(x) <= 40 else None
+        colour = COLOURS[i % len(COLOURS)]
+        stroke = STROKES.get(name, "-")
+        if len(x) > MANY_POINTS:
+            axes.plot(x, y, color=colour, alpha=0.3, lw=0.8)
+            y = smooth(y)
+        axes.plot(x, y, color=colour, label=name, ls=stroke, lw=1.6, marker=dots, ms=3.5)
 
 
 def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:

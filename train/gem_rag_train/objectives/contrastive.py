@@ -24,7 +24,7 @@ from gem_rag_train.objectives.losses import (
     scale_of,
 )
 from gem_rag_train.objectives.ranker import Ranker
-from gem_rag_train.objectives.step import Outcome, ProcessGroup
+from gem_rag_train.objectives.step import Check, Outcome, ProcessGroup
 from gem_rag_train.objectives.teacher import KnownTexts, Teacher
 from gem_rag_train.recipes.config import TrainConfig
 
@@ -151,6 +151,7 @@ class ContrastiveObjective:
         losses: On the whole batch's vectors.
         embedder: Embeds this process's texts.
         processes: Which slice of the batch is whose.
+        check: Sees the loss before it is differentiated.
         cached: Hold the graph of one forward at a time (GradCache) instead of the whole batch's.
     """
 
@@ -159,12 +160,14 @@ class ContrastiveObjective:
         losses: BatchLosses,
         embedder: TrainedEmbedder,
         processes: ProcessGroup,
+        check: Check,
         *,
         cached: bool = False,
     ) -> None:
         self._losses = losses
         self._embedder = embedder
         self._processes = processes
+        self._check = check
         self._cached = cached
 
     def backward(self, pairs: Sequence[Pair], weight: float) -> Outcome:
@@ -183,6 +186,7 @@ class ContrastiveObjective:
             first, second, negatives = in_order(everyone, counts)
             losses = self._losses.of(pairs, first, second, negatives)
             total = self._losses.weighed(losses)
+            self._check(total.item())
             facts.update({name: value.item() for name, value in losses.items()})
             facts.update(accuracy=_accuracy(first, second), loss=total.item())
             return weight * total

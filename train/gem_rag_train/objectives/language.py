@@ -13,7 +13,7 @@ from gem_rag.compute.attention import Rule
 from gem_rag.compute.batches import by_budget
 from gem_rag.model import GemModel
 from gem_rag_train.data.pairs import Pair
-from gem_rag_train.objectives.step import Outcome, ProcessGroup
+from gem_rag_train.objectives.step import Check, Outcome, ProcessGroup
 from gem_rag_train.recipes.precision import Precision, autocast
 
 TOKENS_PER_BATCH = 1024  # in one forward; few, because every token has logits over the vocabulary
@@ -103,15 +103,23 @@ class LanguageObjective:
         model: What is trained.
         rows: Each step's rows.
         processes: Which slice of the rows is whose.
+        check: Sees the loss, which is known when all rows are differentiated.
         precision: What is computed in.
     """
 
     def __init__(
-        self, model: GemModel, rows: LanguageRows, processes: ProcessGroup, precision: Precision
+        self,
+        model: GemModel,
+        rows: LanguageRows,
+        processes: ProcessGroup,
+        check: Check,
+        *,
+        precision: Precision = "no",
     ) -> None:
         self._model = model
         self._rows = rows
         self._processes = processes
+        self._check = check
         self._precision = precision
 
     def backward(self, step: int, pairs: Sequence[Pair], weight: float) -> Outcome:
@@ -135,6 +143,7 @@ class LanguageObjective:
                 (weight * loss).backward()
             total += loss.detach()
         mean = self._processes.sum(total).item()
+        self._check(mean)
         return Outcome(mean, sum(map(len, rows)), {"ntp": mean})
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], bool]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 T = TypeVar("T")
+Check = Callable[[float], None]  # of a step's loss; raises where the run cannot go on
 
 
 class ProcessGroup(Protocol):
