@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,21 @@ from gem_rag.errors import UnsupportedModelError
 
 EVERYWHERE = slice(None)
 Positions = slice | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """An adapter and where in a batch it acts; several may act in one batch.
+
+    Attributes:
+        adapter: Which.
+        where: `EVERYWHERE`, a slice or an index on axis 1 (the same positions in every row), or
+            bool ``[B, T]``.
+    """
+
+    adapter: Adapter
+    where: Positions
+
 
 _active: ContextVar[tuple[Adapter, Positions] | None] = ContextVar("gem_adapter", default=None)
 
@@ -105,6 +121,14 @@ class Adapter(nn.Module):
             yield
         finally:
             _active.reset(token)
+
+    def update_of(self, name: str) -> LowRank | None:
+        """The update of a layer, named from the blocks on (``0.self_attn.q_proj``), if any."""
+        if name not in self._names:
+            return None
+        update = self.updates[self._names[name]]
+        assert isinstance(update, LowRank)
+        return update
 
     @property
     def target_modules(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""One pass over one batch: what is computed, without threads or files."""
