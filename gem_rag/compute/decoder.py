@@ -212,7 +212,9 @@ class Decoder:
 
         Seen: weights exchanged, or changed in place under `no_grad` (not through ``.data``).
         """
-        state = tuple((p.data_ptr(), p._version) for p in adapter.parameters())
+        state = tuple(  # tensors made in inference mode count no versions: they are not trained
+            (p.data_ptr(), -1 if p.is_inference() else p._version) for p in adapter.parameters()
+        )
         known = self._fused.get(adapter)
         if known is None or known[0] != state:
             with torch.no_grad():
