@@ -10,10 +10,10 @@ from torch import nn
 from gem_rag.adapter import EVERYWHERE, Acting, Adapter
 from gem_rag.attention import Role, Tokens, additive, positions_of, span_mask, together
 from gem_rag.base import Base
-from gem_rag.compute import decoder as ours
-from gem_rag.compute import linear, probe, recognise
+from gem_rag.compute import attend, linear, probe, recognise
 from gem_rag.compute.decoder import Decoder, Unrecognised, check
-from gem_rag.compute.linear import Packed, Part, Plain
+from gem_rag.compute.linear import Packed, Plain
+from gem_rag.compute.replaced import Part
 from gem_rag.config import AdapterConfig
 from gem_rag.reading import empty_cache, layers_of, seeded_cache
 
@@ -139,7 +139,7 @@ def test_chunks_continue_without_a_mask(both):
 @pytest.mark.parametrize("scores", [64, 600, 2**20])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padded_rows_after_a_seeded_cache(both, side, scores, monkeypatch):
-    monkeypatch.setattr(ours, "SCORES", scores)
+    monkeypatch.setattr(attend, "SCORES", scores)
     theirs, decoder, _ = both
     start, lengths = 5, [20, 3, 11]
     head, _ = caches(theirs)
@@ -261,15 +261,15 @@ def test_spans_of_one_reading_side_by_side(both):
 
 def test_every_way_of_attending_agrees():
     q, k, v = (torch.randn(2, heads, n, 8) for heads, n in ((4, 5), (2, 9), (2, 9)))
-    mask = ours._causal(5, 9, 3, q)[None, None]
+    mask = attend._causal(5, 9, 3, q)[None, None]
     expected = torch.nn.functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True
     )
     for window, given in ((3, None), (0, mask)):
-        torch.testing.assert_close(ours.attend(q, k, v, given, window, 0.3), expected)
-    half = ours.attend(q.half(), k.half(), v.half(), None, 3, 0.3)
+        torch.testing.assert_close(attend.attend(q, k, v, given, window, 0.3), expected)
+    half = attend.attend(q.half(), k.half(), v.half(), None, 3, 0.3)
     torch.testing.assert_close(half.float(), expected, atol=1e-2, rtol=1e-2)
-    last = ours.attend(q[:, :, -1:], k, v, None, 3, 0.3)
+    last = attend.attend(q[:, :, -1:], k, v, None, 3, 0.3)
     torch.testing.assert_close(last, expected[:, :, -1:])
 
 
@@ -336,7 +336,7 @@ def test_adapters_made_before_and_after_the_replacing_act(llama):
 
 def test_weights_that_are_kept_are_the_same_objects():
     model = make("llama")
-    weights = {name: p for name, p in model.named_parameters()}
+    weights = dict(model.named_parameters())
     Decoder.of(Base(model), keep_weights=True)
     assert all(p is weights[name] for name, p in model.named_parameters())
     assert len(weights) == len(dict(model.named_parameters()))

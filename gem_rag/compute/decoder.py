@@ -11,18 +11,19 @@ heads, G = H / KV query heads that share one, D width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers.cache_utils import Cache, CacheLayerMixin
+from torch.nn import functional
+from transformers.cache_utils import Cache
 
 from gem_rag.adapter import EVERYWHERE, Acting, Adapter, Positions
 from gem_rag.base import Base
 from gem_rag.compute import probe
-from gem_rag.compute.linear import Linear
+from gem_rag.compute.attend import attend
+from gem_rag.compute.linear import Linear, Plain
 from gem_rag.compute.recognise import (
     Block,
     Unrecognised,
@@ -33,17 +34,13 @@ from gem_rag.compute.recognise import (
     head_dim_of,
     head_of,
     require_known,
-    restore,
 )
+from gem_rag.compute.replaced import restore
 
 __all__ = ["Decoder", "Mask", "Unrecognised", "check"]
 
 #: None is causal; else additive ``[B or 1, 1, Q, N]`` in the model's dtype, or one per layer kind.
 Mask = Tensor | dict[str, Tensor] | None
-
-# Scores of this many query-key pairs at a time: they stay in the cache, long prompts need no
-# memory of their own, and each part of the queries skips the keys that come after it.
-SCORES = 2**20
 
 
 class Update(NamedTuple):
@@ -86,7 +83,10 @@ class Decoder:
         self._head = head_of(base, replace=replace)
         self._fused: WeakKeyDictionary[Adapter, Fused] = WeakKeyDictionary()
         held = sum(b.nbytes for b in self._blocks) + self._table.nbytes + self._norm.nbytes
-        self.nbytes = held + (0 if self._head.holds(self._table) else self._head.nbytes)
+        tied = (
+            isinstance(self._head, Plain) and self._head.weight.data_ptr() == self._table.data_ptr()
+        )
+        self.nbytes = held + (0 if tied else self._head.nbytes)
 
     @classmethod
     def of(cls, base: Base, *, keep_weights: bool = False) -> Decoder:
@@ -107,7 +107,7 @@ class Decoder:
             try:
                 decoder = cls(base, replace=not keep_weights)
                 found = probe.deviation(probe.outputs(base, decoder.run), expected)
-                if not found <= probe.BOUNDS[base.dtype]:
+                if not found <= probe.BOUNDS.get(base.dtype, 0.0):
                     raise Unrecognised(f"deviates by {found:.1e} from transformers' forward")
             except Unrecognised:
                 restore(base)
@@ -156,11 +156,11 @@ class Decoder:
         return self._head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids, self._table)
+        x = functional.embedding(ids, self._table)
         return x if self._table_scale is None else x * self._table_scale.to(x.dtype)
 
     def _rms(self, x: Tensor, gain: Tensor) -> Tensor:
-        return F.rms_norm(x, gain.shape[-1:], gain, self._eps)
+        return functional.rms_norm(x, gain.shape[-1:], gain, self._eps)
 
     def _tables(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosines and signed sines ``[B, Q, 1, R]`` for each kind of layer, scaling included.
@@ -182,7 +182,7 @@ class Decoder:
         x: Tensor,
         batch: int,
         mask: Mask,
-        layer: CacheLayerMixin,
+        layer: Any,
         tables: dict[str, tuple[Tensor, Tensor]],
         acts: list[tuple[Tensor | None, dict[str, Update]]],
     ) -> Tensor:
@@ -190,7 +190,7 @@ class Decoder:
         y = _linear(block.qkv, x, "qkv", acts).view(batch, -1, heads + 2 * kv_heads, width)
         qk, v = y[:, :, : heads + kv_heads], y[:, :, heads + kv_heads :]  # (B, Q, heads, D)
         if block.head_norm is not None:
-            qk = F.rms_norm(qk, (width,), None, self._eps) * block.head_norm
+            qk = functional.rms_norm(qk, (width,), None, self._eps) * block.head_norm
         if block.rotary:
             qk = _turned(qk, *tables.get(block.kind) or tables[""])
         qk, v = qk.transpose(1, 2), v.transpose(1, 2)
@@ -259,9 +259,9 @@ def _linear(
             continue
         a, b = updates[name]
         if rows is None:
-            y = y + F.linear(F.linear(x, a), b)
+            y = y + functional.linear(functional.linear(x, a), b)
         else:
-            y.index_add_(0, rows, F.linear(F.linear(x[rows], a), b))
+            y.index_add_(0, rows, functional.linear(functional.linear(x[rows], a), b))
     return y
 
 
@@ -283,70 +283,3 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     swapped = torch.cat([x[..., width // 2 :], x[..., : width // 2]], -1)
     turned = torch.addcmul(x * cos, swapped, sin)
     return turned if rest is None else torch.cat([turned, rest], -1)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, scale: float
-) -> Tensor:
-    """Attention with grouped heads.
-
-    Query heads that share a key head are folded into rows: one product for all of them. On a CPU
-    two products and a softmax then beat `F.scaled_dot_product_attention`, which is no faster in
-    bfloat16 than in float32 and cannot skip keys: 8 x 256 queries after 25 tokens took 18 ms for
-    its 31 in float32, 13 for 34 in bfloat16 (one thread). For one query it is the faster.
-
-    Args:
-        q: ``[B, H, Q, D]``.
-        k: ``[B, KV, N, D]``, the queries' own last; `v` likewise.
-        mask: Additive ``[B or 1, 1, Q, N]``, or None: causal within `window` (0: no window).
-        scale: Factor of the scores.
-
-    Returns:
-        ``[B, H, Q, D]``.
-    """
-    (batch, heads, queries, width), (kv_heads, n) = q.shape, k.shape[1:3]
-    if queries == 1:
-        if mask is None and window:
-            k, v = k[:, :, -window:], v[:, :, -window:]
-        folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)
-        out = F.scaled_dot_product_attention(folded, k, v, mask, scale=scale)
-        return out.view(batch, heads, 1, width)
-    if q.device.type != "cpu" or q.dtype == torch.float16:  # fused kernels; no overflow of scores
-        mask = _causal(queries, n, window, q) if mask is None else mask
-        k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-    out = q.new_empty(batch, heads, queries, width)
-    step = max(1, SCORES // (batch * heads * n))
-    for first in range(0, queries, step):
-        last = min(queries, first + step)
-        end = n - queries + last  # no query sees what comes after it
-        start = max(0, end - (last - first) - window + 1) if window and mask is None else 0
-        seen = (
-            _causal(last - first, end - start, window, q)
-            if mask is None
-            else mask[:, :, first:last, :end]
-        )
-        out[:, :, first:last] = _products(
-            q[:, :, first:last], k[:, :, start:end], v[:, :, start:end], seen, scale
-        )
-    return out
-
-
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """``[B, H, Q, D]``: softmax of the scores, times the values."""
-    (batch, heads, queries, width), (kv_heads, n) = q.shape, k.shape[1:3]
-    folded = q.reshape(batch * kv_heads, -1, width)  # (B * KV, G * Q, D)
-    k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B * KV, N, D), views
-    scores = torch.baddbmm(folded.new_empty(1), folded, k.transpose(1, 2), beta=0, alpha=scale)
-    by_head = scores.view(batch, heads, queries, n).add_(mask)
-    torch.softmax(by_head, -1, out=by_head)
-    return torch.bmm(scores, v).view(batch, heads, queries, width)
-
-
-def _causal(queries: int, n: int, window: int, like: Tensor) -> Tensor:
-    """Additive ``[Q, N]`` for the last Q of N tokens; the minimum, as -inf could give NaN."""
-    least = torch.finfo(like.dtype).min
-    mask = like.new_full((queries, n), least).triu_(n - queries + 1)
-    if window:
-        mask += like.new_full((queries, n), least).tril_(n - queries - window)
-    return mask

@@ -6,11 +6,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn import functional
 
 # A trial takes each kind's best of so many turns: other work on the machine comes and goes.
 TRIAL_TURNS = 12
@@ -43,20 +42,16 @@ class Linear(ABC):
         """Bytes of weight and bias."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def holds(self, weight: Tensor) -> bool:
-        """Whether its weight is this one, in the same memory."""
-        return False
-
 
 class Plain(Linear):
-    """`F.linear`, which every device and dtype has."""
+    """torch's `linear`, which every device and dtype has."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight.contiguous(), bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[n, in] -> [n, out]``."""
-        return F.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
 
     def dense(self) -> Tensor:
         """The weight itself."""
@@ -84,61 +79,12 @@ class Packed(Linear):
         return self.weight.to_dense()
 
 
-class Part(nn.Linear):
-    """Stands in a transformers model for an `nn.Linear` whose weight a fused layer holds.
-
-    The model goes on working, hooks included, and its ``state_dict`` is complete; the weight is
-    made again when asked for. Where gradients flow it computes with that, slowly.
-    """
-
-    def __init__(
-        self, whole: Linear, rows: slice, replaced: nn.Linear, shared: nn.Parameter | None = None
-    ) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = replaced.in_features, replaced.out_features
-        self._whole, self._rows, self._shared = whole, rows, shared
-        self._forward_hooks = replaced._forward_hooks
-        self._forward_pre_hooks = replaced._forward_pre_hooks
-        self.train(replaced.training)
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """This layer's own ``[out, in]``; a copy, unless it is shared with the embedding."""
-        return self._whole.dense()[self._rows] if self._shared is None else self._shared
-
-    @property
-    def bias(self) -> Tensor | None:  # type: ignore[override]
-        """This layer's own ``[out]``."""
-        return None if self._whole.bias is None else self._whole.bias[self._rows]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., in] -> [..., out]``."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            return F.linear(x, self.weight, self.bias)
-        return self._whole(x.reshape(-1, self.in_features))[:, self._rows].view(*x.shape[:-1], -1)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.weight
-        if self.bias is not None:
-            destination[prefix + "bias"] = self.bias
-
-    def restored(self) -> nn.Linear:
-        """The `nn.Linear` this stands for."""
-        out = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        tied = self._shared is not None
-        out.weight = self._shared if tied else nn.Parameter(self.weight, requires_grad=False)
-        if self.bias is not None:
-            out.bias = nn.Parameter(self.bias, requires_grad=False)
-        out._forward_hooks, out._forward_pre_hooks = self._forward_hooks, self._forward_pre_hooks
-        return out.train(self.training)
-
-
 def choose(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The kind that serves this weight ``[out, in]`` best here.
 
     A trial of some milliseconds decides, once in a process for each shape, dtype and number of
-    threads: on the CPU of `docs` one row of a 576 x 3,072 layer took 91 us plain and 80 packed in
-    float32, 104 and 50 in bfloat16; eight rows 380 and 139, 134 and 79.
+    threads. On an AMD CPU with AVX-512, one thread, a row of a 576 x 3,072 layer took 91 us plain
+    and 80 packed in float32 (eight rows 380 and 139), in bfloat16 104 and 50 (134 and 79).
     """
     if not can_pack(weight):
         return Plain(weight, bias)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from gem_rag.base import Base
-from gem_rag.compute.linear import Linear, Part, Plain, choose
+from gem_rag.compute.linear import Linear, Plain, choose
+from gem_rag.compute.replaced import Part, replace_in
 
 # A tied output head is packed although the embedding table stays dense for look-ups, so these
 # weights stand twice (113 MB of 653 in float32 for the default model). One row of 49,152 x 576 took
@@ -21,11 +22,11 @@ from gem_rag.compute.linear import Linear, Part, Plain, choose
 PACK_TIED_HEAD = True
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "swish": F.silu,
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
 }
 # Each fused layer, and the modules it is made of: split (Llama) or already fused (Phi-3).
 SOURCES = {
@@ -175,6 +176,7 @@ def _norms(modules: dict[str, nn.Module]) -> tuple[str | None, ...]:
 
 
 def head_dim_of(base: Base) -> int:
+    """Width of a head."""
     config = base.config
     given = getattr(config, "head_dim", None)
     return int(given or config.hidden_size // config.num_attention_heads)
@@ -186,7 +188,7 @@ def eps_of(norm: Any) -> float:
 
 
 def gain_of(norm: Any, eps: float) -> Tensor:
-    """The gain with which `F.rms_norm` does what the module does.
+    """The gain with which `functional.rms_norm` does what the module does.
 
     Raises:
         Unrecognised: None does: a mean is taken off, say, or epsilon is another.
@@ -196,7 +198,7 @@ def gain_of(norm: Any, eps: float) -> Tensor:
     expected = norm(x[None])[0]
     close = 1e-4 if weight.dtype == torch.float32 else 3e-2
     for gain in (weight, 1 + weight):  # Gemma stores what is added to one
-        found = F.rms_norm(x, weight.shape, gain, eps)
+        found = functional.rms_norm(x, weight.shape, gain, eps)
         if eps == eps_of(norm) and torch.allclose(found, expected, rtol=close, atol=close):
             return gain
     raise Unrecognised(f"its norm, {type(norm).__name__}, is no RMS norm of epsilon {eps}")
@@ -214,7 +216,7 @@ def blocks_of(base: Base, *, replace: bool) -> Iterator[Block]:
         widths = {f: [(n, _out(modules[n])) for n in names] for f, names in sources.items()}
         if replace:
             for fused, parts in widths.items():
-                _replace(block, linears[fused], parts)
+                replace_in(block, linears[fused], parts)
         yield Block(
             kind=kind,
             rotary=bool(getattr(modules["self_attn"], "use_rope", True)),
@@ -249,15 +251,6 @@ def fuse(modules: list[Any]) -> Linear:
     return choose(weight, torch.cat(biases) if biases else None)
 
 
-def _replace(block: nn.Module, whole: Linear, parts: list[tuple[str, int]]) -> None:
-    start = 0
-    for name, width in parts:
-        owner, _, leaf = name.rpartition(".")
-        part = Part(whole, slice(start, start + width), getattr(block.get_submodule(owner), leaf))
-        setattr(block.get_submodule(owner), leaf, part)
-        start += width
-
-
 def head_of(base: Base, *, replace: bool) -> Linear:
     """The output head; the model's own is replaced, unless the embedding holds its weight."""
     head: Any = base.model.get_output_embeddings()
@@ -271,11 +264,3 @@ def head_of(base: Base, *, replace: bool) -> Linear:
         shared = table if tied else None
         base.model.set_output_embeddings(Part(whole, slice(None), head, shared))
     return whole
-
-
-def restore(base: Base) -> None:
-    """Undo what `blocks_of` and `head_of` replaced: the model has its own linear layers again."""
-    for owner in list(base.model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, Part):
-                setattr(owner, name, child.restored())
