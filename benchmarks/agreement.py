@@ -14,11 +14,11 @@ from common import arguments, show
 from scipy.stats import spearmanr
 
 from gem_rag.model import GemModel
-from gem_rag_train.data import SHORT, Pair, sentences
+from gem_rag_train.data.pairs import SHORT, Pair, sentences
+from gem_rag_train.data.sources import boolq, web
 from gem_rag_train.evaluation import retrieval
-from gem_rag_train.heldout import questions
-from gem_rag_train.sources import boolq, web
-from gem_rag_train.teacher import Teacher
+from gem_rag_train.monitor.heldout import questions
+from gem_rag_train.objectives.teacher import Teacher
 
 RELATED = 0.25  # by the teacher's cosine
 CUT = 128  # tokens of a passage

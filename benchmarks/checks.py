@@ -15,11 +15,11 @@ from common import arguments, show
 from torch import Tensor
 
 from gem_rag.model import GemModel
-from gem_rag_train.checks import attention_weights, bottleneck, stability
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.heldout import CHECKED_TEXTS, LONG_TEXTS, articles, longest, questions
-from gem_rag_train.sources import wikipedia
-from gem_rag_train.start import untrained
+from gem_rag_train.data.sources import wikipedia
+from gem_rag_train.loop.start import untrained
+from gem_rag_train.monitor.checks import attention_weights, bottleneck, stability
+from gem_rag_train.monitor.heldout import CHECKED_TEXTS, LONG_TEXTS, articles, longest, questions
+from gem_rag_train.recipes.config import TrainConfig
 
 
 def checks(model: GemModel) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gem_rag.model import GemModel
-from gem_rag_train.sources import boolq
+from gem_rag_train.data.sources import boolq
 
 
 def text_of(model: GemModel, tokens: int, offset: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Short trainings that differ in one thing, on the same kept readings: `docs/experiments.md`.
+"""Short trainings that differ in one thing, on the same kept readings: `docs/experiments/`.
 
 Needs the extras ``train`` and ``eval``. Within a group each is the same recipe with an equal, small
 budget, measured on held-out texts only: BoolQ's questions to their passages, how like the teacher
@@ -23,17 +23,17 @@ from agreement import Likeness
 from common import arguments
 from longform import perplexity
 
-from gem_rag.attention import Rule
-from gem_rag.fetch import atomic_write
+from gem_rag.compute.attention import Rule
+from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
-from gem_rag_train.config import TAUGHT, TrainConfig
 from gem_rag_train.evaluation.generation import CHOICE_TASKS, compare
 from gem_rag_train.evaluation.sets import choices, drawn
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT
-from gem_rag_train.heldout import HeldOut
-from gem_rag_train.preflight import keep_freed_memory
-from gem_rag_train.start import untrained
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop.preflight import keep_freed_memory
+from gem_rag_train.loop.start import untrained
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.monitor.heldout import HeldOut
+from gem_rag_train.recipes.config import TAUGHT, TrainConfig
 
 COLUMNS = {
     "heldout_ndcg10": "BoolQ nDCG@10",
@@ -154,11 +154,11 @@ def answering(model: GemModel, folder: Path) -> dict[str, float]:
 def changed(model: GemModel, *, rule: Rule = Rule.GEM, place: int = 0) -> None:
     """Make a model's special tokens see by another rule, or stand elsewhere."""
     if rule is not Rule.GEM:
-        run: Callable[..., Any] = model.run_specials
-        model.run_specials = partial(run, rule=rule)  # type: ignore[method-assign]
+        run: Callable[..., Any] = model.embedder.run_specials
+        model.embedder.run_specials = partial(run, rule=rule)  # type: ignore[method-assign]
     if place:
-        queries: Callable[..., Any] = model._special_queries
-        model._special_queries = lambda starts, task: queries(starts + place, task)  # type: ignore[method-assign]
+        queries: Callable[..., Any] = model.embedder.special_queries
+        model.embedder.special_queries = lambda at, task: queries(at + place, task)  # type: ignore[method-assign]
 
 
 def resolved(settings: Settings, base: TrainConfig) -> tuple[TrainConfig, Settings, str]:

@@ -33,7 +33,7 @@ model.generate(texts[0], max_new_tokens=64)
 TWO = f"""
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from gem_rag.embedded import embedded_base
+from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag_train.evaluation import minilm
 folder = embedded_base()
 llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

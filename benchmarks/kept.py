@@ -10,11 +10,11 @@ import tempfile
 
 from common import arguments, show
 
-from gem_rag_train.config import TAUGHT, TrainConfig
-from gem_rag_train.grouped import NAME
-from gem_rag_train.preflight import keep_freed_memory
-from gem_rag_train.prepare import prepare
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop.grouped import NAME
+from gem_rag_train.loop.preflight import keep_freed_memory
+from gem_rag_train.loop.prepare import prepare
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.recipes.config import TAUGHT, TrainConfig
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             ("reading afresh", None, NAME),
         )
         for name, source, attention in sides:
-            trainer.kept, trainer.step = source, 0
+            trainer.embedder.kept, trainer.step = source, 0
             trainer.model.base.model.set_attn_implementation(attention)
             trainer.train_step()  # to warm up
             facts = [trainer.train_step() for _ in range(options.steps)]

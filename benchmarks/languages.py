@@ -14,9 +14,9 @@ from random import Random
 from common import arguments, show
 
 from gem_rag.model import GemModel
+from gem_rag_train.data.sources import DJANGO
 from gem_rag_train.evaluation import retrieval
 from gem_rag_train.evaluation.systems import GemEmbedder, MeanPooled, MiniLM
-from gem_rag_train.sources import DJANGO
 
 LANGUAGES = ("es", "fr", "de", "ru", "zh_Hans")
 ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n?)+)', re.MULTILINE)

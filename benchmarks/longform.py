@@ -13,13 +13,13 @@ import torch
 from common import arguments, show
 from torch import Tensor, nn
 
-from gem_rag.attention import Tokens
-from gem_rag.generation import Generation
+from gem_rag.compute.attention import Tokens
+from gem_rag.compute.kv import empty_cache
+from gem_rag.engine.results import Generation
 from gem_rag.model import GemModel
-from gem_rag.reading import empty_cache
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.heldout import questions
-from gem_rag_train.start import untrained
+from gem_rag_train.loop.start import untrained
+from gem_rag_train.monitor.heldout import questions
+from gem_rag_train.recipes.config import TrainConfig
 
 PROMPTS, PROMPT_TOKENS, TOKENS = 8, 32, 500
 
@@ -54,7 +54,7 @@ def loss(base: GemModel, written: Generation) -> float:
     """Mean negative log-likelihood of what was written after its prompt, nats per token."""
     ids = torch.tensor([written.prompt_ids + written.ids], device=base.base.device)
     nothing = Tokens(ids[:, :0], ids[:, :0])
-    hidden = base.continue_from(nothing, empty_cache(base.base.num_layers), ids)
+    hidden = base.reader.continue_from(nothing, empty_cache(base.base.num_layers), ids)
     start = len(written.prompt_ids)
     logits = base.base.logits(hidden[0, start - 1 : -1]).float()  # (written, vocab)
     return float(nn.functional.cross_entropy(logits, ids[0, start:]))

@@ -14,8 +14,8 @@ from common import arguments, show
 from gem_rag.model import GemModel
 from gem_rag.rag import RELEVANCE_THRESHOLD
 from gem_rag.store import ReadingStore
+from gem_rag_train.data.sources import boolq
 from gem_rag_train.evaluation import KEPT_BYTES, first_tokens, squad_sample
-from gem_rag_train.sources import boolq
 
 
 def scores(model, questions, passages, gold) -> tuple[np.ndarray, np.ndarray]:

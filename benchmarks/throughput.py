@@ -13,7 +13,7 @@ import time
 import torch
 from common import arguments, gemm_peak, show, text_of
 
-from gem_rag.checkpoint import resolve_base
+from gem_rag.checkpoints.names import resolve_base
 from gem_rag.model import GemModel
 
 

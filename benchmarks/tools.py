@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from common import arguments, show
 
-from gem_rag.generation import TOOL_THRESHOLD
+from gem_rag.engine.request import TOOL_THRESHOLD
 from gem_rag.model import GemModel
-from gem_rag.tools import Tool
+from gem_rag.text.tools import Tool
 
 
 def tool(name: str, description: str, *names: str) -> Tool:

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from gem_rag.attention import Role, Tokens, visible
+from gem_rag.compute.attention import Role, Tokens, visible
 
 CELL = 26
 COLOURS = {Role.PREFIX: "#4c78a8", Role.SPECIAL: "#e45756", Role.SUFFIX: "#72b7b2"}

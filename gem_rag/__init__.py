@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gem_rag.compute.reading import Reading
     from gem_rag.documents import Document
     from gem_rag.errors import GemError
     from gem_rag.index import GemIndex
     from gem_rag.model import GemModel
     from gem_rag.rag import Answer, Citation, GemRAG
-    from gem_rag.reading import Reading
     from langchain_gem_rag import (
         ChatGem,
         GemEmbeddings,
@@ -44,7 +44,7 @@ _HOMES = {
     "GemReranker": "langchain_gem_rag",
     "GemRetriever": "langchain_gem_rag",
     "GemVectorStore": "langchain_gem_rag",
-    "Reading": "gem_rag.reading",
+    "Reading": "gem_rag.compute.reading",
 }
 
 __all__ = [

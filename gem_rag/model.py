@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gem_rag.asynchronous import AsyncTwins
-from gem_rag.embedding import Embeds
-from gem_rag.generation import Generates
-from gem_rag.ranking import Ranked
-from gem_rag.reading import Reading
+import numpy as np
+from torch import nn
+
+from gem_rag.checkpoints.folder import load_parts, new_parts, save
+from gem_rag.checkpoints.names import BUNDLED, resolve
+from gem_rag.checkpoints.shared import Shared
+from gem_rag.compute.adapter import Adapter
+from gem_rag.compute.base import Base
+from gem_rag.compute.embedder import Embedder
+from gem_rag.compute.parts import Parts
+from gem_rag.compute.ranker import Ranked, Ranker
+from gem_rag.compute.reader import Reader
+from gem_rag.compute.reading import Reading
+from gem_rag.config import GemConfig, Task
+from gem_rag.engine.engine import Engine
+from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.request import Request
+from gem_rag.engine.results import Generation
+from gem_rag.engine.streams import AsyncStream, Stream
+from gem_rag.text.codec import TextCodec
 
 __all__ = ["GemModel", "Ranked", "Reading"]
 
 
-class GemModel(Embeds, Generates, AsyncTwins):
+class GemModel:
     """A decoder with special tokens: read a text once, then embed it, rank it, answer from it.
 
     Use `from_pretrained`. Safe to use from several threads at once.
+
+    Attributes:
+        parts: Weights, tokenizer and config, and what they are known by.
+        reader: Runs texts (pass 1).
+        embedder: Runs special tokens (pass 2).
+        ranker: Runs questions after passages.
+        engine: Runs all of it for many callers.
     """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        # Weakly, or the weights would outlive their last user until a garbage collection.
+        self.reader = Reader(parts, weakref.ref(self))
+        self.embedder = Embedder(self.reader)
+        self.ranker = Ranker(self.reader)
+        self.engine = Engine(self.reader, self.embedder, self.ranker)
 
     @classmethod
     def from_pretrained(
@@ -31,8 +67,7 @@ class GemModel(Embeds, Generates, AsyncTwins):
         """Load a GEM checkpoint; the same checkpoint asked for twice is the same object.
 
         Args:
-            name_or_path: Bundled name, local folder or hub id; None is the embedded default,
-                fetched and converted on first use.
+            name_or_path: Bundled name, local folder or hub id; None is the embedded default.
             device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
             dtype: ``auto`` (float32 on CPU, the base's own elsewhere) or a torch dtype's name.
             revision: Hub revision.
@@ -41,9 +76,8 @@ class GemModel(Embeds, Generates, AsyncTwins):
             CheckpointError: Nothing there, or the base does not match the checkpoint's record.
             UnsupportedModelError: The base's architecture cannot be used.
         """
-        from gem_rag.checkpoint import load_shared
-
-        return load_shared(name_or_path, device=device, dtype=dtype, revision=revision)
+        folder = resolve(name_or_path, revision)
+        return _shared.get(folder, device, dtype, partial(load, folder, device=device, dtype=dtype))
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -55,6 +89,312 @@ class GemModel(Embeds, Generates, AsyncTwins):
             card: Markdown of the model card; None writes a short one.
             with_base: Write the base's weights too: for a base that was trained.
         """
-        from gem_rag.checkpoint import save
+        return save(self.parts, Path(folder), card=card, with_base=with_base)
 
-        return save(self, Path(folder), card=card, with_base=with_base)
+    @property
+    def base(self) -> Base:
+        """The base model, untouched."""
+        return self.parts.base
+
+    @property
+    def codec(self) -> TextCodec:
+        """Its tokenizer and chat template."""
+        return self.parts.codec
+
+    @property
+    def config(self) -> GemConfig:
+        """The checkpoint's config."""
+        return self.parts.config
+
+    @property
+    def adapter(self) -> Adapter:
+        """What acts at the special tokens."""
+        return self.parts.adapter
+
+    @property
+    def special_vectors(self) -> nn.Parameter:
+        """float32 ``[K, hidden]``: the special tokens."""
+        return self.parts.special_vectors
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides an embedding: an index asks for it."""
+        return self.parts.fingerprint
+
+    @property
+    def reading_fingerprint(self) -> str:
+        """Of all that decides a reading."""
+        return self.parts.reading_fingerprint
+
+    @property
+    def path(self) -> Path | None:
+        """The folder it was loaded from; None for a new one."""
+        return self.parts.path
+
+    @property
+    def dim(self) -> int:
+        """Length d of an embedding."""
+        return self.parts.dim
+
+    @property
+    def embed_layers(self) -> int:
+        """How many of the base's layers are run to embed."""
+        return self.parts.embed_layers
+
+    @property
+    def max_context(self) -> int:
+        """Context window in tokens."""
+        return self.parts.base.max_context
+
+    @property
+    def shares_readings(self) -> bool:
+        """Whether what was read to embed can be ranked and continued (not for one scope)."""
+        return self.parts.shares_readings
+
+    # Reading
+
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[Reading]:
+        """Read texts, each after the preamble, as the model would to generate.
+
+        Args:
+            texts: What to read.
+            max_length: Tokens of each text to read at most; None is the config's. What is cut is
+                warned about (`TruncationWarning`) and recorded in `Reading.cut_tokens`.
+            show_progress: A progress bar; None shows one on a terminal when there is much to do.
+
+        Returns:
+            One `Reading` per text, in the order given.
+        """
+        return self.engine.read(texts, max_length, show_progress).result()
+
+    async def aread(self, texts: Sequence[str], **options: Any) -> list[Reading]:
+        """`read` without blocking the event loop."""
+        return await self.engine.read(texts, **options)
+
+    def join(self, readings: Sequence[Reading]) -> Reading:
+        """Several readings as one: see `Reader.join`."""
+        return self.reader.join(readings)
+
+    # Embedding
+
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        show_progress: bool | None = None,
+    ) -> np.ndarray:
+        """Embed passages.
+
+        Args:
+            texts: What to embed, unchanged.
+            max_length: As for `read`.
+            show_progress: As for `read`.
+
+        Returns:
+            float32 ``[n, d]``, rows L2-normalised.
+        """
+        return self.engine.embed(texts, "document", max_length, show_progress).result()
+
+    async def aembed_documents(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """`embed_documents` without blocking the event loop."""
+        return await self.engine.embed(texts, "document", **options)
+
+    def embed_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        show_progress: bool | None = None,
+    ) -> np.ndarray:
+        """Embed questions to find passages with; arguments and result as `embed_documents`."""
+        return self.engine.embed(texts, "query", max_length, show_progress).result()
+
+    async def aembed_queries(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """`embed_queries` without blocking the event loop."""
+        return await self.engine.embed(texts, "query", **options)
+
+    def embed_query(self, text: str, *, max_length: int | None = None) -> np.ndarray:
+        """Embed one question: float32 ``[d]``, L2-normalised."""
+        return self.engine.embed_query(text, max_length).result()
+
+    async def aembed_query(self, text: str, **options: Any) -> np.ndarray:
+        """`embed_query` without blocking the event loop."""
+        return await self.engine.embed_query(text, **options)
+
+    def embed_readings(self, readings: Sequence[Reading], task: Task = "document") -> np.ndarray:
+        """Embed texts already read: float32 ``[n, d]``; only the special tokens are run."""
+        return self.engine.embed_readings(readings, task).result()
+
+    async def aembed_readings(
+        self, readings: Sequence[Reading], task: Task = "document"
+    ) -> np.ndarray:
+        """`embed_readings` without blocking the event loop."""
+        return await self.engine.embed_readings(readings, task)
+
+    def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Embed parts of one reading in one pass: see `Reading.embed`."""
+        return self.engine.embed_spans(reading, spans).result()
+
+    async def aembed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        """`embed_spans` without blocking the event loop."""
+        return await self.engine.embed_spans(reading, spans)
+
+    # Ranking
+
+    def rank(
+        self,
+        query: str,
+        texts_or_readings: Sequence[str | Reading],
+        *,
+        max_length: int | None = None,
+    ) -> list[Ranked]:
+        """Rank passages by how likely each makes the query (query likelihood, zero-shot).
+
+        Args:
+            query: The question.
+            texts_or_readings: Passages; what was read already is not run again.
+            max_length: Tokens of each text to read at most, as for `read`.
+
+        Returns:
+            One `Ranked` per passage, best first.
+
+        Raises:
+            ReadingError: A reading is another model's, or was read with the adapter on.
+            ContextLengthError: A passage and the query do not fit the context window.
+        """
+        return self.engine.rank(query, texts_or_readings, max_length).result()
+
+    async def arank(
+        self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
+    ) -> list[Ranked]:
+        """`rank` without blocking the event loop."""
+        return await self.engine.rank(query, texts_or_readings, **options)
+
+    # Generating
+
+    def generate(
+        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+    ) -> Generation:
+        """Generate one answer.
+
+        Args:
+            messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
+                the model's chat template.
+            after: Go on from this reading, which is not run again: what is asked follows its text
+                in the same user message, token by token (``reading.ids + new ids``).
+            **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).
+
+        Returns:
+            Text, finish reason and token usage.
+        """
+        readings = None if after is None else [after]
+        return self.generate_batch([messages_or_prompt], after=readings, **options)[0]
+
+    def generate_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        after: Sequence[Reading] | None = None,
+        cancelled: Callable[[int], bool] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Generate several answers together; each is what it would be alone.
+
+        Args:
+            requests: As `generate` takes one.
+            after: One reading per request to go on from.
+            cancelled: Asked after each token with its request's place in `requests`; True stops
+                that request.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ContextLengthError: A prompt leaves no room for an answer.
+            GemError: A schema that cannot be enforced, or an unknown tool.
+            ReadingError: A reading is another model's or cannot be continued.
+            TypeError: An unknown option.
+        """
+        chosen = GenerationOptions.of(options)
+        return self.engine.generate(requests, after, chosen, cancelled).result()
+
+    async def agenerate_batch(
+        self, requests: Sequence[Request], **options: Any
+    ) -> list[Generation]:
+        """`generate_batch` without blocking the event loop."""
+        after, cancelled = options.pop("after", None), options.pop("cancelled", None)
+        chosen = GenerationOptions.of(options)
+        return await self.engine.generate(requests, after, chosen, cancelled)
+
+    def submit(
+        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+    ) -> Future[Generation]:
+        """Queue a request; requests that wait at the same time are generated as one batch.
+
+        Args:
+            messages_or_prompt: As for `generate`.
+            after: As for `generate`.
+            **options: As for `generate`; requests with equal ones share a batch.
+
+        Returns:
+            A future; cancelling it stops the computation after the next token.
+        """
+        return self.engine.submit(messages_or_prompt, after, GenerationOptions.of(options))
+
+    async def agenerate(self, messages_or_prompt: Request, **options: Any) -> Generation:
+        """`generate` without blocking the event loop; cancelling stops after the next token.
+
+        Requests that wait at the same time are generated as one batch (see `submit`).
+        """
+        return await asyncio.wrap_future(self.submit(messages_or_prompt, **options))
+
+    def stream(
+        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+    ) -> Stream:
+        """Generate one answer piece by piece; arguments as for `generate`.
+
+        Returns:
+            An iterator of text pieces that never split a character or show part of a stop string;
+            its ``generation`` has finish reason and usage. Closing it stops the computation.
+        """
+        return self.engine.stream(messages_or_prompt, after, GenerationOptions.of(options))
+
+    def astream(self, messages_or_prompt: Request, **options: Any) -> AsyncStream:
+        """`stream` without blocking the event loop."""
+        return AsyncStream(partial(self.stream, messages_or_prompt, **options))
+
+
+_shared = Shared[GemModel]()
+Model = str | Path | GemModel | None  # what everything takes that needs a model
+
+
+def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel:
+    """A checkpoint's folder as a model of its own: see `load_parts`."""
+    return GemModel(load_parts(folder, device=device, dtype=dtype))
+
+
+def create(base: str | Path, **options: Any) -> GemModel:
+    """A new, untrained model: see `new_parts`."""
+    return GemModel(new_parts(base, **options))
+
+
+def as_model(model: Model, **options: Any) -> GemModel:
+    """A loaded model as it is, or the shared one of a name; for what takes either."""
+    return model if isinstance(model, GemModel) else GemModel.from_pretrained(model, **options)
+
+
+def name_of(model: GemModel, given: Model = None) -> str:
+    """What a loaded model can be loaded by again: the name given, a bundled one, or its folder.
+
+    A model that was made here and never saved goes by its base's name.
+    """
+    if isinstance(given, str | Path):
+        return str(given)
+    if model.path is None:
+        return model.config.base.name
+    return model.path.name if model.path.parent == BUNDLED else str(model.path)

@@ -10,18 +10,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from gem_rag.compute.kv import KeyValues
+from gem_rag.compute.ranker import Ranked
+from gem_rag.compute.reading import Reading
 from gem_rag.errors import ReadingError
-from gem_rag.reading import KeyValues, Reading
-
-if TYPE_CHECKING:
-    from gem_rag.model import GemModel
-    from gem_rag.ranking import Ranked
-    from gem_rag.text import Tokenized
+from gem_rag.files import atomic_write
+from gem_rag.model import GemModel
+from gem_rag.text.codec import Tokenized
 
 SUFFIX = ".safetensors"
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
@@ -162,7 +161,7 @@ class ReadingStore:
             key_values = self._load(key, len(self.model.config.preamble_ids) + len(tokenized.ids))
             if key_values is None:
                 return None
-            reading = self.model.restore_reading(text, tokenized, key_values)
+            reading = self.model.reader.restore(text, tokenized, key_values)
             self._remember(key, reading, evict=True)
             return reading
 
@@ -207,8 +206,6 @@ class ReadingStore:
         if size > self.disk_bytes or (not evict and used + size > self.disk_bytes):
             return False  # before its bytes are made: most of a large ingest comes here
         from safetensors.torch import save
-
-        from gem_rag.fetch import atomic_write
 
         tensors = {}
         for i, (k, v) in enumerate(reading.key_values):

@@ -11,9 +11,8 @@ import pytest
 import torch
 from tiny import disturb, make_base
 
-from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from tiny import WORDS
 
-from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create
 from gem_rag_train import adapt as module
-from gem_rag_train import preflight, questions
 from gem_rag_train.adapt import adapt
-from gem_rag_train.material import Asked, read_chunks
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop import preflight
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.material import questions
+from gem_rag_train.material.gather import Asked, read_chunks
 
 OPTIONS = {"steps": 4, "chunk_tokens": 48, "show_progress": False}
 

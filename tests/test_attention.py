@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from gem_rag.attention import Role, Rule, Tokens, positions_of, span_mask, visible
+from gem_rag.compute.attention import Role, Rule, Tokens, positions_of, span_mask, visible
 
 P, S, X, PAD = Role.PREFIX, Role.SPECIAL, Role.SUFFIX, Role.PADDING
 SHAPES = [(p, k, s) for p in range(4) for k in range(4) for s in range(4) if p + k + s]

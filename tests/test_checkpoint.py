@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TEXTS, disturb, make_base
 
-from gem_rag import checkpoint
-from gem_rag.checkpoint import create, seal, weights_hash
+from gem_rag.checkpoints import folder as folder_module
+from gem_rag.checkpoints.fingerprint import seal, weights_hash
+from gem_rag.compute.adapter import applied
 from gem_rag.config import AdapterConfig, GemConfig
 from gem_rag.errors import CheckpointError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create, load
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -81,7 +82,7 @@ def test_the_adapter_is_stored_as_peft_stores_it(gem, saved):
     ids = torch.tensor([gem.codec.encode(TEXTS[0])])
     with torch.inference_mode():
         expected = peft(ids).logits
-        with gem.adapter.at(slice(None)):
+        with applied(gem.adapter.at(slice(None))):
             found = gem.base.model(ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
@@ -92,7 +93,7 @@ def test_a_whitening_weakens_directions_in_queries_and_is_part_of_the_checkpoint
     model = disturb(create(base_folder, num_special_tokens=3, adapter=AdapterConfig(rank=4)))
     plain, documents = model.embed_queries(TEXTS), model.embed_documents(TEXTS)
     directions = torch.linalg.qr(torch.randn(model.dim, 2))[0]
-    model.whitening = (directions * torch.tensor([1.0, 0.5**0.5])).half().float()
+    model.parts.whitening = (directions * torch.tensor([1.0, 0.5**0.5])).half().float()
     expected = (
         plain - plain @ (directions @ torch.diag(torch.tensor([1.0, 0.5])) @ directions.T).numpy()
     )
@@ -100,7 +101,7 @@ def test_a_whitening_weakens_directions_in_queries_and_is_part_of_the_checkpoint
     without = model.fingerprint
     model.save_pretrained(tmp_path / "model")
     loaded = GemModel.from_pretrained(tmp_path / "model")
-    assert loaded.fingerprint == seal(model).fingerprint != without
+    assert loaded.fingerprint == seal(model.parts).fingerprint != without
     np.testing.assert_allclose(loaded.embed_queries(TEXTS), expected, atol=5e-3)
     again = loaded.embed_readings(loaded.read(TEXTS), "query")
     np.testing.assert_allclose(again, expected, atol=5e-3)
@@ -159,10 +160,10 @@ def test_a_missing_or_cut_file_is_an_error(saved, broken):
     whole = (saved / broken).read_bytes()
     (saved / broken).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="whole"):
-        checkpoint.load(saved)
+        load(saved)
     (saved / broken).unlink()
     with pytest.raises(CheckpointError, match="whole"):
-        checkpoint.load(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize("name", ["special_tokens", "whitening"])
@@ -204,7 +205,7 @@ def test_saving_replaces_the_old_checkpoint_only_when_all_is_written(gem, saved,
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "_write_peft_config", fail)
+    monkeypatch.setattr(folder_module, "_write_peft_config", fail)
     with pytest.raises(OSError, match="disk full"):
         gem.save_pretrained(saved)
     assert {f.name: f.read_bytes() for f in saved.iterdir()} == before

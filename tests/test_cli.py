@@ -148,12 +148,12 @@ def test_chat_as_json_prints_each_answer_on_a_line(run, docs, monkeypatch):
 
 
 def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
-    from gem_rag import embedded
+    from gem_rag.checkpoints import embedded
 
     folder = tmp_path / f"a [bold] folder with a long name {'x' * 100}"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr("gem_rag.checkpoint.weights_hash", lambda folder: "")
+    monkeypatch.setattr("gem_rag.checkpoints.fingerprint.weights_hash", lambda folder: "")
     monkeypatch.setattr(embedded, "embedded_base", lambda: folder)
     code, out, err = run("pull", model=False)
     assert (code, err) == (0, "")
@@ -311,8 +311,9 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
     unhurried = (  # a pause after each commit, so that the signal always comes in time
         # Where the tests themselves run in the background, children would be deaf to it.
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from gem_rag import cli, rag; commit = rag.GemRAG._commit;"
-        "rag.GemRAG._commit = lambda *a: (commit(*a), time.sleep(0.2)); cli.main()"
+        "from gem_rag import cli; from gem_rag.rag.ingest import write;"
+        "commit = write.Ingest._commit;"
+        "write.Ingest._commit = lambda *a: (commit(*a), time.sleep(0.2)); cli.main()"
     )
     command = [sys.executable, "-c", unhurried, "index", str(docs), "--index", str(folder)]
     process = subprocess.Popen(

@@ -8,10 +8,14 @@ import json
 import pytest
 import torch
 
+from gem_rag.compute.ranker import Ranked
+from gem_rag.engine.bulk import Bulk
+from gem_rag.engine.calls import parse_calls, without_calls
+from gem_rag.engine.request import Requests
 from gem_rag.errors import GemError
-from gem_rag.ranking import Ranked
-from gem_rag.text import TextCodec
-from gem_rag.tools import Tool, parse_calls, without_calls
+from gem_rag.text.codec import TextCodec
+from gem_rag.text.template import ChatTemplate
+from gem_rag.text.tools import Tool
 
 PERSON = {
     "type": "object",
@@ -105,7 +109,7 @@ def test_a_forced_call_has_a_known_name_and_fitting_arguments(gem, choice):
 
 @pytest.mark.parametrize(("score", "calls"), [(0.29, 0), (0.31, 1)])
 def test_ranking_decides_for_a_model_that_knows_no_tools(gem, monkeypatch, score, calls):
-    monkeypatch.setattr(type(gem), "rank", lambda *_: [Ranked(1, score, 0.0)])
+    monkeypatch.setattr(Bulk, "rank", lambda *_: [Ranked(1, score, 0.0)])
     result = gem.generate("Hello", tools=[ADD, OTHER], max_new_tokens=200)
     assert len(result.tool_calls) == calls
     assert bool(result.text) == (not calls)
@@ -114,7 +118,7 @@ def test_ranking_decides_for_a_model_that_knows_no_tools(gem, monkeypatch, score
 
 
 def test_a_tools_result_is_answered_in_text(gem, monkeypatch):
-    monkeypatch.setattr(type(gem), "rank", lambda *_: [Ranked(0, 9.0, 0.0)])
+    monkeypatch.setattr(Bulk, "rank", lambda *_: [Ranked(0, 9.0, 0.0)])
     messages = [{"role": "user", "content": "Add"}, {"role": "tool", "content": "5"}]
     assert gem.generate(messages, tools=[ADD], max_new_tokens=20).tool_calls == ()
 
@@ -145,7 +149,7 @@ def test_the_default_model_calls_the_tool_that_is_asked_for(default_model, quest
 def test_a_call_once_begun_is_held_to_the_grammar(gem):
     """The start of a call is put into the model's mouth; what follows must fit."""
     ids = gem.codec.encode("<tool_call>")
-    hook = gem._grammars.tools([Tool.of(ADD)], "auto", 100)
+    hook = Requests(gem.reader, None).grammars.tools([Tool.of(ADD)], "auto", 100)
 
     def forced(generated, logits):
         if len(generated) < len(ids):
@@ -160,13 +164,13 @@ def test_a_call_once_begun_is_held_to_the_grammar(gem):
 
 
 def test_a_call_after_some_words_is_held_to_the_grammar_too(gem, monkeypatch):
-    monkeypatch.setattr(type(gem.codec), "renders_tools", True)  # nothing is decided by ranking
+    monkeypatch.setattr(ChatTemplate, "renders_tools", True)  # nothing is decided by ranking
     ids = gem.codec.encode("So it is:<tool_call>")
     tools = {"tools": [ADD], "max_new_tokens": 100}
-    start, grammars = type(gem)._constraint, []
+    start, grammars = Requests._constraint, []
 
-    def led(self, schema, known, choice, room):
-        hook = start(self, schema, known, choice, room)
+    def led(self, options, known, choice, room):
+        hook = start(self, options, known, choice, room)
         grammars.append(hook)
 
         def forced(generated, logits):
@@ -178,7 +182,7 @@ def test_a_call_after_some_words_is_held_to_the_grammar_too(gem, monkeypatch):
 
         return forced
 
-    monkeypatch.setattr(type(gem), "_constraint", led)
+    monkeypatch.setattr(Requests, "_constraint", led)
     result = gem.generate("Add", **tools)
     (call,) = result.tool_calls
     assert call.name == "add"
@@ -255,13 +259,13 @@ def test_a_long_prompt_beside_it_shortens_no_structured_answer(gem):
 
 def test_of_a_long_message_the_end_decides_about_tools(gem, monkeypatch):
     ranked = []
-    rank = type(gem).rank
+    rank = Bulk.rank
 
     def seen(self, query, tools):
         ranked.append(query)
         return rank(self, query, tools)
 
-    monkeypatch.setattr(type(gem), "rank", seen)
+    monkeypatch.setattr(Bulk, "rank", seen)
     long = "sea " * 2000 + "Add 2 and 3"
     with pytest.raises(GemError, match="truncate=True"):
         gem.generate(long, tools=[ADD])

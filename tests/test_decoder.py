@@ -7,15 +7,15 @@ import torch
 from tiny import SMALL, tiny_config
 from torch import nn
 
-from gem_rag.adapter import EVERYWHERE, Acting, Adapter
-from gem_rag.attention import Role, Tokens, additive, positions_of, span_mask, together
-from gem_rag.base import Base
 from gem_rag.compute import attend, linear, probe, recognise
+from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
+from gem_rag.compute.attention import Role, Tokens, additive, positions_of, span_mask, together
+from gem_rag.compute.base import Base
 from gem_rag.compute.decoder import Decoder, Unrecognised, check
+from gem_rag.compute.kv import empty_cache, layers_of, seeded_cache
 from gem_rag.compute.linear import Packed, Plain
 from gem_rag.compute.replaced import Part
 from gem_rag.config import AdapterConfig
-from gem_rag.reading import empty_cache, layers_of, seeded_cache
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 KNOWN = ["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "smollm3", "mixed", "partial"]
@@ -189,8 +189,7 @@ def test_specials_with_an_adapter_at_positions(both, where):
     theirs, decoder, _ = both
     adapter = adapter_on(theirs)
     here, there, vectors, positions, mask = specials(theirs, 3)
-    with adapter.at(where):
-        expected = theirs.run(vectors, positions, mask, there)
+    expected = theirs.run(vectors, positions, mask, there, adapter.at(where))
     found = decoder.run(vectors, positions, mask, here, [Acting(adapter, where)])
     torch.testing.assert_close(found, expected, **CLOSE)
 
@@ -199,8 +198,7 @@ def test_an_adapter_of_some_layers_and_targets(llama):
     theirs, decoder = llama
     adapter = adapter_on(theirs, targets=("k_proj", "down_proj"))
     here, there, vectors, positions, mask = specials(theirs, 2)
-    with adapter.at(EVERYWHERE):
-        expected = theirs.run(vectors, positions, mask, there)
+    expected = theirs.run(vectors, positions, mask, there, adapter.at(EVERYWHERE))
     found = decoder.run(vectors, positions, mask, here, [Acting(adapter, EVERYWHERE)])
     torch.testing.assert_close(found, expected, **CLOSE)
 
@@ -218,8 +216,7 @@ def test_two_adapters_in_one_batch_each_at_rows_of_its_own(llama):
         [(first, slice(1, None)), (first, None), (second, EVERYWHERE)]
     ):
         one = seeded_cache([(k[[row]], v[[row]]) for k, v in seeds])
-        with adapter.at(where):
-            expected = theirs.run(vectors[[row]], positions[[row]], mask[[row]], one)
+        expected = theirs.run(vectors[[row]], positions[[row]], mask[[row]], one, adapter.at(where))
         torch.testing.assert_close(found[[row]], expected, **CLOSE)
 
 
@@ -229,8 +226,7 @@ def test_weights_of_an_adapter_that_changed_in_place_are_seen(llama):
         adapter = adapter_on(theirs)
     for turn in range(2):
         here, there, vectors, positions, mask = specials(theirs, 2)
-        with adapter.at(EVERYWHERE):
-            expected = theirs.run(vectors, positions, mask, there)
+        expected = theirs.run(vectors, positions, mask, there, adapter.at(EVERYWHERE))
         found = decoder.run(vectors, positions, mask, here, [Acting(adapter, EVERYWHERE)])
         torch.testing.assert_close(found, expected, msg=f"turn {turn}", **CLOSE)
         with torch.inference_mode(False), torch.no_grad():
@@ -326,11 +322,9 @@ def test_adapters_made_before_and_after_the_replacing_act(llama):
     Decoder.of(base)
     reference, after = adapter_on(theirs), adapter_on(base)
     ids, index = random_ids(1, 6), torch.arange(6)[None]
-    with reference.at(EVERYWHERE):
-        expected = theirs.run(ids, index, None, caches(theirs)[0])
+    expected = theirs.run(ids, index, None, caches(theirs)[0], reference.at(EVERYWHERE))
     for adapter in (before, after):
-        with adapter.at(EVERYWHERE):
-            found = base.run(ids, index, None, caches(base)[0])
+        found = base.run(ids, index, None, caches(base)[0], adapter.at(EVERYWHERE))
         torch.testing.assert_close(found, expected, **CLOSE)
 
 

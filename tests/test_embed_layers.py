@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import TEXTS, disturb, make_base, save_tokenizer
 
-from gem_rag.checkpoint import create, load
+from gem_rag.compute.adapter import applied
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import CheckpointError
+from gem_rag.model import create, load
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 SETTINGS = {"num_special_tokens": 2, "adapter": AdapterConfig(rank=4), "query_instruction": " Who?"}
@@ -99,9 +100,9 @@ def test_embedding_runs_no_layer_beyond(base_folder):
     model.embed_query("Who?")
     with torch.enable_grad():
         ids = [t.ids for t in model.codec.encode_texts(TEXTS, None)]
-        model.forward_texts(ids, "document").sum().backward()
+        model.embedder.forward_texts(ids, "document").sum().backward()
     assert not calls
-    assert all(p.grad is not None for p in model.parameters())  # none is on a layer not run
+    assert all(p.grad is not None for p in model.parts.parameters())  # none is on a layer not run
     model.read(["text"])
     handle.remove()
     assert calls
@@ -126,7 +127,7 @@ def test_peft_loads_its_adapter(shallow, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(shallow.config.base.name, dtype=torch.float32)
     peft = PeftModel.from_pretrained(base, folder)
     ids = torch.tensor([shallow.codec.encode(TEXTS[0])])
-    with torch.inference_mode(), shallow.adapter.at(slice(None)):
+    with torch.inference_mode(), applied(shallow.adapter.at(slice(None))):
         torch.testing.assert_close(shallow.base.model(ids).logits, peft(ids).logits, **CLOSE)
 
 

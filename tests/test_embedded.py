@@ -10,9 +10,11 @@ import pytest
 import torch
 from tiny import make_base
 
-from gem_rag import GemModel, embedded
-from gem_rag.checkpoint import EMBEDDED_BASE, create
-from gem_rag.embedded import MANIFEST, embedded_base, is_whole
+from gem_rag import GemModel
+from gem_rag.checkpoints import embedded
+from gem_rag.checkpoints.embedded import MANIFEST, embedded_base, is_whole
+from gem_rag.checkpoints.names import EMBEDDED_BASE
+from gem_rag.model import create
 
 
 @pytest.fixture

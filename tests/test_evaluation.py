@@ -10,10 +10,10 @@ import torch
 from tiny import disturb
 
 from gem_rag import cli
-from gem_rag.checkpoint import create
+from gem_rag.compute.adapter import applied
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create
 from gem_rag_train import TrainConfig
 from gem_rag_train.evaluation import EvalSettings, evaluate, run, sets, statistics, systems
 from gem_rag_train.evaluation import kept as kept_module
@@ -23,7 +23,7 @@ from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.sets import Choice, Labelled, Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM, GemEmbedder
-from gem_rag_train.start import untrained
+from gem_rag_train.loop.start import untrained
 
 WORDS = ["kettle", "warranty", "river", "sea", "winter", "letter", "steam", "engine"]
 WORDS += ["child", "horse", "grey", "young"]
@@ -276,7 +276,7 @@ def test_the_two_model_stack_generates_with_the_base_alone(always, gem, tmp_path
     assert plain(gem) is gem
     question = [{"role": "user", "content": "Who wrote it?"}]
     adapted = always.generate(question, max_new_tokens=8).ids
-    with always.adapter.at(None):
+    with applied(always.adapter.at(None)):
         assert bare.generate(question, max_new_tokens=8).ids != adapted
     stack = TwoModels(always, KeptVectors(systems.MiniLM(), tmp_path), PARAGRAPHS)
     assert stack.answer("winter?") == stack.answer("winter?")

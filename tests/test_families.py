@@ -5,10 +5,9 @@ import pytest
 import torch
 from tiny import FAMILIES, TEXTS, disturb, make_base, tiny_config
 
-from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import ReadingError, UnsupportedModelError
-from gem_rag.reading import join
+from gem_rag.model import create
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 LONG = TEXTS[3]  # longer than the sliding windows of 8
@@ -30,7 +29,7 @@ def test_padding_on_either_side_changes_nothing(model):
     ids = [t.ids for t in model.codec.encode_texts(TEXTS, None)]
     with torch.inference_mode():
         right, left = (
-            model.forward_specials(*model._read(ids, False, side=side), "document")
+            model.embedder.forward_specials(*model.reader.read(ids, False, side=side), "document")
             for side in ("right", "left")
         )
     torch.testing.assert_close(right, left, **CLOSE)
@@ -38,7 +37,7 @@ def test_padding_on_either_side_changes_nothing(model):
 
 def test_reading_after_the_shared_preamble_is_reading_it_all(model):
     reading = model.read([LONG])[0]
-    from gem_rag.reading import empty_cache
+    from gem_rag.compute.kv import empty_cache
 
     with torch.inference_mode():
         cache = empty_cache(model.base.num_layers)
@@ -50,9 +49,9 @@ def test_reading_after_the_shared_preamble_is_reading_it_all(model):
 
 def test_special_tokens_see_through_the_window_rule(model):
     """Pass 2 against one pass over the whole sequence with the rule's mask."""
-    from gem_rag.adapter import EVERYWHERE
-    from gem_rag.attention import Role, Tokens
-    from gem_rag.reading import empty_cache
+    from gem_rag.compute.adapter import EVERYWHERE
+    from gem_rag.compute.attention import Role, Tokens
+    from gem_rag.compute.kv import empty_cache
 
     reading = model.read([LONG])[0]
     n, k = len(reading), model.config.num_special_tokens
@@ -62,14 +61,14 @@ def test_special_tokens_see_through_the_window_rule(model):
     with torch.inference_mode():
         words = model.base.embed_tokens(reading.ids)
         inputs = torch.cat([words, model.special_vectors])[None]
-        with model.adapter.at(slice(n, None)):
-            hidden = model.base.run(
-                inputs,
-                tokens.positions,
-                model.base.masks(tokens, tokens),
-                empty_cache(model.base.num_layers),
-            )
-        expected = model._pool(hidden[:, n:])
+        hidden = model.base.run(
+            inputs,
+            tokens.positions,
+            model.base.masks(tokens, tokens),
+            empty_cache(model.base.num_layers),
+            model.adapter.at(slice(n, None)),
+        )
+        expected = model.embedder.pool(hidden[:, n:])
     assert slice(None) == EVERYWHERE
     torch.testing.assert_close(torch.as_tensor(reading.embed())[None], expected, **CLOSE)
 
@@ -153,7 +152,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(base_folder, change, rea
 
     from transformers import AutoModelForCausalLM
 
-    from gem_rag.base import Base
+    from gem_rag.compute.base import Base
 
     model = AutoModelForCausalLM.from_pretrained(base_folder)
     known = {"layer_types": None, "_attn_implementation": "sdpa", "is_encoder_decoder": False}
@@ -177,7 +176,7 @@ def test_layers_without_rotation_are_read_and_embedded_but_not_joined(tmp_path):
     )
     assert not model.base.can_join
     with pytest.raises(ReadingError, match="cannot be moved"):
-        join(readings)
+        model.join(readings)
 
 
 def test_a_rope_that_rewrites_its_frequencies_is_read_up_to_where_it_would(tmp_path):

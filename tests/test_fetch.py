@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gem_rag import fetch
+from gem_rag import fetch, files
 from gem_rag.errors import FetchError
-from gem_rag.fetch import atomic_dir, atomic_write, cache_dir, fetch_wheel
+from gem_rag.fetch import fetch_wheel
+from gem_rag.files import atomic_dir, atomic_write, cache_dir
 
 WHEEL = b"a wheel's bytes"
 GOOD = hashlib.sha256(WHEEL).hexdigest()
@@ -114,7 +115,7 @@ def test_writes_are_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "deep" / "file"
     atomic_write(target, "one")
     assert target.read_text() == "one"
-    monkeypatch.setattr(fetch.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         atomic_write(target, "two")
     assert target.read_text() == "one"

@@ -8,7 +8,8 @@ import pytest
 
 from gem_rag.errors import GemIndexError
 from gem_rag.index import GemIndex
-from gem_rag.index.filters import FilterError, compile_filter
+from gem_rag.index.filters import FilterError
+from gem_rag.index.sql import compile_filter
 
 METADATA = {
     "int": {"x": 1},

@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny import TEXTS
 
-from gem_rag.decoding import Sampler, Sampling, TextAssembler
+from gem_rag.engine.sampling import Sampler, Sampling
+from gem_rag.engine.stops import TextAssembler
 from gem_rag.errors import ContextLengthError, GemError
-from gem_rag.tools import Tool
+from gem_rag.text.tools import Tool
 
 PROMPT = "Rivers run to the sea."
 

@@ -17,6 +17,8 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
 from gem_rag import ChatGem, GemEmbeddings, GemLLM
+from gem_rag.engine import engine
+from gem_rag.engine.rows import Rows
 from gem_rag.errors import GemError
 
 
@@ -72,26 +74,26 @@ def test_a_batch_is_generated_together_and_equals_single_calls(gem, chat, monkey
     questions = ["Who?", "Which rivers run to the sea?", "What is a kettle?"]
     single = [chat.invoke(q).content for q in questions]
     sizes = []
-    plain = gem.generate_batch
 
-    def counted(requests, **options):
-        sizes.append(len(requests))
-        return plain(requests, **options)
+    class Counted(Rows):
+        def __init__(self, parts, rows):
+            sizes.append(len(rows))
+            super().__init__(parts, rows)
 
-    monkeypatch.setattr(gem, "generate_batch", counted)
+    monkeypatch.setattr(engine, "Rows", Counted)
     assert [a.content for a in chat.batch(questions)] == single
     assert sizes == [3]
 
 
 async def test_an_async_batch_is_generated_together(gem, chat, monkeypatch):
     sizes = []
-    plain = gem.generate_batch
 
-    def counted(requests, **options):
-        sizes.append(len(requests))
-        return plain(requests, **options)
+    class Counted(Rows):
+        def __init__(self, parts, rows):
+            sizes.append(len(rows))
+            super().__init__(parts, rows)
 
-    monkeypatch.setattr(gem, "generate_batch", counted)
+    monkeypatch.setattr(engine, "Rows", Counted)
     await chat.abatch(["Who?", "Which?"])
     assert sizes == [2]
 

@@ -27,6 +27,8 @@ from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from pydantic import BaseModel, ConfigDict, Field
 
+from gem_rag.engine import engine
+from gem_rag.engine.rows import Rows
 from gem_rag.errors import GemError, GemIndexError
 from gem_rag.model import GemModel
 from gem_rag.store import ReadingStore
@@ -388,10 +390,13 @@ async def test_cancelling_stops_the_computation(llm, streamed):
 
 async def test_async_calls_at_one_time_are_generated_together_and_the_same(gem, llm, monkeypatch):
     batches = []
-    original = gem.generate_batch
-    monkeypatch.setattr(
-        gem, "generate_batch", lambda r, **o: batches.append(len(r)) or original(r, **o)
-    )
+
+    class Counted(Rows):
+        def __init__(self, parts, rows):
+            batches.append(len(rows))
+            super().__init__(parts, rows)
+
+    monkeypatch.setattr(engine, "Rows", Counted)
     questions = ["Who?", "Who wrote the letter?", "Is it a river?"]
     answers = await asyncio.gather(*[llm.acomplete(question) for question in questions])
     assert batches == [3]
@@ -647,8 +652,8 @@ def test_kept_readings_are_not_read_again(gem, monkeypatch):
 
 
 def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folder):
-    from gem_rag.checkpoint import create
     from gem_rag.config import AdapterConfig
+    from gem_rag.model import create
 
     other = create(base_folder, num_special_tokens=3, adapter=AdapterConfig(rank=4, alpha=8))
     assert other.fingerprint != gem.fingerprint
@@ -659,7 +664,7 @@ def test_vectors_and_readings_of_another_model_are_errors(gem, store, base_folde
     with pytest.raises(GemIndexError, match="does not say which model"):
         GemRetriever(unknown, gem).retrieve(QUESTION)
     foreign = ReadingStore(gem)
-    other.reading_fingerprint = "another"
+    other.parts.reading_fingerprint = "another"
     with pytest.raises(GemError, match="another model"):
         GemReranker(other, readings=foreign)
     with pytest.raises(GemError, match="give a ReadingStore of this model"):

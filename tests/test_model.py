@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import TEXTS, disturb, make_base
 
-from gem_rag.checkpoint import create
+from gem_rag.compute.kv import empty_cache
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import (
     CheckpointError,
@@ -16,7 +16,7 @@ from gem_rag.errors import (
     ReadingError,
     TruncationWarning,
 )
-from gem_rag.reading import empty_cache, join
+from gem_rag.model import create
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -40,7 +40,7 @@ def test_left_and_right_padding_give_the_same_embedding(gem):
     ids = [t.ids for t in gem.codec.encode_texts(TEXTS, None)]
     with torch.inference_mode():
         right, left = (
-            gem.forward_specials(*gem._read(ids, False, side=side), "document")
+            gem.embedder.forward_specials(*gem.reader.read(ids, False, side=side), "document")
             for side in ("right", "left")
         )
     torch.testing.assert_close(right, left, **CLOSE)
@@ -63,7 +63,7 @@ def test_an_instruction_can_read_the_query_again(echoing):
     between, after = echoing.codec.encode("\nWho? "), echoing.codec.encode(".")
     whole = [[*i, *between, *i, *after] for i in ids]
     with torch.inference_mode():
-        expected = echoing.forward_texts(whole, "document").numpy()
+        expected = echoing.embedder.forward_texts(whole, "document").numpy()
     np.testing.assert_allclose(echoing.embed_queries(TEXTS), expected, **CLOSE)
     readings = echoing.read(TEXTS)
     np.testing.assert_allclose(echoing.embed_readings(readings, "query"), expected, **CLOSE)
@@ -73,10 +73,11 @@ def test_an_instruction_can_read_the_query_again(echoing):
 def test_a_query_that_is_read_twice_is_cut_to_half_of_the_context(echoing):
     room = echoing.max_context - len(echoing.config.preamble_ids)
     long = "kettle " * room
-    with pytest.warns(TruncationWarning, match=rf"cut to {echoing.longest_text('query')} tokens"):
+    longest = echoing.embedder.longest_text("query")
+    with pytest.warns(TruncationWarning, match=rf"cut to {longest} tokens"):
         vector = echoing.embed_query(long, max_length=room)
     assert np.isfinite(vector).all()
-    assert room // 2 - 10 < echoing.longest_text("query") < room // 2
+    assert room // 2 - 10 < longest < room // 2
 
 
 def test_a_document_is_not_read_again(base_folder):
@@ -199,8 +200,8 @@ def test_another_models_reading_is_refused(gem, tmp_path):
 def test_joining_one_reading_changes_nothing_and_two_are_close_to_their_order(gem):
     one, two = gem.read(["Rivers run to the sea.", " A child is riding."])
     assert gem.base.can_join
-    np.testing.assert_allclose(join([one]).embed(), one.embed(), **CLOSE)
-    joined = join([one, two])
+    np.testing.assert_allclose(gem.join([one]).embed(), one.embed(), **CLOSE)
+    joined = gem.join([one, two])
     whole = gem.read([one.text + two.text])[0]
     assert joined.ids.tolist() == whole.ids.tolist()
     # The first layer's keys do not depend on what stood before: there joining is exact.
@@ -235,7 +236,7 @@ def test_ranking_from_readings_equals_ranking_from_text(gem):
 def test_rank_is_the_bases_likelihood_of_the_query(gem):
     query, passage = "Who wrote it?", TEXTS[0]
     (found,) = gem.rank(query, [passage])
-    from gem_rag.ranking import RANK_INSTRUCTION
+    from gem_rag.text.prompts import RANK as RANK_INSTRUCTION
 
     words = gem.codec.encode_texts([" " + query], None)[0].ids
     text = gem.codec.encode_texts([passage], None)[0].ids

@@ -10,16 +10,22 @@ import pytest
 import torch
 from tiny import FAMILIES, TEXTS, WORDS, disturb, make_base
 
-from gem_rag.attention import Role, Rule, Tokens
-from gem_rag.checkpoint import create
+from gem_rag.compute.attention import Role, Rule, Tokens
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
-from gem_rag_train import checks, heldout, report
-from gem_rag_train.checks import alignment, attention_weights, bottleneck, stability, uniformity
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.data import Pair
-from gem_rag_train.heldout import HeldOut, next_token_loss
-from gem_rag_train.sources import Passage
+from gem_rag.model import create
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.data.sources import Passage
+from gem_rag_train.monitor import checks, heldout, report
+from gem_rag_train.monitor.checks import (
+    alignment,
+    attention_weights,
+    bottleneck,
+    stability,
+    uniformity,
+)
+from gem_rag_train.monitor.heldout import HeldOut, next_token_loss
+from gem_rag_train.recipes.config import TrainConfig
 
 WORD = WORDS.split()
 PAIRS = [
@@ -78,7 +84,7 @@ def test_embeddings_that_are_not_finite_are_no_success(gem, config, monkeypatch)
 def test_with_scope_tokens_texts_are_read_once(gem, config, monkeypatch):
     held_out = HeldOut(gem, config, PAIRS)
     held_out.measure()
-    monkeypatch.setattr(gem, "_read", lambda *a, **k: pytest.fail("read again"))
+    monkeypatch.setattr(gem.reader, "read", lambda *a, **k: pytest.fail("read again"))
     held_out.measure()
 
 
@@ -88,7 +94,7 @@ def test_next_token_loss_changes_with_scope_always_only(base_folder, config, sco
     held_out = HeldOut(model, config, PAIRS)
     before = held_out.measure()
     disturb(model, 0.3)
-    model.forget_preambles()
+    model.reader.forget_preambles()
     after = held_out.measure()
     assert before["heldout_alignment"] != after["heldout_alignment"]
     assert (before["heldout_ntp_loss"] != after["heldout_ntp_loss"]) == (scope == "always")

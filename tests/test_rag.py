@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tiny import TEXTS, make_base
 
-from gem_rag.checkpoint import create
 from gem_rag.cli.ask import reply
 from gem_rag.documents import Document, load_file
 from gem_rag.errors import GemError
 from gem_rag.index import GemIndex
+from gem_rag.model import create
 from gem_rag.rag import NOTHING_FOUND, GemRAG, in_context
 
 
@@ -97,7 +97,7 @@ def test_one_bad_file_is_reported_and_the_rest_indexed(rag, docs):
 
 
 def test_a_file_that_may_not_be_read_is_skipped(rag, docs, monkeypatch):
-    import gem_rag.rag as module
+    import gem_rag.rag.ingest.plan as module
 
     def refuse(path):
         if path.name == "kettle.md":
@@ -124,7 +124,7 @@ def test_documents_and_metadata_filters(rag):
 
 
 def test_documents_of_one_source_make_it_up_together(rag, monkeypatch):
-    monkeypatch.setattr("gem_rag.rag.COMMIT_CHUNKS", 2)
+    monkeypatch.setattr("gem_rag.rag.ingest.write.COMMIT_CHUNKS", 2)
     pages = [f"Page {i} tells of kettle number {i}." for i in range(7)]
     report = rag.add(Document(page, "manual.pdf") for page in pages)  # any iterable
     assert (report.added, report.chunks) == (["manual.pdf"], 7)
@@ -267,21 +267,21 @@ async def test_leaving_an_awaited_answer_stops_it(rag, docs):
 
 
 def test_an_interrupted_ingest_leaves_whole_sources(gem, docs, monkeypatch):
-    import gem_rag.rag as module
+    import gem_rag.rag.ingest.write as module
 
     monkeypatch.setattr(module, "COMMIT_CHUNKS", 1)
     rag = GemRAG(gem, threshold=None)
-    commit = rag._commit
+    commit = module.Ingest._commit
 
-    def interrupted(pending, report, advance):
+    def interrupted(self, pending, report, advance):
         if report.chunks:
             raise KeyboardInterrupt
-        commit(pending, report, advance)
+        commit(self, pending, report, advance)
 
-    monkeypatch.setattr(rag, "_commit", interrupted)
+    monkeypatch.setattr(module.Ingest, "_commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rag.add(docs)
-    monkeypatch.setattr(rag, "_commit", commit)
+    monkeypatch.setattr(module.Ingest, "_commit", commit)
     report = rag.add(docs)
     assert [len(report.unchanged), len(report.added)] == [1, 1]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from gem_rag.errors import GemError
-from gem_rag_train import questions
-from gem_rag_train.config import TrainConfig
-from gem_rag_train.losses import soft_labels
-from gem_rag_train.questions import as_question, kept_questions, places, write_questions
-from gem_rag_train.ranker import Ranker
-from gem_rag_train.trainer import Trainer, train
+from gem_rag_train.loop.trainer import Trainer, train
+from gem_rag_train.material import questions
+from gem_rag_train.material.questions import as_question, kept_questions, places, write_questions
+from gem_rag_train.objectives.losses import soft_labels
+from gem_rag_train.objectives.ranker import Ranker
+from gem_rag_train.recipes.config import TrainConfig
 
 PASSAGES = [
     "The kettle has a warranty of seven years.",
@@ -84,7 +84,7 @@ def test_soft_labels_are_a_divergence():
 
 
 def test_a_ranker_needs_readings_that_stay(base_folder):
-    from gem_rag.checkpoint import create
+    from gem_rag.model import create
 
     with pytest.raises(GemError, match="ranker_weight=0"):
         Ranker(create(base_folder, adapter_scope="always"))
@@ -182,7 +182,7 @@ def test_questions_that_fit_any_text_are_dropped(gem, monkeypatch):
 
 @pytest.mark.parametrize("scope", ["embedding", "always"])
 def test_other_scopes_write_questions_too(base_folder, monkeypatch, scope):
-    from gem_rag.checkpoint import create
+    from gem_rag.model import create
 
     monkeypatch.setattr(questions, "as_question", lambda text, _: text)
     model = create(base_folder, adapter_scope=scope)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import TEXTS, disturb
 
-from gem_rag.checkpoint import create
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import ReadingError
+from gem_rag.model import create
 from gem_rag.rag import GemRAG
 from gem_rag.store import SUFFIX, ReadingStore
 

@@ -16,30 +16,36 @@ import pytest
 import torch
 from tiny import FAMILIES, WORDS, disturb, make_base
 
-from gem_rag.checkpoint import create, weights_hash
+from gem_rag.checkpoints.fingerprint import weights_hash
 from gem_rag.errors import GemError
-from gem_rag.model import GemModel
-from gem_rag_train import TrainConfig, questions, train
-from gem_rag_train import prepare as preparing
-from gem_rag_train import trainer as module
-from gem_rag_train.batches import same_source
-from gem_rag_train.data import (
-    PROSE,
+from gem_rag.model import GemModel, create
+from gem_rag_train import TrainConfig, train
+from gem_rag_train.data.batches import same_source
+from gem_rag_train.data.mix import Pool, TrainingMix
+from gem_rag_train.data.pairs import (
     WHO,
     Pair,
-    Pool,
-    TrainingMix,
     cloze,
     crop,
     drop_words,
     exchange_word,
     phrase,
     sentences,
-    sources_of,
 )
-from gem_rag_train.grouped import use_grouped_attention
-from gem_rag_train.kept import KeptReadings
-from gem_rag_train.losses import (
+from gem_rag_train.data.tasks import PROSE, sources_of
+from gem_rag_train.kept.readings import KeptReadings
+from gem_rag_train.loop import prepare as preparing
+from gem_rag_train.loop import start
+from gem_rag_train.loop import trainer as module
+from gem_rag_train.loop.grouped import use_grouped_attention
+from gem_rag_train.loop.prepare import prepare
+from gem_rag_train.loop.schedule import rate
+from gem_rag_train.loop.start import new_model
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.material import questions
+from gem_rag_train.material.questions import as_question, found_again, written_pairs
+from gem_rag_train.objectives import contrastive
+from gem_rag_train.objectives.losses import (
     LOG_SCALE_START,
     Rotation,
     alignment,
@@ -47,13 +53,8 @@ from gem_rag_train.losses import (
     info_nce,
     neighbourhood,
 )
-from gem_rag_train.prepare import prepare
-from gem_rag_train.questions import as_question, found_again, written_pairs
-from gem_rag_train.schedule import rate
-from gem_rag_train.start import new_model
-from gem_rag_train.teacher import Teacher
-from gem_rag_train.trainer import Trainer
-from gem_rag_train.whitening import half_whitening
+from gem_rag_train.objectives.teacher import Teacher
+from gem_rag_train.objectives.whitening import half_whitening
 
 
 class TinyMix:
@@ -78,9 +79,9 @@ class TinyMix:
 
 @pytest.fixture
 def config(base_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TrainingMix", TinyMix)
+    monkeypatch.setattr(start, "TrainingMix", TinyMix)
     monkeypatch.setattr(module, "write_report", lambda run, checkpoint: None)
-    import gem_rag_train.card as card
+    import gem_rag_train.monitor.card as card
 
     monkeypatch.setattr(card, "sources_of", lambda shares, prose: [])
     return TrainConfig(
@@ -124,7 +125,7 @@ def test_the_base_is_not_touched(config):
     after = dict(trainer.model.base.model.named_parameters())
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert not any(p.requires_grad for p in after.values())
-    assert all(p.grad is not None for p in trainer.model.parameters())
+    assert all(p.grad is not None for p in trainer.model.parts.parameters())
 
 
 def test_one_seed_gives_one_checkpoint(config, tmp_path):
@@ -173,11 +174,11 @@ def test_a_checkpoint_is_the_mean_of_its_cycles_ends(config, steps, at):
     def step():
         facts = train_step()
         if trainer.step in at:
-            ends.append([w.detach().clone() for w in trainer.model.parameters()])
+            ends.append([w.detach().clone() for w in trainer.model.parts.parameters()])
         return facts
 
     trainer.train_step = step
-    written = list(GemModel.from_pretrained(trainer.run()).parameters())
+    written = list(GemModel.from_pretrained(trainer.run()).parts.parameters())
     for *of_cycles, mean in zip(*ends, written, strict=True):
         assert not torch.equal(of_cycles[0], of_cycles[-1])
         expected = sum(of_cycles) / len(at)
@@ -193,7 +194,7 @@ def test_a_run_is_not_overwritten_or_resumed_by_another_recipe(config):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
-    monkeypatch.setattr(module, "info_nce", lambda *a, **k: torch.tensor(math.nan))
+    monkeypatch.setattr(contrastive, "info_nce", lambda *a, **k: torch.tensor(math.nan))
     with pytest.raises(GemError, match=r"nan at step 0"):
         train(config)
 
@@ -202,7 +203,7 @@ def test_training_and_embedding_are_one_forward(config):
     trainer = Trainer(config, resume=False)
     texts = [(f"Rivers run {i} " * (i + 1), "document") for i in range(5)]
     with torch.no_grad():
-        vectors = trainer._embed(texts)
+        vectors = trainer.embedder.embed(texts)
     expected = trainer.model.embed_documents([t for t, _ in texts])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=0, atol=1e-4)
 
@@ -230,9 +231,9 @@ def test_kept_readings_give_what_reading_afresh_gives(base_folder, tmp_path, ins
     kept = KeptReadings(gem, tmp_path, most_bytes=10**9)
     kept.add("first", both[:2])
     kept.add("second", both)  # only what is new is read
-    assert kept.tokens == sum(len(i) + len(gem.with_instruction(i, "query")) for i in ids)
+    assert kept.tokens == sum(len(i) + len(gem.embedder.with_instruction(i, "query")) for i in ids)
     for task in ("query", "document"):
-        fresh = gem.forward_texts([ids[2], ids[0]], task)
+        fresh = gem.embedder.forward_texts([ids[2], ids[0]], task)
         again = kept.forward_texts([ids[2], ids[0]], task)
         torch.testing.assert_close(again, fresh, atol=2e-3, rtol=0)
     [read] = gem.read(texts[:1])
@@ -282,7 +283,7 @@ def test_grouped_attention_is_the_bases_own(family, tmp_path):
     ids = [t.ids for t in model.codec.encode_texts(["Rivers run to the sea.", "Who?"], 20)]
     outputs = []
     for _ in range(2):
-        vectors = model.forward_texts(ids, "document")
+        vectors = model.embedder.forward_texts(ids, "document")
         vectors[0, 0].backward()
         outputs.append((vectors.detach(), model.special_vectors.grad))
         model.special_vectors.grad = None
@@ -337,7 +338,7 @@ def test_a_run_on_kept_readings_resumes_to_the_same_weights(config, tmp_path, mo
         train(cut)
     monkeypatch.setattr(Trainer, "train_step", step)
     again = GemModel.from_pretrained(train(cut, resume=True))
-    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+    for a, b in zip(whole.parts.parameters(), again.parts.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -433,7 +434,7 @@ def test_near_texts_are_no_negatives_by_the_teacher(config, monkeypatch):
     trainer = Trainer(with_output(config, config.output, teacher="t"), resume=False)
     texts = (("x1", "x2"), ("x3", "x4"), ("y1", "y2"))
     pairs = [Pair(a, b, "document_document", a) for a, b in texts]
-    same = trainer._no_negatives(pairs)
+    same = trainer.losses.no_negatives(pairs)
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
@@ -587,7 +588,7 @@ def test_a_teacher_says_where_hard_negatives_lie(config, tmp_path, monkeypatch):
         Pair("a", "be", "document_document", "1", ("hard, else",)),
         Pair("see", "dee", "document_document", "2"),
     ]
-    trainer._contrastive(pairs, 1.0, {"loss": 0.0, "tokens": 0.0})
+    trainer.contrastive.backward(pairs, 1.0)
     expected = WordCounts("x").embed(["a", "see", "be", "dee", "hard, else"])
     assert torch.equal(taught[0], expected)
 
@@ -637,12 +638,12 @@ def test_a_run_whitens_what_it_trained_and_one_that_goes_on_keeps_it(config, tmp
     config = with_output(config, tmp_path / "a", steps=16)
     plain = GemModel.from_pretrained(train(config))
     whitened = GemModel.from_pretrained(train(with_output(config, tmp_path / "b", whitening=4)))
-    assert plain.whitening.shape[1] == 0 < whitened.whitening.shape[1] <= 4
-    for a, b in zip(plain.parameters(), whitened.parameters(), strict=True):
+    assert plain.parts.whitening.shape[1] == 0 < whitened.parts.whitening.shape[1] <= 4
+    for a, b in zip(plain.parts.parameters(), whitened.parts.parameters(), strict=True):
         assert torch.equal(a, b)  # training itself is the same
     on = with_output(config, tmp_path / "c", start_from=str(tmp_path / "b"), steps=1)
     later = GemModel.from_pretrained(train(on))
-    assert torch.equal(later.whitening, whitened.whitening)
+    assert torch.equal(later.parts.whitening, whitened.parts.whitening)
     with pytest.warns(UserWarning, match="no whitening: the run has"):
         train(with_output(config, tmp_path / "d", whitening=4, steps=1))
 
@@ -791,7 +792,7 @@ def test_prose_comes_from_the_sources_with_a_share_and_the_card_names_them():
 
 @pytest.mark.model
 def test_no_dev_passage_is_trained_on():
-    from gem_rag_train.sources import boolq, web
+    from gem_rag_train.data.sources import boolq, web
 
     for source, least in ((boolq, 7000), (web, 700)):
         train_part = {p.body for p in source("train")}
@@ -801,7 +802,7 @@ def test_no_dev_passage_is_trained_on():
 
 @pytest.mark.model
 def test_articles_and_the_almanac_are_prose_under_headings():
-    from gem_rag_train.sources import factbook, wikipedia, wikipedia_starts
+    from gem_rag_train.data.sources import factbook, wikipedia, wikipedia_starts
 
     for source, least in ((wikipedia, 4900), (factbook, 6400), (wikipedia_starts, 990)):
         passages = source()

@@ -10,20 +10,21 @@ import torch
 from tiny import disturb, make_base
 from training_run import gradients
 
-from gem_rag.attention import Role, Rule, Tokens
-from gem_rag.checkpoint import create
+from gem_rag.compute.adapter import applied
+from gem_rag.compute.attention import Role, Rule, Tokens
+from gem_rag.compute.kv import empty_cache
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import GemError
-from gem_rag.reading import empty_cache
+from gem_rag.model import create
 from gem_rag_train import TrainConfig, train
-from gem_rag_train.batches import same_source, texts_of
-from gem_rag_train.data import Pair
-from gem_rag_train.files import UserData, hold_out, load_files
-from gem_rag_train.gradcache import GradCache
-from gem_rag_train.losses import LOG_SCALE_START, info_nce
-from gem_rag_train.objectives import LanguageRows, Row, label_count, language_loss
-from gem_rag_train.schedule import alpha, peak, rate
-from gem_rag_train.state import parameters_of
+from gem_rag_train.data.batches import same_source, texts_of
+from gem_rag_train.data.files import UserData, hold_out, load_files
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.loop.schedule import alpha, peak, rate
+from gem_rag_train.loop.state import parameters_of
+from gem_rag_train.objectives.gradcache import GradCache
+from gem_rag_train.objectives.language import LanguageRows, Row, label_count, language_loss
+from gem_rag_train.objectives.losses import LOG_SCALE_START, info_nce
 
 PREFIX, SUFFIX = (5, 6, 7, 8, 9), (10, 11, 1)  # ends in 1, which is padding and EOS at once
 PAIRS = [
@@ -56,7 +57,7 @@ def as_one_sequence(model, row, rule=Rule.GEM):
     tokens = Tokens(index, torch.tensor([roles]))
     where = {"tokens": slice(n, n + k), "embedding": slice(0, n + k), "always": slice(None)}
     cache = empty_cache(model.base.num_layers)
-    with model.adapter.at(where[model.config.adapter_scope]):
+    with applied(model.adapter.at(where[model.config.adapter_scope])):
         mask = model.base.masks(tokens, tokens, rule)
         hidden = model.base.run(inputs, index, mask, cache)[0]
     log_p = model.base.logits(hidden).log_softmax(-1)
@@ -75,11 +76,11 @@ def test_the_loss_is_that_of_one_pass_over_the_whole_row(family_folder, scope):
     assert count == label_count(model, row)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     loss.backward()
-    mine = [p.grad.clone() for p in model.parameters()]
-    for p in model.parameters():
+    mine = [p.grad.clone() for p in model.parts.parameters()]
+    for p in model.parts.parameters():
         p.grad = None
     expected.backward()
-    for a, b in zip(mine, model.parameters(), strict=True):
+    for a, b in zip(mine, model.parts.parameters(), strict=True):
         torch.testing.assert_close(a, b.grad, rtol=1e-3, atol=1e-4)
 
 

@@ -21,15 +21,16 @@ import training_run
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 
-from gem_rag.checkpoint import weights_hash
+from gem_rag.checkpoints.fingerprint import weights_hash
 from gem_rag.errors import GemError, MissingExtraError, UnsupportedModelError
 from gem_rag.model import GemModel
-from gem_rag_train import TrainConfig, preflight, train
-from gem_rag_train import trainer as trainer_module
-from gem_rag_train.data import Pair
-from gem_rag_train.precision import require_precision, resolved
-from gem_rag_train.sharding import require_shardable
-from gem_rag_train.trainer import Trainer
+from gem_rag_train import TrainConfig, train
+from gem_rag_train.data.pairs import Pair
+from gem_rag_train.loop import preflight
+from gem_rag_train.loop import trainer as trainer_module
+from gem_rag_train.loop.sharding import require_shardable
+from gem_rag_train.loop.trainer import Trainer
+from gem_rag_train.recipes.precision import require_precision, resolved
 
 WEIGHTS = ("adapter_model.safetensors", "special_tokens.safetensors")
 
@@ -182,7 +183,7 @@ def test_the_best_weights_are_kept_and_a_run_that_stalls_stops(config, tmp_path,
     for _ in range(3):
         third.train_step()
     kept = GemModel.from_pretrained(folder)
-    for a, b in zip(kept.parameters(), third.model.parameters(), strict=True):
+    for a, b in zip(kept.parts.parameters(), third.model.parts.parameters(), strict=True):
         torch.testing.assert_close(a, b.half().float())
     train(stops, resume=True, show_progress=False)
     assert len(log_of(stops)) == 5
@@ -202,7 +203,7 @@ def test_the_next_token_loss_falls_and_the_log_tells_the_parts(config):
 
 
 def test_a_measured_run_ends_with_its_report(config, monkeypatch):
-    from gem_rag_train import heldout, report
+    from gem_rag_train.monitor import heldout, report
 
     pairs = [Pair(f"who {i}?", f"letter {i} " * 40, "query_document", str(i)) for i in range(6)]
     monkeypatch.setattr(heldout, "questions", lambda count: pairs)
@@ -349,7 +350,7 @@ def test_what_cannot_work_is_said_before_the_first_step(config, tmp_path, monkey
     fails("expected shares|lm_tasks", lm_tasks={"poetry": 1.0})
     fails("embed_layers to 0", embed_layers=1)
     fails("give no questions", adapter_scope="tokens", data_files=(), ranker_weight=1.0)
-    free = "gem_rag_train.preflight.free_memory"
+    free = "gem_rag_train.loop.preflight.free_memory"
     monkeypatch.setattr(free, lambda device: 1000)
     half = make_base(tmp_path / "half")
     tensors = {

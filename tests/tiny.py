@@ -101,11 +101,12 @@ def make_base(folder: Path, family: str = "llama", *, template: bool = True) -> 
 
 def disturb(model: GemModel, size: float = 0.05) -> GemModel:
     """Give the adapter weights that do something, as training would."""
-    from gem_rag.checkpoint import seal
+    from gem_rag.checkpoints.fingerprint import seal
 
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.parts.parameters():
             parameter.add_(torch.randn_like(parameter) * size)
             parameter.copy_(parameter.half().float())
-    return seal(model)
+    seal(model.parts)
+    return model

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from gem_rag_train import TrainConfig, train
-from gem_rag_train import trainer as trainer_module
-from gem_rag_train.state import parameters_of
-from gem_rag_train.trainer import Trainer
+from gem_rag_train.loop import trainer as trainer_module
+from gem_rag_train.loop.state import parameters_of
+from gem_rag_train.loop.trainer import Trainer
 
 
 class FakeHeldOut:
@@ -43,7 +43,7 @@ class ByWeights(FakeHeldOut):
         self.model = model
 
     def measure(self):
-        total = sum(float(p.detach().double().sum()) for p in self.model.parameters())
+        total = sum(float(p.detach().double().sum()) for p in self.model.parts.parameters())
         return {"heldout_ndcg10": total * 1000 % 1}
 
 

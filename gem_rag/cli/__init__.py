@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from gem_rag.cli import ask, models
+from gem_rag.cli import ask, index, models, training
 from gem_rag.cli.console import err, out
 from gem_rag.errors import GemError
 
@@ -26,15 +26,15 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask.ask,
-    "index": ask.index_,
-    "search": ask.search,
+    "index": index.index_,
+    "search": index.search,
     "chat": ask.chat,
     "demo": ask.demo,
     "pull": models.pull,
     "info": models.info,
-    "train": models.train,
-    "eval": models.eval_,
-    "adapt": models.adapt,
+    "train": training.train,
+    "eval": training.eval_,
+    "adapt": training.adapt,
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)

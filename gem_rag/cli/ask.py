@@ -1,52 +1,42 @@
-"""Commands that answer from documents: ask, index, search, chat, demo."""
+"""Commands that answer from documents: ask, chat, demo."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from gem_rag.cli.console import (
+    Docs,
+    IndexDir,
     Json,
     Model,
+    Rank,
     err,
-    load_model,
+    open_rag,
     out,
     print_citations,
     print_json,
-    print_problems,
-    print_report,
     print_stream,
+    worded,
 )
-from gem_rag.documents import existing
 from gem_rag.errors import GemError
 
 if TYPE_CHECKING:
-    from gem_rag.rag import Answer, Citation, GemRAG
+    from gem_rag.rag.answer import Answer
+    from gem_rag.rag.citation import Citation
+    from gem_rag.rag.pipeline import GemRAG
 
-Docs = Annotated[
-    list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
-]
-IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
-Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
 CHAT_COMMANDS = "/sources /clear /quit"
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
-
-
-def worded(text: str) -> str:
-    """An argument that must say something: found out before a model is loaded."""
-    if not text.strip():
-        raise typer.BadParameter("it is empty; expected words")
-    return text
 
 
 def ask(
@@ -74,52 +64,6 @@ def ask(
         if stream.citations:
             out.print()
             print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
-
-
-def index_(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
-    index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
-    model: Model = None,
-    remove_missing: Annotated[
-        bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Index files and folders; unchanged files are not read again."""
-    existing(paths)  # a wrong one is found before a model is loaded or an index made
-    with open_rag(None, index, model, create=True) as rag:
-        try:
-            report = rag.add(paths, remove_missing=remove_missing)
-        except KeyboardInterrupt:
-            err.print(f"{rag.index.count()} chunks were committed and are kept")
-            raise
-        if as_json:
-            print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()})
-        else:
-            print_report(report)
-            out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
-    if report.skipped and not (report.added or report.replaced or report.unchanged):
-        raise typer.Exit(1)
-
-
-def search(
-    query: Annotated[str, typer.Argument(help="What to look for.", callback=worded)],
-    index: IndexDir = None,
-    docs: Docs = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
-    model: Model = None,
-    rank: Rank = True,
-    as_json: Json = False,
-) -> None:
-    """Find passages without answering."""
-    with open_rag(docs, index, model, rank=rank) as rag:
-        citations = rag.retrieve(query, k=k)
-        if as_json:
-            print_json([dataclasses.asdict(c) for c in citations])
-        elif citations:
-            print_citations(citations)
-        else:
-            out.print("nothing found")
 
 
 def chat(
@@ -231,35 +175,6 @@ def own_docs() -> Path:
     package = Path(__file__).parents[1]
     packaged = package / "_docs"
     return packaged if packaged.is_dir() else package.parent / "docs"
-
-
-@contextmanager
-def open_rag(
-    docs: list[Path] | None,
-    index: Path | None,
-    model: str | None,
-    *,
-    create: bool = False,
-    **options: Any,
-) -> Iterator[GemRAG]:
-    """A `GemRAG` over an index folder, over documents indexed for the occasion, or both."""
-    if not docs and index is None:
-        raise typer.BadParameter("give --docs PATH or --index DIR")
-    from gem_rag.index import GemIndex
-    from gem_rag.rag import GemRAG
-
-    existing(docs or [])
-    gem = load_model(model)
-    opened = GemIndex(
-        index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
-    )
-    with opened:
-        rag = GemRAG(gem, opened, **options)
-        if docs:
-            print_problems(rag.add(docs))
-            if not opened.count():
-                raise GemError(f"no text in {', '.join(map(str, docs))}; nothing to answer from")
-        yield rag
 
 
 def prompt(console: Console) -> str | None:

@@ -6,16 +6,23 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gem_rag.documents.find import existing
+from gem_rag.errors import GemError
+
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
-    from gem_rag.rag import Citation, IngestReport
+    from gem_rag.rag.citation import Citation
+    from gem_rag.rag.ingest.report import IngestReport
+    from gem_rag.rag.pipeline import GemRAG
 
 
 class Output(Console):
@@ -40,6 +47,11 @@ err = Console(stderr=True, soft_wrap=True, emoji=False)
 Model = Annotated[
     str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")
 ]
+Docs = Annotated[
+    list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
+]
+IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
+Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -48,13 +60,49 @@ def load_model(name: str | None) -> GemModel:
     from gem_rag.progress import status
 
     if name is None:
-        from gem_rag.embedded import embedded_base
+        from gem_rag.checkpoints.embedded import embedded_base
 
         embedded_base()  # the first time it has spinners of its own
     with status("loading the model"):
         from gem_rag.model import GemModel
 
         return GemModel.from_pretrained(name)
+
+
+@contextmanager
+def open_rag(
+    docs: list[Path] | None,
+    index: Path | None,
+    model: str | None,
+    *,
+    create: bool = False,
+    **options: Any,
+) -> Iterator[GemRAG]:
+    """A `GemRAG` over an index folder, over documents indexed for the occasion, or both."""
+    if not docs and index is None:
+        raise typer.BadParameter("give --docs PATH or --index DIR")
+    from gem_rag.index.gem_index import GemIndex
+    from gem_rag.rag.pipeline import GemRAG
+
+    existing(docs or [])
+    gem = load_model(model)
+    opened = GemIndex(
+        index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
+    )
+    with opened:
+        rag = GemRAG(gem, opened, **options)
+        if docs:
+            print_problems(rag.add(docs))
+            if not opened.count():
+                raise GemError(f"no text in {', '.join(map(str, docs))}; nothing to answer from")
+        yield rag
+
+
+def worded(text: str) -> str:
+    """An argument that must say something: found out before a model is loaded."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; expected words")
+    return text
 
 
 def print_stream(pieces: Any) -> None:

@@ -1,1 +1,1 @@
-"""One pass over one batch: what is computed, without threads or files."""
+"""What is run: one pass over one batch, by the base, its adapters and their positions."""

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
-from gem_rag.adapter import EVERYWHERE, Acting, Adapter, Positions
-from gem_rag.base import Base
 from gem_rag.compute import probe
+from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter, Positions
 from gem_rag.compute.attend import attend
+from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear, Plain
 from gem_rag.compute.recognise import (
     Block,

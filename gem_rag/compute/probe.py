@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gem_rag.attention import Role, Tokens, together
-from gem_rag.base import Base
-from gem_rag.reading import empty_cache
+from gem_rag.compute.attention import Role, Tokens, together
+from gem_rag.compute.base import Base
+from gem_rag.compute.kv import empty_cache
 
 Run = Callable[[Tensor, Tensor, Any, Cache], Tensor]
 

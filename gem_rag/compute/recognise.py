@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gem_rag.base import Base
+from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear, Plain, choose
 from gem_rag.compute.replaced import Part, replace_in
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gem_rag.base import Base
+from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear
 
 _KEPT = (

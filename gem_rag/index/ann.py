@@ -102,7 +102,7 @@ class VectorIndex:
             index.faiss_index.add(vectors)
             rows.append(block_rows)
         if rows:
-            index._extend(np.concatenate(rows))
+            index.extend(np.concatenate(rows))
         index.built_with = len(index)
         return index
 
@@ -120,7 +120,7 @@ class VectorIndex:
     def add(self, rows: Rows, vectors: Vectors) -> None:
         """Append vectors, float32 [n, dim], whose rows [n] lie above all others."""
         self.faiss_index.add(vectors)
-        self._extend(rows)
+        self.extend(rows)
 
     def remove(self, rows: Rows) -> None:
         """Forget rows; those not held are ignored."""
@@ -167,7 +167,8 @@ class VectorIndex:
         # Rounding may leave the product of two unit vectors a hair above one.
         return np.clip(scores, -1.0, 1.0), self.rows[found]
 
-    def _extend(self, rows: Rows) -> None:
+    def extend(self, rows: Rows) -> None:
+        """Take note of rows whose vectors FAISS holds already."""
         self.rows = np.concatenate([self.rows, rows])
         self.alive = np.concatenate([self.alive, np.ones(len(rows), dtype=bool)])
         self.last_row = int(self.rows[-1])

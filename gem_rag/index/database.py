@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.index.filters import CASEFOLD, CompiledFilter
+from gem_rag.index.sql import CASEFOLD, CompiledFilter
 
 APPLICATION_ID = 0x47454D52  # "GEMR" in the file's header
 SCHEMA_VERSION = 1
@@ -53,7 +53,7 @@ class Version(NamedTuple):
     token: int
 
 
-class Chunk(NamedTuple):
+class StoredChunk(NamedTuple):
     """One stored chunk; its metadata as JSON."""
 
     row: int
@@ -309,7 +309,9 @@ class Database:
         rows = self.run(sql, where.parameters)
         return np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
 
-    def chunks_where(self, where: CompiledFilter | None, after: int, limit: int) -> list[Chunk]:
+    def chunks_where(
+        self, where: CompiledFilter | None, after: int, limit: int
+    ) -> list[StoredChunk]:
         """Up to `limit` matching chunks, in the order they were added, from after a row."""
         condition, parameters = where or ("1", {})
         sql = (
@@ -317,16 +319,16 @@ class Database:
             f"WHERE row > :after AND {condition} ORDER BY row LIMIT :limit"
         )
         found = self.run(sql, {**parameters, "after": after, "limit": limit})
-        return [Chunk(*chunk) for chunk in found]
+        return [StoredChunk(*chunk) for chunk in found]
 
-    def chunks_by_row(self, rows: Iterable[int]) -> dict[int, Chunk]:
+    def chunks_by_row(self, rows: Iterable[int]) -> dict[int, StoredChunk]:
         """Chunks by row number; rows that do not exist are left out."""
         sql = (
             "SELECT row, chunks.id, metadata, text FROM json_each(?) AS wanted "
             "JOIN chunks ON chunks.row = wanted.value"
         )
         found = self.run(sql, (json.dumps([int(row) for row in rows]),))
-        return {chunk[0]: Chunk(*chunk) for chunk in found}
+        return {chunk[0]: StoredChunk(*chunk) for chunk in found}
 
     def rows_by_id(self, ids: Sequence[str]) -> dict[str, int]:
         """Row numbers by id; ids that do not exist are left out."""

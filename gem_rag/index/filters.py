@@ -1,4 +1,4 @@
-"""Metadata filters: a small dict language compiled to parametrised SQL over SQLite's JSON.
+"""Metadata filters: a small dict language, checked and parsed.
 
 A filter is a dict. Each key names a metadata field, each value says what it must be::
 
@@ -22,11 +22,10 @@ Several keys in one dict must all hold; `{}` matches everything.
   is literally `"source.page"`.
 """
 
-import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from gem_rag.errors import GemIndexError
 
@@ -35,234 +34,122 @@ Scalar = str | int | float | bool | None
 
 # SQLite's parser stack is 100 deep in older builds; every level of nesting takes some of it.
 _MAX_DEPTH = 16
-# What the connection calls Python's `str.casefold`: SQLite's own lower() knows ASCII only.
-CASEFOLD = "gem_casefold"
-_COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-# Escapes inside quoted JSON path labels mean different things in different SQLite versions.
-_PLAIN_KEY = re.compile(r'[^"\\\x00-\x1f]+')
+COMPARISONS = ("$gt", "$gte", "$lt", "$lte")
+# Operators that are the exact complement of another.
+COMPLEMENTS = {"$ne": "$eq", "$nin": "$in"}
 
 
 class FilterError(GemIndexError, ValueError):
     """A metadata filter is malformed."""
 
 
-class CompiledFilter(NamedTuple):
-    """An SQL condition on the column `chunks.metadata`, and its named parameters."""
+@dataclass(frozen=True)
+class All:
+    """Every part must hold; without parts everything matches."""
 
-    sql: str
-    parameters: dict[str, Any]
+    parts: tuple["Condition", ...]
 
 
-def compile_filter(where: Where | None) -> CompiledFilter | None:
-    """Compile a filter to SQL that is never NULL and holds no user value in its text.
+@dataclass(frozen=True)
+class Some:
+    """One part must hold at least."""
 
-    Args:
-        where: The filter, in the language described above.
+    parts: tuple["Condition", ...]
 
-    Returns:
-        The condition, or None if the filter matches everything.
+
+@dataclass(frozen=True)
+class Not:
+    """The part must not hold."""
+
+    part: "Condition"
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The chunk's id is one of these."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FieldTest:
+    """What a field must be: ``$eq $gt $gte $lt $lte $in $contains $icontains $size $exists``."""
+
+    field: str
+    operator: str
+    operand: Any
+
+
+Condition = All | Some | Not | Ids | FieldTest
+
+
+def parse(where: Where, depth: int = 0) -> Condition:
+    """A filter as a tree of conditions whose operands are sound.
 
     Raises:
         FilterError: The filter is not a dict, or has an unknown operator or a bad operand.
     """
-    if where is None:
-        return None
-    compiler = _Compiler()
-    sql = compiler.condition(where, depth=0)
-    return CompiledFilter(sql, compiler.parameters) if where else None
+    _check_depth(depth)
+    if not isinstance(where, Mapping):
+        raise FilterError(f"a filter is a dict such as {{'year': 2020}}; got {where!r}")
+    return All(tuple(_entry(key, value, depth) for key, value in where.items()))
 
 
-class _Field(NamedTuple):
-    """SQL expressions for one metadata field: its JSON type (NULL if absent) and its value."""
-
-    type: str
-    value: str
-
-
-class _Compiler:
-    def __init__(self) -> None:
-        self.parameters: dict[str, Any] = {}
-
-    def condition(self, where: Any, depth: int) -> str:
-        _check_depth(depth)
-        if not isinstance(where, Mapping):
-            raise FilterError(f"a filter is a dict such as {{'year': 2020}}; got {where!r}")
-        return _join("AND", [self._entry(key, value, depth) for key, value in where.items()])
-
-    def _entry(self, key: Any, value: Any, depth: int) -> str:
-        if not isinstance(key, str):
-            raise FilterError(f"a filter's keys are strings; got {key!r}")
-        if key in ("$and", "$or"):
-            return _join(key[1:].upper(), [self.condition(w, depth + 1) for w in _list(key, value)])
-        if key == "$not":
-            return f"NOT {self.condition(value, depth + 1)}"
-        if key == "$id":
-            return self._ids(value)
-        if key.startswith("$"):
-            raise FilterError(
-                f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' "
-                "belongs"
-            )
-        return self._tests(self._field(key), value, depth)
-
-    def _ids(self, value: Any) -> str:
-        ids = [value] if isinstance(value, str) else _list("$id", value, empty=True)
-        if not all(isinstance(name, str) for name in ids):
-            raise FilterError(f"$id takes an id or a list of ids, which are strings; got {value!r}")
-        return f"(chunks.id IN {self._set(ids)})"
-
-    def _tests(self, field: _Field, tests: Any, depth: int) -> str:
-        _check_depth(depth)
-        if not isinstance(tests, Mapping):
-            return self._equal(field, tests)
-        if not tests:
-            raise FilterError("a field's filter is empty: give it a value or an operator")
-        return _join("AND", [self._test(field, op, x, depth) for op, x in tests.items()])
-
-    def _test(self, field: _Field, operator: Any, operand: Any, depth: int) -> str:
-        if operator == "$not":
-            return f"NOT {self._tests(field, operand, depth + 1)}"
-        if operator in _COMPARISONS:
-            return self._compare(field, operator, operand)
-        operators: dict[Any, Callable[[_Field, Any], str]] = {
-            "$eq": self._equal,
-            "$ne": lambda f, x: f"NOT {self._equal(f, x)}",
-            "$in": self._among,
-            "$nin": lambda f, x: f"NOT {self._among(f, x)}",
-            "$contains": self._contains,
-            "$icontains": self._contains_in_any_case,
-            "$size": self._size,
-            "$exists": _exists,
-        }
-        if operator not in operators:
-            known = ", ".join([*operators, *_COMPARISONS, "$not"])
-            raise FilterError(
-                f"unknown operator {operator!r}; known are {known} "
-                "(a nested field is reached by a dotted name: 'source.page')"
-            )
-        return operators[operator](field, operand)
-
-    def _equal(self, field: _Field, operand: Any) -> str:
-        match _scalar("$eq", operand):
-            case None:
-                return _known(f"{field.type} = 'null'")
-            case bool():
-                return _known(f"{field.type} = '{'true' if operand else 'false'}'")
-            case str():
-                return _known(f"{field.type} = 'text' AND {field.value} = {self._bind(operand)}")
-            case _:
-                return _known(f"{_is_number(field)} AND {field.value} = {self._number(operand)}")
-
-    def _compare(self, field: _Field, operator: str, operand: Any) -> str:
-        symbol = _COMPARISONS[operator]
-        match _scalar(operator, operand):
-            case str():
-                of_type, bound = f"{field.type} = 'text'", self._bind(operand)
-            case None | bool():
-                raise FilterError(f"{operator} compares numbers or strings; got {operand!r}")
-            case _:
-                of_type, bound = _is_number(field), self._number(operand)
-        return _known(f"{of_type} AND {field.value} {symbol} {bound}")
-
-    def _among(self, field: _Field, operands: Any) -> str:
-        values = [_scalar("$in", operand) for operand in _list("$in", operands, empty=True)]
-        texts = [value for value in values if isinstance(value, str)]
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-        tests = [self._equal(field, v) for v in values if v is None or isinstance(v, bool)]
-        if texts:
-            tests.append(_known(f"{field.type} = 'text' AND {field.value} IN {self._set(texts)}"))
-        if numbers:
-            tests.append(_known(f"{_is_number(field)} AND {field.value} IN {self._set(numbers)}"))
-        return _join("OR", tests)
-
-    def _contains(self, field: _Field, operand: Any) -> str:
-        items = f"json_each(CASE WHEN {field.type} = 'array' THEN {field.value} END)"
-        member = self._equal(_Field("item.type", "item.value"), _scalar("$contains", operand))
-        in_list = f"EXISTS (SELECT 1 FROM {items} AS item WHERE {member})"
-        if not isinstance(operand, str):
-            return in_list
-        part = f"{field.type} = 'text' AND instr({field.value}, {self._bind(operand)}) > 0"
-        return _join("OR", [_known(part), in_list])
-
-    def _contains_in_any_case(self, field: _Field, operand: Any) -> str:
-        if not isinstance(operand, str):
-            raise FilterError(f"$icontains takes a string; got {operand!r}")
-        folded = self._bind(operand.casefold())
-        items = f"json_each(CASE WHEN {field.type} = 'array' THEN {field.value} END)"
-        member = f"item.type = 'text' AND {CASEFOLD}(item.value) = {folded}"
-        in_list = f"EXISTS (SELECT 1 FROM {items} AS item WHERE {member})"
-        # CASE, because the function must not be given what is no string.
-        text = f"CASE WHEN {field.type} = 'text' THEN {CASEFOLD}({field.value}) END"
-        return _join("OR", [_known(f"instr({text}, {folded}) > 0"), in_list])
-
-    def _size(self, field: _Field, operand: Any) -> str:
-        if isinstance(operand, bool) or not isinstance(operand, int) or operand < 0:
-            raise FilterError(f"$size takes a whole number, 0 or more; got {operand!r}")
-        length = f"json_array_length(CASE WHEN {field.type} = 'array' THEN {field.value} END)"
-        return _known(f"{length} = {self._bind(operand)}")
-
-    def _field(self, name: str) -> _Field:
-        literal = self._path([name])
-        if "." not in name:
-            return literal
-        nested = self._path(name.split("."))
-        # The type alone decides which of the two is meant: every test checks it first.
-        return _Field(
-            f"coalesce({literal.type}, {nested.type})", f"coalesce({literal.value}, {nested.value})"
+def _entry(key: Any, value: Any, depth: int) -> Condition:
+    if not isinstance(key, str):
+        raise FilterError(f"a filter's keys are strings; got {key!r}")
+    if key in ("$and", "$or"):
+        parts = tuple(parse(w, depth + 1) for w in _list(key, value))
+        return All(parts) if key == "$and" else Some(parts)
+    if key == "$not":
+        return Not(parse(value, depth + 1))
+    if key == "$id":
+        return _ids(value)
+    if key.startswith("$"):
+        raise FilterError(
+            f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' belongs"
         )
-
-    def _path(self, keys: list[str]) -> _Field:
-        if all(_PLAIN_KEY.fullmatch(key) for key in keys):
-            path = self._bind("$" + "".join(f'."{key}"' for key in keys))
-            return _Field(
-                f"json_type(chunks.metadata, {path})", f"json_extract(chunks.metadata, {path})"
-            )
-        document = "chunks.metadata"
-        for key in keys[:-1]:
-            document = (
-                f"(SELECT value FROM json_each({document}) "
-                f"WHERE key = {self._bind(key)} AND type = 'object')"
-            )
-        last = f"FROM json_each({document}) WHERE key = {self._bind(keys[-1])}"
-        return _Field(f"(SELECT type {last})", f"(SELECT value {last})")
-
-    def _bind(self, value: Any) -> str:
-        name = f"w{len(self.parameters)}"
-        self.parameters[name] = value
-        return f":{name}"
-
-    def _number(self, value: float) -> str:
-        # Stored numbers are parsed from JSON by SQLite, whose rounding may differ from Python's
-        # in the last bit: let it parse the operand as well.
-        return f"json_extract({self._bind(json.dumps([value]))}, '$[0]')"
-
-    def _set(self, values: Sequence[Scalar]) -> str:
-        return f"(SELECT value FROM json_each({self._bind(json.dumps(values))}))"
+    return _tests(key, value, depth)
 
 
-def _known(test: str) -> str:
-    """Two-valued logic: what SQL calls NULL (an absent field) is false, so NOT complements."""
-    return f"ifnull({test}, 0)"
+def _ids(value: Any) -> Ids:
+    ids = [value] if isinstance(value, str) else _list("$id", value, empty=True)
+    if not all(isinstance(name, str) for name in ids):
+        raise FilterError(f"$id takes an id or a list of ids, which are strings; got {value!r}")
+    return Ids(tuple(ids))
 
 
-def _is_number(field: _Field) -> str:
-    return f"{field.type} IN ('integer', 'real')"
-
-
-def _exists(field: _Field, operand: Any) -> str:
-    if not isinstance(operand, bool):
-        raise FilterError(f"$exists takes True or False; got {operand!r}")
-    return f"({field.type} IS {'NOT ' if operand else ''}NULL)"
-
-
-def _join(word: str, tests: list[str]) -> str:
-    """Join as a balanced tree: SQLite limits an expression's depth to 1,000."""
+def _tests(field: str, tests: Any, depth: int) -> Condition:
+    _check_depth(depth)
+    if not isinstance(tests, Mapping):
+        return _test(field, "$eq", tests, depth)
     if not tests:
-        return "1" if word == "AND" else "0"
-    if len(tests) == 1:
-        return tests[0]
-    middle = len(tests) // 2
-    return f"({_join(word, tests[:middle])} {word} {_join(word, tests[middle:])})"
+        raise FilterError("a field's filter is empty: give it a value or an operator")
+    return All(tuple(_test(field, operator, x, depth) for operator, x in tests.items()))
+
+
+def _test(field: str, operator: Any, operand: Any, depth: int) -> Condition:
+    if operator == "$not":
+        return Not(_tests(field, operand, depth + 1))
+    if operator in COMPLEMENTS:
+        return Not(_test(field, COMPLEMENTS[operator], operand, depth))
+    if operator in COMPARISONS:
+        return FieldTest(field, operator, _comparable(operator, operand))
+    checks = {
+        "$eq": _scalar,
+        "$in": _scalars,
+        "$contains": _scalar,
+        "$icontains": _string,
+        "$size": _whole_number,
+        "$exists": _truth,
+    }
+    if operator not in checks:
+        known = ", ".join([*checks, *COMPLEMENTS, *COMPARISONS, "$not"])
+        raise FilterError(
+            f"unknown operator {operator!r}; known are {known} "
+            "(a nested field is reached by a dotted name: 'source.page')"
+        )
+    return FieldTest(field, operator, checks[operator](operator, operand))
 
 
 def _scalar(operator: str, value: Any) -> Scalar:
@@ -273,6 +160,35 @@ def _scalar(operator: str, value: Any) -> Scalar:
             f"{operator} takes a string, number, boolean or None; got {value!r} "
             "(for members of a list use $contains)"
         )
+    return value
+
+
+def _scalars(operator: str, values: Any) -> tuple[Scalar, ...]:
+    return tuple(_scalar(operator, value) for value in _list(operator, values, empty=True))
+
+
+def _comparable(operator: str, value: Any) -> str | float:
+    scalar = _scalar(operator, value)
+    if scalar is None or isinstance(scalar, bool):
+        raise FilterError(f"{operator} compares numbers or strings; got {value!r}")
+    return scalar
+
+
+def _string(operator: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise FilterError(f"{operator} takes a string; got {value!r}")
+    return value
+
+
+def _whole_number(operator: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise FilterError(f"{operator} takes a whole number, 0 or more; got {value!r}")
+    return value
+
+
+def _truth(operator: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise FilterError(f"{operator} takes True or False; got {value!r}")
     return value
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.index.ann import KINDS, Kind, diverse
-from gem_rag.index.database import Chunk, Database, Vectors
-from gem_rag.index.filters import Where, compile_filter
+from gem_rag.index.ann import KINDS, Kind
+from gem_rag.index.database import Database, StoredChunk
+from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
 from gem_rag.index.identity import Identity
 from gem_rag.index.records import (
@@ -30,6 +30,8 @@ from gem_rag.index.records import (
     encode,
     encode_chunks,
 )
+from gem_rag.index.search import Search
+from gem_rag.index.sql import compile_filter
 
 DATABASE_FILE = "index.sqlite"
 
@@ -82,6 +84,7 @@ class GemIndex:
             self._database.close()
             raise
         self._follower = Follower(self._database, kind, self.path)
+        self._search = Search(self._database, self._identity, self._follower)
 
     def add(
         self,
@@ -209,7 +212,7 @@ class GemIndex:
             after = chunks[-1].row
             yield from records
 
-    def _records(self, chunks: Sequence[Chunk], vectors: bool) -> list[Record]:
+    def _records(self, chunks: Sequence[StoredChunk], vectors: bool) -> list[Record]:
         matrix: Sequence[NDArray[np.float32] | None] = [None] * len(chunks)
         if vectors and chunks:
             matrix = list(
@@ -258,32 +261,7 @@ class GemIndex:
     ) -> list[list[Hit]]:
         """`search` for each of vectors [m, dim], in one look at the index."""
         queries = check_vectors(vectors, None)
-        with self._database.snapshot():
-            self._identity.check_fingerprint(fingerprint)
-            scores, rows = self._nearest(queries, k, where)
-            chunks = self._database.chunks_by_row(np.unique(rows))
-            return [
-                [
-                    _hit(chunks[row], score)
-                    for row, score in zip(line_rows, line_scores, strict=True)
-                    if min_score is None or score >= min_score
-                ]
-                for line_rows, line_scores in zip(rows.tolist(), scores.tolist(), strict=True)
-            ]
-
-    def _nearest(
-        self, queries: Vectors, k: int, where: Where | None
-    ) -> tuple[Vectors, NDArray[np.int64]]:
-        """Scores float32 [m, k'] and rows int64 [m, k']; call inside a snapshot."""
-        if k < 1:
-            raise GemIndexError(f"k is {k}; expected 1 or more")
-        condition = compile_filter(where)
-        dim = queries.shape[1]
-        self._identity.check_dim(dim)
-        if self._identity.dim is None:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        rows = None if condition is None else self._database.rows_where(condition)
-        return self._follower.fresh(dim).search(queries, k, rows)
+        return self._search.nearest(queries, k, where, min_score, fingerprint)
 
     def mmr(
         self,
@@ -311,18 +289,8 @@ class GemIndex:
         Returns:
             Hits in the order taken; `score` is the cosine with the query, as in `search`.
         """
-        if not 0 <= lambda_mult <= 1:
-            raise GemIndexError(f"lambda_mult is {lambda_mult}; expected 0 (diverse) to 1 (near)")
         query = check_vectors(vector, 1, single=True)
-        with self._database.snapshot():
-            self._identity.check_fingerprint(fingerprint)
-            [scores], [rows] = self._nearest(query, max(fetch_k or 4 * k, k), where)
-            if not len(rows):
-                return []
-            candidates = self._database.vectors(rows.tolist(), query.shape[1])
-            chosen = diverse(scores, candidates, k, lambda_mult)
-            chunks = self._database.chunks_by_row(rows[chosen])
-            return [_hit(chunks[int(rows[i])], float(scores[i])) for i in chosen]
+        return self._search.diverse(query, k, fetch_k, lambda_mult, where, fingerprint)
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -423,7 +391,3 @@ class GemIndex:
         if kind is not None:
             self._wrote = False  # leave at once
         self.close()
-
-
-def _hit(chunk: Chunk, score: float) -> Hit:
-    return Hit(chunk.id, chunk.text, decode(chunk.metadata), score)

@@ -7,8 +7,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from gem_rag.checkpoint import as_model
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, as_model
 
 
 class GemEmbeddings(Embeddings):

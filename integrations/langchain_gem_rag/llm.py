@@ -12,7 +12,7 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation as TextGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
 
-from gem_rag.generation import Generation
+from gem_rag.engine.results import Generation
 from langchain_gem_rag.shared import GeneratesWithGem, finished, usage
 
 

@@ -19,9 +19,9 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 
+from gem_rag.engine.results import Generation
 from gem_rag.errors import GemError
-from gem_rag.generation import Generation
-from gem_rag.text import Message
+from gem_rag.text.template import Message
 from langchain_gem_rag.shared import usage
 
 ROLES: tuple[tuple[type[BaseMessage], str], ...] = (

@@ -1,22 +1,21 @@
-"""Ranking LangChain documents by how likely each makes the query."""
+"""LangChain documents as candidates, and what was chosen of them as documents again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
-from gem_rag.ranking import Ranked
-
-Rank = Callable[[str, Sequence[str]], list[Ranked]]  # of `GemModel` or a `ReadingStore`
+from gem_rag.rag.retrieve import Candidate, Choice
 
 
-def ranked(rank: Rank, query: str, documents: Sequence[Document]) -> list[Document]:
-    """Documents by calibrated query likelihood, best first, with ``rank_score`` in the metadata."""
-    if not documents:
-        return []
-    places = rank(query, [document.page_content for document in documents])
-    return [with_metadata(documents[p.index], rank_score=p.score) for p in places]
+def chosen(choice: Choice, query: str, documents: Sequence[Document]) -> list[Document]:
+    """The documents to use, best first; ranked ones carry ``rank_score`` in their metadata."""
+    found = [Candidate(d, d.page_content, d.metadata.get("score", 0.0)) for d in documents]
+    return [
+        c.item if c.rank_score is None else with_metadata(c.item, rank_score=c.rank_score)
+        for c in choice.best(query, found)
+    ]
 
 
 def with_metadata(document: Document, **facts: float) -> Document:

@@ -11,10 +11,10 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict
 
-from gem_rag.checkpoint import as_model
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, as_model
+from gem_rag.rag.retrieve import Choice
 from gem_rag.store import ReadingStore
-from langchain_gem_rag.ranking import ranked
+from langchain_gem_rag.ranking import chosen
 
 
 class GemReranker(BaseDocumentCompressor):
@@ -51,9 +51,8 @@ class GemReranker(BaseDocumentCompressor):
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """The best documents, best first, each with ``rank_score`` in its metadata."""
-        best = ranked(self.readings.rank, query, documents)[: self.top_n]
-        least = self.min_score
-        return [d for d in best if least is None or d.metadata["rank_score"] >= least]
+        choice = Choice(k=self.top_n, rank=self.readings.rank, least_rank=self.min_score)
+        return chosen(choice, query, documents)
 
     async def acompress_documents(
         self,

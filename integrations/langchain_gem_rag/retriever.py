@@ -12,8 +12,9 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
+from gem_rag.rag.retrieve import CANDIDATES, Choice, Rank
 from langchain_gem_rag.embeddings import GemEmbeddings
-from langchain_gem_rag.ranking import Rank, ranked, with_metadata
+from langchain_gem_rag.ranking import chosen, with_metadata
 from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 
 
@@ -38,7 +39,7 @@ class GemRetriever(BaseRetriever):
 
     vectorstore: GemVectorStore
     k: int = 4
-    candidates: int = 10
+    candidates: int = CANDIDATES
     filter: dict[str, Any] | None = None
     score_threshold: float | None = None
     rank_threshold: float | None = None
@@ -74,24 +75,20 @@ class GemRetriever(BaseRetriever):
         k: int | None = None,
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
-        k = self.k if k is None else k
-        rank = self._rank()
-        wanted = k if rank is None else max(k, self.candidates)
+        choice = Choice(
+            k=self.k if k is None else k,
+            rank=self._rank(),
+            candidates=self.candidates,
+            least_score=self.score_threshold,
+            least_rank=self.rank_threshold,
+        )
         where = self.filter if filter is None else filter
         index = self.vectorstore.index
         if self.search_type == "mmr":
-            hits = index.mmr(vector, wanted, lambda_mult=self.lambda_mult, where=where)
+            hits = index.mmr(vector, choice.wanted, lambda_mult=self.lambda_mult, where=where)
         else:
-            hits = index.search(vector, wanted, where=where)
-        least = self.score_threshold
-        documents = [
-            _with_place(document_of(h), h.score) for h in hits if least is None or h.score >= least
-        ]
-        if rank is not None:
-            documents = ranked(rank, query, documents)
-            if (bar := self.rank_threshold) is not None:
-                documents = [d for d in documents if d.metadata["rank_score"] >= bar]
-        return documents[:k]
+            hits = index.search(vector, choice.wanted, where=where)
+        return chosen(choice, query, [_with_place(document_of(h), h.score) for h in hits])
 
     def _rank(self) -> Rank | None:
         """What ranks: kept readings where there are some."""

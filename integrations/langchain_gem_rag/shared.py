@@ -12,10 +12,11 @@ from langchain_core.load.serializable import Serializable
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from pydantic import PrivateAttr
 
-from gem_rag.checkpoint import DEFAULT, as_model
-from gem_rag.checkpoint import name_of as checkpoint_name
-from gem_rag.generation import Generation
-from gem_rag.model import GemModel
+from gem_rag.checkpoints.names import DEFAULT
+from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.results import Generation
+from gem_rag.model import GemModel, as_model
+from gem_rag.model import name_of as checkpoint_name
 
 
 class GeneratesWithGem(Serializable):
@@ -76,7 +77,7 @@ class GeneratesWithGem(Serializable):
         return {
             "model_name": self.model_name,
             "fingerprint": self.gem.fingerprint,
-            **{name: getattr(self, name) for name in names},
+            **{name: vars(self)[name] for name in names},
         }
 
     @classmethod
@@ -91,19 +92,14 @@ class GeneratesWithGem(Serializable):
 
     def options(self, stop: list[str] | None, calls: dict[str, Any]) -> dict[str, Any]:
         """This object's settings with those of one call over them, as `GemModel` takes them."""
-        names = {"temperature", "top_p", "top_k", "seed", "tools", "tool_choice", "schema"}
-        names |= {"truncate", "max_new_tokens"}
+        names = GenerationOptions.names()
+        own = {name: value for name, value in vars(self).items() if name in names}
         longest = calls.get("max_tokens")
-        own: dict[str, Any] = {
-            "max_new_tokens": self.max_tokens if longest is None else longest,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "seed": self.seed,
-            "truncate": self.truncate,
-            "stop": stop if stop is not None else self.stop,
-        }
-        return own | {k: v for k, v in calls.items() if k in names and v is not None}
+        own["max_new_tokens"] = self.max_tokens if longest is None else longest
+        if stop is not None:
+            own["stop"] = stop
+        taken = names - {"stop", "raw"}  # LangChain's own argument; what tells the two classes
+        return own | {k: v for k, v in calls.items() if k in taken and v is not None}
 
     def langsmith(self, params: LangSmithParams, calls: dict[str, Any]) -> LangSmithParams:
         """Tracing parameters with the model's name in them."""

@@ -8,9 +8,8 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, Model, as_model, name_of
 from gem_rag.store import ReadingStore
-from llama_index_gem_rag.loading import Model, load, name_of
 
 # What BaseEmbedding and its parents take; anything else is an option of the model's loading.
 _FIELDS = {
@@ -47,10 +46,10 @@ class GemEmbedding(BaseEmbedding):
         options.pop("fingerprint", None)  # of a serialised one: the model loaded has its own
         if model is None:
             model = fields.get("model_name")
-        loaded = load(model, **options)
+        loaded = as_model(model, **options)
         if readings is not None:
             readings.require_embeds_as(loaded)
-        fields.setdefault("model_name", name_of(model, loaded))
+        fields.setdefault("model_name", name_of(loaded, given=model))
         fields["fingerprint"] = loaded.fingerprint
         super().__init__(**fields)
         self._model = loaded

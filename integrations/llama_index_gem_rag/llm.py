@@ -21,9 +21,9 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
-from gem_rag.asynchronous import AsyncStream
-from gem_rag.model import GemModel
-from llama_index_gem_rag.loading import Model, load, name_of
+from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.streams import AsyncStream
+from gem_rag.model import GemModel, Model, as_model, name_of
 from llama_index_gem_rag.messages import (
     arguments_of,
     to_messages,
@@ -37,7 +37,9 @@ from llama_index_gem_rag.structured import StructuredGenerator
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
-    from gem_rag.generation import Generation, Request, Stream
+    from gem_rag.engine.request import Request
+    from gem_rag.engine.results import Generation
+    from gem_rag.engine.streams import Stream
 
 _LOADING = {"device", "dtype", "revision"}
 
@@ -72,8 +74,8 @@ class GemLLM(StructuredGenerator):
         options.pop("class_name", None)
         if model is None:
             model = options.get("model_name")
-        loaded = load(model, **loading)
-        options.setdefault("model_name", name_of(model, loaded))
+        loaded = as_model(model, **loading)
+        options.setdefault("model_name", name_of(loaded, given=model))
         super().__init__(**options)
         self._model = loaded
 
@@ -253,16 +255,8 @@ class GemLLM(StructuredGenerator):
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call's options over this object's."""
         given = {name: value for name, value in kwargs.items() if value is not None}
-        longest = given.pop("max_tokens", self.max_tokens)
-        return {
-            "max_new_tokens": longest,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "seed": self.seed,
-            "stop": self.stop,
-            **given,
-        }
+        own = {n: value for n, value in vars(self).items() if n in GenerationOptions.names()}
+        return {**own, "max_new_tokens": given.pop("max_tokens", self.max_tokens), **given}
 
     def _prompt(self, prompt: str, formatted: bool) -> tuple[str, bool]:
         """The prompt, and whether it is taken as it stands."""

@@ -19,9 +19,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
+from gem_rag.engine.results import Generation
 from gem_rag.errors import GemError
-from gem_rag.generation import Generation
-from gem_rag.text import Message
+from gem_rag.text.template import Message
 
 _ROLES = {
     MessageRole.DEVELOPER: "system",

@@ -1,4 +1,4 @@
-"""Nodes ranked by how likely each makes the question, from kept readings where there are any."""
+"""Nodes as candidates, and what was chosen of them as nodes again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
+from gem_rag.rag.retrieve import Candidate, Choice
 from gem_rag.store import ReadingStore
 
 
@@ -24,14 +25,13 @@ def store_for(model: GemModel, readings: ReadingStore | None) -> ReadingStore:
     return readings
 
 
-def rank(
-    readings: ReadingStore, question: str, nodes: Sequence[NodeWithScore]
-) -> list[NodeWithScore]:
-    """Nodes best first; scores are calibrated query likelihoods, as `Ranked.score`.
+def chosen(choice: Choice, question: str, nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    """The nodes to use, best first; a ranked one's score is its `Ranked.score`.
 
     Read is what is embedded, so that one reading of a node serves both.
     """
-    if not nodes:
-        return []
-    places = readings.rank(question, [n.node.get_content(MetadataMode.EMBED) for n in nodes])
-    return [NodeWithScore(node=nodes[p.index].node, score=p.score) for p in places]
+    found = [Candidate(n, n.node.get_content(MetadataMode.EMBED), n.score or 0.0) for n in nodes]
+    return [
+        c.item if c.rank_score is None else NodeWithScore(node=c.item.node, score=c.rank_score)
+        for c in choice.best(question, found)
+    ]

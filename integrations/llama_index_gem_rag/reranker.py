@@ -8,9 +8,10 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from gem_rag.model import Model, as_model, name_of
+from gem_rag.rag.retrieve import Choice
 from gem_rag.store import ReadingStore
-from llama_index_gem_rag.loading import Model, load, name_of
-from llama_index_gem_rag.ranking import rank, store_for
+from llama_index_gem_rag.ranking import chosen, store_for
 
 
 class GemReranker(BaseNodePostprocessor):
@@ -44,8 +45,8 @@ class GemReranker(BaseNodePostprocessor):
         own: dict[str, Any] = {"top_n": top_n, "cutoff": cutoff}
         own |= {n: options.pop(n) for n in ("callback_manager", "model_name") if n in options}
         model = own.get("model_name") if model is None else model
-        loaded = load(model, **options)
-        own.setdefault("model_name", name_of(model, loaded))
+        loaded = as_model(model, **options)
+        own.setdefault("model_name", name_of(loaded, given=model))
         super().__init__(**own)
         self._readings = store_for(loaded, readings)
 
@@ -64,7 +65,5 @@ class GemReranker(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("GemReranker needs the question: pass query_bundle or query_str")
-        ranked = rank(self._readings, query_bundle.query_str, nodes)
-        return [n for n in ranked if self.cutoff is None or n.get_score() >= self.cutoff][
-            : self.top_n
-        ]
+        choice = Choice(k=self.top_n, rank=self._readings.rank, least_rank=self.cutoff)
+        return chosen(choice, query_bundle.query_str, nodes)

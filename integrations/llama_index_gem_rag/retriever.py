@@ -17,9 +17,10 @@ from llama_index.core.vector_stores.types import (
 )
 
 from gem_rag.errors import GemError
+from gem_rag.model import Model, as_model
+from gem_rag.rag.retrieve import CANDIDATES, Choice
 from gem_rag.store import ReadingStore
-from llama_index_gem_rag.loading import Model, load
-from llama_index_gem_rag.ranking import rank, store_for
+from llama_index_gem_rag.ranking import chosen, store_for
 from llama_index_gem_rag.vector_store import GemVectorStore
 
 
@@ -53,7 +54,7 @@ class GemRetriever(BaseRetriever):
         model: Model = None,
         *,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        candidates: int = 10,
+        candidates: int = CANDIDATES,
         filters: MetadataFilters | None = None,
         rank: bool = True,
         cutoff: float | None = None,
@@ -67,13 +68,16 @@ class GemRetriever(BaseRetriever):
                 f"similarity_top_k {similarity_top_k}, candidates {candidates}; expected both >= 1"
             )
         self._vector_store = vector_store
-        self._model = load(model)
+        self._model = as_model(model)
         self._readings = store_for(self._model, readings)
-        self._top_k = similarity_top_k
-        self._candidates = candidates
+        self._choice = Choice(
+            k=similarity_top_k,
+            rank=self._readings.rank if rank else None,
+            candidates=candidates,
+            least_score=None if rank else cutoff,
+            least_rank=cutoff,
+        )
         self._filters = filters
-        self._rank = rank
-        self._cutoff = cutoff
         self._mmr_threshold = mmr_threshold
         super().__init__(callback_manager=callback_manager, **options)
 
@@ -107,7 +111,7 @@ class GemRetriever(BaseRetriever):
         mmr = self._mmr_threshold is not None
         return VectorStoreQuery(
             query_embedding=vector,
-            similarity_top_k=max(self._candidates, self._top_k) if self._rank else self._top_k,
+            similarity_top_k=self._choice.wanted,
             filters=self._filters,
             mode=VectorStoreQueryMode.MMR if mmr else VectorStoreQueryMode.DEFAULT,
             mmr_threshold=self._mmr_threshold,
@@ -119,7 +123,4 @@ class GemRetriever(BaseRetriever):
             NodeWithScore(node=node, score=score)
             for node, score in zip(found.nodes or [], scores, strict=True)
         ]
-        if self._rank:
-            nodes = rank(self._readings, question, nodes)
-        kept = [n for n in nodes if self._cutoff is None or n.get_score() >= self._cutoff]
-        return kept[: self._top_k]
+        return chosen(self._choice, question, nodes)

@@ -6,10 +6,9 @@ from typing import Any
 
 from llama_index.core import Settings
 
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, Model
 from llama_index_gem_rag.embedding import GemEmbedding
 from llama_index_gem_rag.llm import GemLLM
-from llama_index_gem_rag.loading import Model
 
 
 def use_gem(model: Model = None, **options: Any) -> GemModel:

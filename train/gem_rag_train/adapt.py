@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gem_rag.checkpoint import name_of
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_dir, atomic_write
-from gem_rag.model import GemModel
-from gem_rag_train.config import TrainConfig, at_home
+from gem_rag.files import atomic_dir, atomic_write
+from gem_rag.model import GemModel, name_of
 from gem_rag_train.evaluation.embedding import gains
-from gem_rag_train.material import Material, found_at, gather, read_chunks
-from gem_rag_train.preflight import require_extra
-from gem_rag_train.state import LOG, STATE
-from gem_rag_train.trainer import train
+from gem_rag_train.loop.preflight import require_extra
+from gem_rag_train.loop.state import STATE
+from gem_rag_train.loop.trainer import train
+from gem_rag_train.material.gather import Material, found_at, gather, read_chunks
+from gem_rag_train.recipes.config import LOG, TrainConfig, at_home
 
 CONFIDENCE = 0.8  # of the interval, two-sided: one useless change in ten would pass for a gain
 EPOCHS, FEWEST_STEPS = 6, 60  # over all rows, where neither steps nor minutes are given

@@ -7,7 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from gem_rag_train.evaluation import EvalSettings, evaluate
+from gem_rag_train.evaluation.run import EvalSettings, evaluate
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gem_rag.base import Base
-from gem_rag.checkpoint import seal
+from gem_rag.checkpoints.fingerprint import seal
+from gem_rag.compute.base import Base
+from gem_rag.compute.parts import Parts
 from gem_rag.config import AdapterConfig
 from gem_rag.documents import Document
 from gem_rag.index import GemIndex
@@ -123,7 +124,7 @@ def plain(model: GemModel) -> GemModel:
     if model.config.adapter_scope == "tokens":
         return model
     config = replace(model.config, adapter_scope="tokens", adapter=AdapterConfig(rank=0))
-    return seal(GemModel(Base(model.base.model), model.codec, config))
+    return GemModel(seal(Parts(Base(model.base.model), model.codec, config)))
 
 
 def _answers(

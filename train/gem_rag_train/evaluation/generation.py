@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from gem_rag.adapter import Positions
-from gem_rag.checkpoint import load_base, resolve_base
+from gem_rag.checkpoints.base import load_base
+from gem_rag.checkpoints.names import resolve_base
+from gem_rag.compute.adapter import EVERYWHERE, Positions, applied
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_write
+from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.evaluation import sets
 from gem_rag_train.evaluation.measures import Measure, measure
@@ -131,9 +132,9 @@ def compare(
     tasks = [task_config(name, rows, folder) for name, rows in documents.items()]
     before = harness(base, tasks, folder / f"base-{base.config.base.weights[:16]}", None)
     note = ""
-    if model.generation_scope is not None:
+    if model.parts.generates_adapted:
         kept = folder / f"gem-{model.fingerprint[:16]}"
-        after = harness(model, tasks, kept, model.generation_scope)
+        after = harness(model, tasks, kept, EVERYWHERE)
     else:
         texts = [row.get("text") or row["prompt"] for rows in documents.values() for row in rows]
         count = same_logits(model, drawn(texts, LOGITS_TEXTS, 0))
@@ -211,7 +212,7 @@ def harness(
         batch_size=ROWS,
         max_length=model.max_context,
     )
-    with model.adapter.at(scope), torch.inference_mode():
+    with applied(model.adapter.at(scope)), torch.inference_mode():
         results = simple_evaluate(
             lm,
             tasks=list(tasks),

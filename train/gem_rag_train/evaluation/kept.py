@@ -12,7 +12,7 @@ import numpy as np
 
 from gem_rag.config import Task
 from gem_rag.progress import progress
-from gem_rag_train.lines import append_line, read_lines
+from gem_rag_train.kept.lines import append_line, read_lines
 
 if TYPE_CHECKING:
     from gem_rag_train.evaluation.systems import Embedder

@@ -25,7 +25,7 @@ from mteb.types import PromptType
 
 from gem_rag.config import Task
 from gem_rag.errors import GemError
-from gem_rag.fetch import sha256_of
+from gem_rag.files import sha256_of
 from gem_rag.model import GemModel
 from gem_rag_train.evaluation.kept import KeptVectors
 from gem_rag_train.evaluation.measures import Measure

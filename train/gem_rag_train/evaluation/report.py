@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gem_rag.fetch import atomic_write
+from gem_rag.files import atomic_write
 from gem_rag_train.evaluation.measures import Measure
 from gem_rag_train.evaluation.statistics import Score
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gem_rag.checkpoint import as_model, name_of
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, as_model, name_of
 from gem_rag_train.evaluation import embedding, sets
 from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
 from gem_rag_train.evaluation.measures import Measure
@@ -86,7 +85,7 @@ class EvalSettings:
             if part in self.only and not needed:
                 option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
                 raise GemError(f"part {part} needs {option}")
-        counts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        counts = vars(self)
         for name in ("paragraphs", "questions", "ranked", "labelled", "lm", "passages", "rag"):
             if counts[name] is not None and counts[name] < 2:
                 raise GemError(f"{name} is {counts[name]}; expected 2 at least")
@@ -174,7 +173,15 @@ class Evaluation:
     def run(self) -> Report:
         """All parts; the report is written after each."""
         steps: dict[str, Callable[[], Sequence[Measure]]] = {
-            part: getattr(self, f"_{part}") for part in PARTS
+            "sts": self._sts,
+            "retrieval": self._retrieval,
+            "shifted": self._shifted,
+            "ranking": self._ranking,
+            "classification": self._classification,
+            "clustering": self._clustering,
+            "generation": self._generation,
+            "rag": self._rag,
+            "mteb": self._mteb,
         }
         report = Report(self._facts(), self._settings(), [])
         report = report.after(self.output)

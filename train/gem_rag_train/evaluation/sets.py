@@ -18,8 +18,9 @@ from random import Random
 from typing import TypeVar
 
 from gem_rag.errors import GemError
-from gem_rag.fetch import atomic_write, cache_dir, fetch_wheel
-from gem_rag_train.sources import BBC, BOOLQ, boolq
+from gem_rag.fetch import fetch_wheel
+from gem_rag.files import atomic_write, cache_dir
+from gem_rag_train.data.sources import BBC, BOOLQ, boolq
 
 BIGBENCH = ("bigbench==1.0.0", "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2")
 SQUAD = "squaddev_v1.1"

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from gem_rag.checkpoint import OWN_BASE, create, name_of
+from gem_rag.checkpoints.names import OWN_BASE
+from gem_rag.compute.batches import by_budget, tokens_per_batch
 from gem_rag.config import AdapterConfig, Task
 from gem_rag.errors import GemError, MissingExtraError, TruncationWarning
-from gem_rag.model import GemModel
+from gem_rag.model import GemModel, create, name_of
 from gem_rag.progress import quiet_transformers
-from gem_rag.reader import by_budget
-from gem_rag_train.config import RECIPE, TrainConfig
-from gem_rag_train.teacher import MINILM as MINILM_SOURCE
-from gem_rag_train.teacher import minilm_folder
+from gem_rag_train.objectives.teacher import MINILM as MINILM_SOURCE
+from gem_rag_train.objectives.teacher import minilm_folder
+from gem_rag_train.recipes.config import RECIPE, TrainConfig
 
 CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
     "checkpoint",
@@ -96,7 +96,9 @@ class MeanPooled:
         ids = [self._ids(text) for text in texts]
         out = np.empty((len(ids), self.dim), dtype=np.float32)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        for rows in by_budget(order, [len(i) for i in ids], self._model.tokens_per_batch):
+        for rows in by_budget(
+            order, [len(i) for i in ids], tokens_per_batch(self._model.base.device)
+        ):
             out[rows] = self._batch([ids[i] for i in rows])
         return out
 

@@ -1,0 +1,97 @@
+"""What a checkpoint loads and training changes: the weights, their tokenizer and their config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
+from gem_rag.compute.base import Base
+from gem_rag.config import GemConfig
+from gem_rag.errors import CheckpointError
+from gem_rag.text.codec import TextCodec
+
+
+@dataclass(eq=False)
+class Parts:
+    """A model's parts. What is made of them (reader, embedder, ...) sees each change of theirs.
+
+    Attributes:
+        base: The base model, untouched.
+        codec: Its tokenizer and chat template.
+        config: The checkpoint's config.
+        adapter: Acts at the special tokens; a new one changes nothing.
+        special_vectors: float32 ``[K, hidden]``, the special tokens as the first block gets them.
+        whitening: float32 ``[d, r]``: what is weakened in queries, see `Embedder`; r is 0 without.
+        fingerprint: Of all that decides an embedding.
+        reading_fingerprint: Of all that decides a reading.
+        path: The folder it was loaded from; None for a new one.
+    """
+
+    base: Base
+    codec: TextCodec
+    config: GemConfig
+    adapter: Adapter = field(init=False)
+    special_vectors: nn.Parameter = field(init=False)
+    whitening: Tensor = field(init=False)
+    fingerprint: str = ""
+    reading_fingerprint: str = ""
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        base, config = self.base, self.config
+        if self.embed_layers > base.num_layers:
+            raise CheckpointError(
+                f"embed_layers is {self.embed_layers}, but {config.base.name} has "
+                f"{base.num_layers} layers; expected at most as many"
+            )
+        blocks = base.blocks[: self.embed_layers]
+        self.adapter = Adapter(blocks, config.adapter, prefix=base.blocks_name)
+        self.special_vectors = nn.Parameter(
+            torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
+        )
+        self.whitening = torch.zeros(self.dim, 0, device=base.device)
+
+    @property
+    def dim(self) -> int:
+        """Length d of an embedding."""
+        k = self.config.num_special_tokens if self.config.pooling == "concat" else 1
+        return k * self.base.hidden_size
+
+    @property
+    def embed_layers(self) -> int:
+        """How many of the base's layers are run to embed."""
+        return self.config.embed_layers or self.base.num_layers
+
+    @property
+    def shares_readings(self) -> bool:
+        """Whether what was read to embed can be ranked and continued (not for one scope)."""
+        return self.config.adapter_scope != "embedding"
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return frozenset([*self.base.end_ids, *self.codec.end_ids])
+
+    @property
+    def embeds_adapted(self) -> bool:
+        """Whether the adapter is on while a text is read to embed it (not with ``tokens``)."""
+        return self.config.adapter_scope != "tokens"
+
+    @property
+    def generates_adapted(self) -> bool:
+        """Whether the adapter is on while generating: with the scope ``always`` alone."""
+        return self.config.adapter_scope == "always"
+
+    def everywhere(self, adapted: bool) -> list[Acting]:
+        """The adapter acting at every position, or nowhere."""
+        return self.adapter.at(EVERYWHERE if adapted else None)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What training changes: the adapter's weights and the token vectors."""
+        yield from self.adapter.parameters()
+        yield self.special_vectors

@@ -1,0 +1,168 @@
+"""Many texts, readings or passages in batches: with a bar, and a word about what was cut."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from gem_rag.compute.batches import by_budget, longest_first, tokens_per_batch
+from gem_rag.compute.embedder import Embedder
+from gem_rag.compute.ranker import Asked, Ranked, Ranker
+from gem_rag.compute.reader import Reader
+from gem_rag.compute.reading import Reading
+from gem_rag.config import Task
+from gem_rag.errors import ContextLengthError, TruncationWarning
+from gem_rag.progress import progress
+from gem_rag.text.codec import Tokenized
+
+# Of readings only the query is run, so more fit into a batch than of texts; their copies bound it.
+KEPT_BUDGET = 4
+
+
+class Bulk:
+    """Reads, embeds and ranks any number of texts, batch by batch.
+
+    Args:
+        reader: Reads a batch.
+        embedder: Embeds one.
+        ranker: Ranks one.
+    """
+
+    def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
+        self._reader = reader
+        self._embedder = embedder
+        self._ranker = ranker
+        self._parts = reader.parts
+
+    def read(
+        self, texts: Sequence[str], max_length: int | None, show_progress: bool | None
+    ) -> list[Reading]:
+        """One reading per text, in the order given."""
+        tokenized = self._tokenized(texts, max_length, self._reader.room())
+        out: dict[int, Reading] = {}
+        for rows in self._batches(tokenized, show_progress, "reading"):
+            read = self._reader.readings([texts[i] for i in rows], [tokenized[i] for i in rows])
+            out |= zip(rows, read, strict=True)
+        return [out[i] for i in range(len(texts))]
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        task: Task,
+        max_length: int | None,
+        show_progress: bool | None,
+    ) -> np.ndarray:
+        """float32 ``[n, d]``, rows L2-normalised."""
+        tokenized = self._tokenized(texts, max_length, self._embedder.longest_text(task))
+        out = np.empty((len(texts), self._parts.dim), dtype=np.float32)
+        for rows in self._batches(tokenized, show_progress, "embedding"):
+            with torch.inference_mode():
+                vectors = self._embedder.forward_texts([tokenized[i].ids for i in rows], task)
+                out[rows] = vectors.float().cpu().numpy()
+        return out
+
+    def embed_query(self, text: str, max_length: int | None) -> np.ndarray:
+        """float32 ``[d]``, L2-normalised."""
+        out: np.ndarray = self.embed([text], "query", max_length, show_progress=False)[0]
+        return out
+
+    def embed_readings(self, readings: Sequence[Reading], task: Task) -> np.ndarray:
+        """float32 ``[n, d]``; only the special tokens are run."""
+        self._reader.require_own(readings)
+        out = np.empty((len(readings), self._parts.dim), dtype=np.float32)
+        lengths = [len(reading) for reading in readings]
+        for rows in by_budget(longest_first(lengths), lengths, self._budget):
+            with torch.inference_mode():
+                vectors = self._embedder.forward_readings([readings[i] for i in rows], task)
+                out[rows] = vectors.float().cpu().numpy()
+        return out
+
+    def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        """float32 ``[s, d]``: see `Reading.embed`."""
+        self._reader.require_own([reading])
+        if not spans:
+            return np.empty((0, self._parts.dim), dtype=np.float32)
+        with torch.inference_mode():
+            vectors = self._embedder.forward_spans(reading, spans)
+        out: np.ndarray = vectors.float().cpu().numpy()
+        return out
+
+    def rank(
+        self,
+        query: str,
+        texts_or_readings: Sequence[str | Reading],
+        max_length: int | None = None,
+    ) -> list[Ranked]:
+        """One `Ranked` per passage, best first."""
+        readings = [p for p in texts_or_readings if isinstance(p, Reading)]
+        self._reader.require_own(readings)
+        self._reader.require_shareable(readings)
+        asked = self._ranker.asked(query)
+        texts = [p for p in texts_or_readings if isinstance(p, str)]
+        ids = iter(self._tokenized(texts, max_length, self._reader.room(len(asked.ids))))
+        passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
+        # An empty passage, of the kind that runs in one batch with the others.
+        empty = self._ranker.empty_reading() if readings else Tokenized([], [], 0)
+        *scores, floor = self._likelihoods([*passages, empty], asked)
+        ranked = [Ranked(i, float(s - floor), float(s)) for i, s in enumerate(scores)]
+        return sorted(ranked, key=lambda r: -r.score)
+
+    def _likelihoods(self, passages: Sequence[Reading | Tokenized], asked: Asked) -> np.ndarray:
+        """Mean log-likelihood of the query after each passage, float64 ``[n]``."""
+        out = np.empty(len(passages), dtype=np.float64)
+        head, query = len(self._parts.config.preamble_ids), len(asked.ids)
+        lengths = [len(p) if isinstance(p, Reading) else head + len(p.ids) for p in passages]
+        if max(lengths) + query > self._parts.base.max_context:
+            raise ContextLengthError(
+                f"a passage of {max(lengths)} tokens and a query of {query} do not fit the context "
+                f"window of {self._parts.base.max_context}; read less of it (max_length)"
+            )
+        order, padded = longest_first(lengths), [n + query for n in lengths]
+        read = [i for i in order if isinstance(passages[i], Reading)]
+        fresh = [i for i in order if not isinstance(passages[i], Reading)]
+        for mine, budget in ((read, KEPT_BUDGET * self._budget), (fresh, self._budget)):
+            for rows in by_budget(mine, padded, budget):
+                batch: list[Reading] | list[Tokenized] = [passages[i] for i in rows]  # type: ignore[assignment]
+                with torch.inference_mode():
+                    out[rows] = self._ranker.likelihoods(batch, asked)
+        return out
+
+    @property
+    def _budget(self) -> int:
+        return tokens_per_batch(self._parts.base.device)
+
+    def _tokenized(
+        self, texts: Sequence[str], max_length: int | None, fits: int
+    ) -> list[Tokenized]:
+        """Tokenize to at most `max_length` and what fits the context; report cuts."""
+        if isinstance(texts, str):
+            raise TypeError("expected a list of texts, found one string; wrap it in a list")
+        limit = self._parts.config.max_text_tokens if max_length is None else max_length
+        if limit < 1 or fits < 1:
+            raise ContextLengthError(f"max_length is {limit} with {fits} tokens of room; need >= 1")
+        tokenized = self._parts.codec.encode_texts(texts, min(limit, fits))
+        cut = [t.cut for t in tokenized if t.cut]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts were cut to {min(limit, fits)} tokens "
+                f"({sum(cut)} tokens were not read); raise max_length (up to {fits}) or split them",
+                TruncationWarning,
+                stacklevel=4,
+            )
+        return tokenized
+
+    def _batches(
+        self, tokenized: Sequence[Tokenized], show_progress: bool | None, what: str
+    ) -> Iterator[list[int]]:
+        """Indices in batches of similar length and bounded tokens, longest first."""
+        lengths = [len(t.ids) for t in tokenized]
+        batches = list(
+            by_budget(longest_first(lengths), [max(1, n) for n in lengths], self._budget)
+        )
+        with progress(what, total=len(tokenized), show=show_progress) as advance:
+            for rows in batches:
+                yield rows
+                advance(len(rows))

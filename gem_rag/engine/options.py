@@ -1,0 +1,89 @@
+"""What may be asked of a generation, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gem_rag.engine.sampling import LogitsHook, Sampling
+from gem_rag.text.tools import Tool
+
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are generated.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        temperature: 0 is greedy.
+        top_p: Nucleus sampling.
+        top_k: Sample from this many best tokens; 0 is all.
+        seed: Random state of each request, for sampling that can be repeated.
+        stop: Strings that end the answer and are not part of it; may span tokens.
+        raw: Take strings as they stand, without the chat template.
+        truncate: Cut the start of a prompt that does not leave its answer `max_new_tokens`, or half
+            of the context if that is less, and report it in `Usage.truncated_tokens`; without it a
+            prompt that does not fit is an error.
+        schema: A JSON schema; the answer is JSON that fits it.
+        tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
+        tool_choice: "any" makes the model call one, a tool's name that one, "none" none. "auto"
+            leaves it to the model, where its template knows tools; where not, ranking decides
+            (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters.
+        logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
+            the logits to use.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    raw: bool = False
+    truncate: bool = False
+    schema: Schema | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str = "auto"
+    logits_hook: LogitsHook | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected >= 1")
+        self.sampling(None)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
+        """From a call's keyword arguments.
+
+        Raises:
+            TypeError: An argument is none of the options.
+        """
+        if unknown := sorted(options.keys() - cls.names()):
+            raise TypeError(f"unknown options {unknown}; expected some of {sorted(cls.names())}")
+        return cls(**options)
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Names of all options."""
+        return {field.name for field in fields(cls)}
+
+    def sampling(self, constraint: LogitsHook | None) -> Sampling:
+        """How tokens are chosen; a constraint takes the place of the caller's hook."""
+        hook = constraint or self.logits_hook
+        return Sampling(self.temperature, self.top_p, self.top_k, self.seed, hook)
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools, none where the choice is "none"."""
+        return [] if self.tool_choice == "none" else [Tool.of(tool) for tool in self.tools or []]

@@ -1,0 +1,160 @@
+"""Requests to rows: prompts within their limits, tools and schemas as constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from gem_rag.compute.reader import Reader
+from gem_rag.compute.reading import Reading
+from gem_rag.engine.bulk import Bulk
+from gem_rag.engine.grammar import Grammars
+from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.rows import Row
+from gem_rag.engine.sampling import LogitsHook
+from gem_rag.errors import ContextLengthError, GemError
+from gem_rag.text.template import Message, as_text
+from gem_rag.text.tools import Tool
+
+Request = str | Sequence[Message]
+# Nats per token. Between the 0.27 and the 0.39 that were nearest to it from either side in eleven
+# hand-written questions to three tools (docs/benchmarks.md).
+TOOL_THRESHOLD = 0.3
+# Of a long message the end is ranked: there it says what it wants, and a tool must fit beside it.
+TOOL_WORDS = 256
+
+
+class Requests:
+    """Makes rows of requests.
+
+    Args:
+        reader: Guards readings; its parts tokenize and bound.
+        bulk: Ranks tools for models that were not trained on them.
+    """
+
+    def __init__(self, reader: Reader, bulk: Bulk) -> None:
+        self._reader = reader
+        self._parts = reader.parts
+        self._bulk = bulk
+
+    def rows(
+        self,
+        requests: Sequence[Request],
+        after: Sequence[Reading] | None,
+        options: GenerationOptions,
+    ) -> list[Row]:
+        """Rows that can be run together.
+
+        Args:
+            requests: Messages or prompts.
+            after: One reading per request to go on from.
+            options: For all of them.
+
+        Raises:
+            ContextLengthError: A prompt leaves no room for an answer.
+            GemError: A schema that cannot be enforced, or an unknown tool.
+            ReadingError: A reading is another model's or cannot be continued.
+        """
+        if after is not None:
+            if len(after) != len(requests):
+                raise ValueError(
+                    f"{len(requests)} requests with {len(after)} readings; need as many"
+                )
+            self._reader.require_own(after)
+            self._reader.require_shareable(after)
+        tools = options.callable_tools
+        readings = after if after is not None else [None] * len(requests)
+        prompts = [
+            self._prompt(request, reading, tools, options)
+            for request, reading in zip(requests, readings, strict=True)
+        ]
+        choices = [self._tool_choice(request, tools, options.tool_choice) for request in requests]
+        return [
+            self._row(ids, cut, reading, tools, choice, options)
+            for (ids, cut), reading, choice in zip(prompts, readings, choices, strict=True)
+        ]
+
+    def _row(
+        self,
+        ids: list[int],
+        cut: int,
+        reading: Reading | None,
+        tools: Sequence[Tool],
+        choice: str,
+        options: GenerationOptions,
+    ) -> Row:
+        past = 0 if reading is None else len(reading)
+        limit = min(options.max_new_tokens, self._parts.base.max_context - past - len(ids))
+        return Row(
+            prompt=ids,
+            after=reading,
+            sampling=options.sampling(self._constraint(options, tools, choice, limit)),
+            stops=options.stops,
+            limit=limit,
+            truncated=cut,
+            tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
+        )
+
+    def _prompt(
+        self,
+        request: Request,
+        reading: Reading | None,
+        tools: Sequence[Tool],
+        options: GenerationOptions,
+    ) -> tuple[list[int], int]:
+        """A request's ids and how many were cut: none, unless `truncate` allows it.
+
+        A cut prompt leaves room for the longest answer, or for half of what is left.
+        """
+        past = 0 if reading is None else len(reading)
+        codec, max_context = self._parts.codec, self._parts.base.max_context
+        ids = codec.prompt_ids(request, raw=options.raw, continued=past > 0, tools=tools)
+        if not ids:
+            raise ValueError("the prompt is empty; expected text or messages")
+        answer = options.max_new_tokens if options.truncate else 0
+        left = max_context - past
+        room = left - max(1, min(answer, left // 2))
+        if len(ids) <= room:
+            return ids, 0
+        if not answer or room < 1:
+            raise ContextLengthError(
+                f"the prompt has {past + len(ids)} tokens, the context window {max_context}; "
+                "shorten it, or pass truncate=True to cut its start"
+            )
+        head = self._parts.config.preamble_ids if not past else ()
+        kept = list(head) if tuple(ids[: len(head)]) == tuple(head) and len(head) < room else []
+        return [*kept, *ids[len(ids) - (room - len(kept)) :]], len(ids) - room
+
+    def _constraint(
+        self, options: GenerationOptions, tools: Sequence[Tool], choice: str, limit: int
+    ) -> LogitsHook | None:
+        if options.schema is not None and tools:
+            raise GemError("got both schema and tools; an answer can follow one of them")
+        if options.schema is not None:
+            return self.grammars.schema(options.schema, limit)
+        if not tools or choice == "none":
+            return None
+        return self.grammars.tools(tools, choice, limit)
+
+    def _tool_choice(self, request: Request, tools: Sequence[Tool], choice: str) -> str:
+        """ "auto" for a model that was not trained on tools, made up by ranking.
+
+        A tool is called if its description makes the user's last words likelier, as a passage is
+        relevant if it makes the question likelier: a skill small models have, unlike deciding.
+        """
+        if choice != "auto" or not tools or self._parts.codec.renders_tools:
+            return choice
+        last = {"role": "user", "content": request} if isinstance(request, str) else request[-1]
+        words = as_text(last.get("content")).strip()
+        if last.get("role") != "user" or not words:
+            return "none"
+        offsets = self._parts.codec.encode_texts([words], None)[0].offsets
+        if len(offsets) > TOOL_WORDS:
+            words = words[offsets[-TOOL_WORDS][0] :]
+        best = self._bulk.rank(words, [tool.signature for tool in tools])[0]
+        return tools[best.index].name if best.score >= TOOL_THRESHOLD else "none"
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Constraints for this tokenizer."""
+        return Grammars(self._parts.codec, self._parts.base.vocabulary, sorted(self._parts.end_ids))

@@ -1,0 +1,53 @@
+"""What a generation came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gem_rag.engine.calls import ToolCall
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request.
+
+    Attributes:
+        prompt_tokens: All that stood before the answer, readings included.
+        cached_tokens: Those of them that came from a reading and were not run again.
+        completion_tokens: Generated, the token that ended it included.
+        truncated_tokens: Cut from the prompt because the caller allowed it.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    truncated_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished (or cancelled) answer.
+
+    Attributes:
+        text: The answer, stop strings and control tokens left out.
+        finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
+        usage: Token counts.
+        tool_calls: Calls of the tools that were given; `text` is then what was said before them.
+        ids: Ids generated, the ending token included.
+        prompt_ids: Ids it was generated after, readings included.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    ids: tuple[int, ...] = field(repr=False, default=())
+    prompt_ids: tuple[int, ...] = field(repr=False, default=())

@@ -1,0 +1,96 @@
+"""What there is to do for each source: nothing, or these chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gem_rag.documents.document import Chunk, Document
+from gem_rag.documents.find import content_hash
+from gem_rag.documents.load import load_file
+from gem_rag.documents.split import split
+from gem_rag.errors import GemError
+from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.records import encode
+from gem_rag.rag.ingest.report import Report
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Part = Path | Document
+SOURCE = "source:"  # what is recorded of each source, in the index's meta values
+
+
+class Work(NamedTuple):
+    """A source that has to be indexed."""
+
+    name: str
+    digest: str
+    chunks: list[Chunk]
+
+
+class Plan:
+    """Decides by content what has to be indexed.
+
+    Args:
+        index: Knows what was indexed.
+        tokenizer: Counts tokens.
+        chunk_tokens: Longest chunk.
+    """
+
+    def __init__(self, index: GemIndex, tokenizer: Tokenizer, chunk_tokens: int) -> None:
+        self._index = index
+        self._tokenizer = tokenizer
+        self._chunk_tokens = chunk_tokens
+
+    def work(self, name: str, parts: Sequence[Part], report: Report) -> Work | None:
+        """What there is to do for a source; None where there is nothing."""
+        try:
+            for part in parts:
+                if isinstance(part, Document):
+                    encode(dict(part.metadata), "its metadata")  # the index will have to
+            digest = f"{_hash(parts)}:{self._chunk_tokens}"
+            known = self._index.get_meta(meta_key(name))
+            if known == digest:
+                report.unchanged.append(name)
+                return None
+            chunks = [chunk for part in parts for chunk in self._chunks(name, part)]
+        except (GemError, OSError, UnicodeError) as error:
+            report.skipped.append((name, str(error)))
+            return None
+        (report.added if known is None else report.replaced).append(name)
+        return Work(name, digest, chunks)
+
+    def _chunks(self, name: str, part: Part) -> list[Chunk]:
+        document = part if isinstance(part, Document) else load_file(part)
+        named = replace(document, source=name)
+        return split(named, self._tokenizer, max_tokens=self._chunk_tokens)
+
+
+def source_name(part: Part) -> str:
+    """A source's name as text that can be stored and shown, whatever bytes a file's name has."""
+    name = part.source if isinstance(part, Document) else str(part)
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def meta_key(name: str) -> str:
+    """Where the index keeps a source's digest."""
+    return SOURCE + name
+
+
+def _hash(parts: Sequence[Part]) -> str:
+    each = [_part_hash(part) for part in parts]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def _part_hash(part: Part) -> str:
+    if not isinstance(part, Document):
+        return content_hash(part)
+    content = part.text
+    if part.metadata or part.markdown:
+        content += json.dumps([part.markdown, dict(part.metadata)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,198 @@
+"""GemRAG: find with the index, rank and answer with the model that read the passages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gem_rag.documents.document import Document
+from gem_rag.documents.split import CHUNK_TOKENS
+from gem_rag.errors import GemError
+from gem_rag.index.gem_index import GemIndex
+from gem_rag.model import GemModel
+from gem_rag.rag.answer import Answer, AnswerStream, AsyncAnswerStream, answer_from
+from gem_rag.rag.citation import Citation
+from gem_rag.rag.ingest.report import IngestReport
+from gem_rag.rag.ingest.write import Ingest
+from gem_rag.rag.question import in_context
+from gem_rag.rag.relevance import RELEVANCE_THRESHOLD, is_relevant
+from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
+from gem_rag.store import ReadingStore
+from gem_rag.text.template import Message
+
+
+class GemRAG:
+    """Ingest, retrieve, rank, answer with citations: one model, one index.
+
+    Args:
+        model: Embeds, ranks and answers.
+        index: Where chunks are; its fingerprint must be the model's.
+        store: Kept readings of chunks; None makes one beside the index (or in memory).
+        candidates: How many chunks the index finds for the model to rank.
+        context: How many of the best are put before the model. One is answered from its reading,
+            exactly and without running it again; more are read together afresh.
+        rank: Rank what the index found by query likelihood.
+        threshold: Least `Citation.rank_score` of a relevant passage; None answers always.
+        chunk_tokens: Longest chunk.
+        join_readings: Experimental: put several readings together instead of reading afresh.
+            Faster, and an approximation, because the passages have not seen each other.
+    """
+
+    def __init__(
+        self,
+        model: GemModel,
+        index: GemIndex | None = None,
+        *,
+        store: ReadingStore | None = None,
+        candidates: int = CANDIDATES,
+        context: int = 1,
+        rank: bool = True,
+        threshold: float | None = RELEVANCE_THRESHOLD,
+        chunk_tokens: int = CHUNK_TOKENS,
+        join_readings: bool = False,
+    ) -> None:
+        if candidates < 1 or context < 1:
+            raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
+        self.model = model
+        self.index = GemIndex() if index is None else index
+        self.index.claim(model.fingerprint, model.dim)
+        folder = self.index.path / "readings" if self.index.path is not None else None
+        self.store = store if store is not None else ReadingStore(model, folder)
+        self.store.require_embeds_as(model)
+        self.candidates = candidates
+        self.context = context
+        self.rank = rank
+        self.threshold = threshold
+        self.chunk_tokens = chunk_tokens
+        self.join_readings = join_readings
+
+    # Ingest
+
+    def add(
+        self,
+        paths_or_documents: Sequence[str | Path | Document] | str | Path | Document,
+        *,
+        remove_missing: bool = False,
+        show_progress: bool | None = None,
+    ) -> IngestReport:
+        """Index files, folders or documents; what has not changed is not read again.
+
+        Each commit holds whole sources, so that an interruption leaves a sound index.
+
+        Args:
+            paths_or_documents: Paths, or `Document` objects; those of one source (such as a book's
+                pages) make it up together.
+            remove_missing: Drop sources under the given folders whose file is gone.
+            show_progress: A progress bar; None shows one on a terminal.
+
+        Returns:
+            What was done. A source that cannot be used is in ``skipped``; the rest is indexed.
+        """
+        if isinstance(paths_or_documents, str | Path | Document):
+            paths_or_documents = [paths_or_documents]
+        ingest = Ingest(self.index, self.store, self.chunk_tokens)
+        return ingest.add(
+            list(paths_or_documents), remove_missing=remove_missing, show_progress=show_progress
+        )
+
+    # Retrieval
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        k: int | None = None,
+        where: dict[str, Any] | None = None,
+        rank: bool | None = None,
+    ) -> list[Citation]:
+        """The best passages for a question, best first.
+
+        Args:
+            question: What is asked.
+            k: How many at most; None is all candidates.
+            where: Metadata filter, as `GemIndex.search` takes it.
+            rank: Rank by query likelihood; None is this object's setting.
+        """
+        return self._find(question, k, where, rank).citations
+
+    def _find(
+        self, question: str, k: int | None, where: dict[str, Any] | None, rank: bool | None
+    ) -> Found:
+        return Retriever(self.model, self.index, self.store).find(
+            question,
+            k=k,
+            candidates=self.candidates,
+            rank=self.rank if rank is None else rank,
+            where=where,
+        )
+
+    # Answers
+
+    def answer(self, question: str, **options: Any) -> Answer:
+        """Answer from the indexed documents; arguments as for `stream`."""
+        stream = self.stream(question, **options)
+        for _ in stream:
+            pass
+        return stream.answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        history: Sequence[Message] = (),
+        where: dict[str, Any] | None = None,
+        rank: bool | None = None,
+        **generation: Any,
+    ) -> AnswerStream:
+        """Answer piece by piece.
+
+        Args:
+            question: What is asked.
+            history: Earlier messages; the question is retrieved and answered in their light.
+            where: Metadata filter.
+            rank: Rank by query likelihood; None is this object's setting.
+            **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
+        """
+        found = self._find(in_context(question, history), self.context, where, rank)
+        if not found.citations or not is_relevant(found.citations[0], self.threshold):
+            return AnswerStream(None, Found([], [], found.started, found.timings))
+        pieces = answer_from(
+            self.model,
+            self.store,
+            found,
+            question,
+            history,
+            join_readings=self.join_readings,
+            **generation,
+        )
+        return AnswerStream(pieces, found)
+
+    def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
+        """Answer the next question of a conversation; arguments as for `stream`."""
+        return self.answer(question, history=history, **options)
+
+    async def aadd(self, paths_or_documents: Any, **options: Any) -> IngestReport:
+        """`add` without blocking the event loop."""
+        return await asyncio.to_thread(self.add, paths_or_documents, **options)
+
+    async def aretrieve(self, question: str, **options: Any) -> list[Citation]:
+        """`retrieve` without blocking the event loop."""
+        return await asyncio.to_thread(self.retrieve, question, **options)
+
+    async def aanswer(self, question: str, **options: Any) -> Answer:
+        """`answer` without blocking the event loop; cancelling stops after the next token."""
+        stream = self.astream(question, **options)
+        async for _ in stream:
+            pass
+        return stream.answer
+
+    async def achat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
+        """`chat` without blocking the event loop; cancelling stops after the next token."""
+        return await self.aanswer(question, history=history, **options)
+
+    def astream(self, question: str, **options: Any) -> AsyncAnswerStream:
+        """`stream` without blocking the event loop."""
+        return AsyncAnswerStream(partial(self.stream, question, **options))

@@ -1,0 +1,14 @@
+"""Every instruction that is put after a text, in one place."""
+
+RANK = "\nPlease write a question based on this passage.\nQuestion:"
+ASK = (
+    "\n\nAnswer the question with the information above, in one or two sentences.\n"
+    "Question: {question}"
+)
+CALL_TOOLS = (
+    "You can call functions. To call one, answer with its name and arguments as JSON between "
+    "{start} and {end}:\n"
+    '{start}{{"name": ..., "arguments": {{...}}}}{end}\n'
+    "The functions, one per line:\n"
+)
+TOOL_RESULT = "Result of {name}: {content}\nAnswer with this result."

@@ -1,0 +1,87 @@
+"""Tools: how they, their calls and their results are told to a model.
+
+Templates that know tools in this format (Qwen, SmolLM3, Hermes) render them themselves; for all
+others they are written into ordinary messages before the template sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gem_rag.errors import GemError
+from gem_rag.text.prompts import CALL_TOOLS, TOOL_RESULT
+
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function a model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+
+    @classmethod
+    def of(cls, tool: Mapping[str, Any]) -> Tool:
+        """From an OpenAI-style dict, with or without its ``{"type": "function"}`` wrapping.
+
+        Raises:
+            GemError: It has no name.
+        """
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not function.get("name"):
+            raise GemError(
+                f"a tool is {tool!r}; expected "
+                "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
+            )
+        parameters = {"properties": {}, **(function.get("parameters") or {"type": "object"})}
+        parameters.setdefault("additionalProperties", False)  # functions take no unknown arguments
+        return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+
+    @property
+    def signature(self) -> str:
+        """Name, description and argument names as one line."""
+        arguments = ", ".join(self.parameters.get("properties", {}))
+        return f"{self.name}: {self.description} Arguments: {arguments}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The OpenAI-style dict."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+def with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
+) -> list[dict[str, Any]]:
+    """Messages in which tools, calls and results are plain text, for templates without them."""
+    out = [_plain(message) for message in messages]
+    if not tools:
+        return out
+    asked = CALL_TOOLS.format(start=CALL_START, end=CALL_END)
+    words = asked + "\n".join(json.dumps(t.to_dict()["function"]) for t in tools)
+    if out and out[0]["role"] == "system":
+        return [{**out[0], "content": f"{out[0]['content']}\n\n{words}"}, *out[1:]]
+    return [{"role": "system", "content": words}, *out]
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message.get("content") or ""
+    if message.get("role") == "tool":
+        # In words: a model that was not trained on tools copies tags into its answer.
+        name = message.get("name") or "the function"
+        return {"role": "user", "content": TOOL_RESULT.format(name=name, content=content)}
+    calls = [_written(call) for call in message.get("tool_calls") or []]
+    return {"role": message.get("role"), "content": "\n".join(filter(None, [content, *calls]))}
+
+
+def _written(call: Mapping[str, Any]) -> str:
+    body = {"name": call["name"], "arguments": call["arguments"]}
+    return f"{CALL_START}{json.dumps(body)}{CALL_END}"

@@ -1,0 +1,1 @@
+"""Pairs out of unlabelled documents: questions the model writes about its chunks."""

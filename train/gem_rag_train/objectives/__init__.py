@@ -1,0 +1,1 @@
+"""What is learnt: the losses, who teaches, and each objective's gradients of one step."""
