@@ -17,9 +17,9 @@ def attend(
     """Attention with grouped heads.
 
     Query heads that share a key head are folded into rows: one product for all of them. On a CPU
-    two products and a softmax then beat torch's own kernel, which is no faster in
-    bfloat16 than in float32 and cannot skip keys: 8 x 256 queries after 25 tokens took 18 ms for
-    its 31 in float32, 13 for 34 in bfloat16 (one thread). For one query it is the faster.
+    two products and a softmax then beat torch's own kernel, which is no faster in bfloat16 than in
+    float32 and cannot skip keys: 8 x 256 queries after 25 tokens took 18 ms for its 31 in float32,
+    13 for 34 in bfloat16 (one thread). For one query, folded too, it is the faster.
 
     Args:
         q: ``[B, H, Q, D]``.

@@ -35,7 +35,7 @@ from gem_rag.compute.recognise import (
     head_of,
     require_known,
 )
-from gem_rag.compute.replaced import restore
+from gem_rag.compute.replaced import restore, unmap
 
 __all__ = ["Decoder", "Mask", "Unrecognised", "check"]
 
@@ -66,6 +66,8 @@ class Decoder:
     """
 
     def __init__(self, base: Base, *, replace: bool) -> None:
+        if replace:
+            unmap(base)
         config = base.config
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
@@ -143,7 +145,7 @@ class Decoder:
         ]
         x = x.reshape(-1, width)  # (n, hidden)
         for i, (block, layer) in enumerate(zip(self._blocks, cache.layers, strict=False)):
-            here = [(rows, updates[i]) for rows, updates in acts if i < len(updates)]
+            here = [(rows, updates[i]) for rows, updates in acts]
             before, after, before_mlp, after_mlp = block.norms
             h = self._attention(block, self._rms(x, before), batch, mask, layer, tables, here)
             x = x + (h if after is None else self._rms(h, after))

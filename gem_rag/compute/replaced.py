@@ -90,3 +90,15 @@ def restore(base: Base) -> None:
         for name, child in list(owner.named_children()):
             if isinstance(child, Part):
                 setattr(owner, name, child.restored())
+
+
+def unmap(base: Base) -> None:
+    """Copy what stays (norms, the embedding) out of the weights' file, so that its pages are freed.
+
+    transformers maps the file into memory; one small tensor left in it would keep all of it there.
+    """
+    linears = {id(m.weight) for m in base.model.modules() if isinstance(m, nn.Linear)}
+    linears.discard(id(base.model.get_input_embeddings().weight))  # tied to the head
+    for parameter in base.model.parameters():
+        if id(parameter) not in linears:
+            parameter.data = parameter.data.clone()
