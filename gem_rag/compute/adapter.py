@@ -128,6 +128,14 @@ class Adapter(nn.Module):
         """This adapter acting there, as `Base.run` takes it; nothing for None."""
         return [] if where is None or not self._names else [Acting(self, where)]
 
+    def update_of(self, name: str) -> LowRank | None:
+        """The update of a layer, named from the blocks on (``0.self_attn.q_proj``), if any."""
+        if name not in self._names:
+            return None
+        update = self.updates[self._names[name]]
+        assert isinstance(update, LowRank)
+        return update
+
     @property
     def target_modules(self) -> list[str]:
         """The adapted layers' last names, as PEFT's ``target_modules`` wants them."""

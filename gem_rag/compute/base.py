@@ -231,6 +231,11 @@ class Base:
         """Whether each layer type has frequencies of its own."""
         return all(isinstance(v, dict) for v in self.config.rope_parameters.values())
 
+    @property
+    def rotary_kinds(self) -> list[str]:
+        """Layer types with frequencies of their own; one empty name where all share theirs."""
+        return sorted(set(self.layer_types)) if self._rope_by_type else [""]
+
     def _rope_scaling(self, kind: list[str]) -> float:
         name = f"{kind[0]}_attention_scaling" if kind else "attention_scaling"
         return float(getattr(self.decoder.rotary_emb, name, 1.0))

@@ -1,0 +1,287 @@
+"""One readable forward for decoders of the Llama shape.
+
+Each block: norm, attention over grouped keys and values with rotary positions, norm, gated MLP.
+Flags make it Llama, Mistral, Qwen2, Qwen3, SmolLM2 and 3, Phi-3 or Gemma 3 (`recognise`); whatever
+else a model has is refused, and what is built is compared with transformers' forward (`probe`).
+
+Letters in shapes: B rows, Q queries of a row, n = B * Q, N keys, H query heads, KV key and value
+heads, G = H / KV query heads that share one, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.cache_utils import Cache
+
+from gem_rag.compute import probe
+from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter, Positions
+from gem_rag.compute.attend import attend
+from gem_rag.compute.base import Base
+from gem_rag.compute.linear import Linear, Plain
+from gem_rag.compute.recognise import (
+    Block,
+    Unrecognised,
+    activation_of,
+    blocks_of,
+    eps_of,
+    gain_of,
+    head_dim_of,
+    head_of,
+    require_known,
+)
+from gem_rag.compute.replaced import restore, unmap
+
+__all__ = ["Decoder", "Mask", "Unrecognised", "check"]
+
+#: None is causal; else additive ``[B or 1, 1, Q, N]`` in the model's dtype, or one per layer kind.
+Mask = Tensor | dict[str, Tensor] | None
+
+
+class Update(NamedTuple):
+    """An adapter's update of one fused layer: ``x A^T B^T``, scale included."""
+
+    a: Tensor  # (R, in)
+    b: Tensor  # (out, R)
+
+
+# Where an update acts: indices into the n flattened positions, or None for all of them.
+Acts = tuple[Tensor | None, Update]
+# An adapter's updates of each block, by fused layer, and the parameters' state they are made of.
+Fused = tuple[tuple[tuple[int, int], ...], list[dict[str, Update]]]
+
+
+class Decoder:
+    """A model's weights, laid out for one forward. For inference: no gradients.
+
+    Use `of`. Safe to use from several threads at once: a run changes nothing but its cache.
+
+    Attributes:
+        nbytes: Bytes of all weights held.
+    """
+
+    def __init__(self, base: Base, *, replace: bool) -> None:
+        if replace:
+            unmap(base)
+        config = base.config
+        self._heads = int(config.num_attention_heads)
+        self._kv_heads = int(config.num_key_value_heads)
+        self._head_dim = head_dim_of(base)
+        self._window = int(getattr(config, "sliding_window", None) or 0)
+        self._scale = float(getattr(base.blocks[0].self_attn, "scaling", self._head_dim**-0.5))
+        self._eps = eps_of(base.decoder.norm)
+        self._activation = activation_of(base)
+        self._rotary = base.decoder.rotary_emb
+        self._rotary_kinds = base.rotary_kinds
+        self._table: Tensor = base.model.get_input_embeddings().weight.detach()
+        self._table_scale = getattr(base.model.get_input_embeddings(), "embed_scale", None)
+        self._norm = gain_of(base.decoder.norm, self._eps)
+        self._blocks = list(blocks_of(base, replace=replace))
+        self._head = head_of(base, replace=replace)
+        self._fused: WeakKeyDictionary[Adapter, Fused] = WeakKeyDictionary()
+        held = sum(b.nbytes for b in self._blocks) + self._table.nbytes + self._norm.nbytes
+        tied = (
+            isinstance(self._head, Plain) and self._head.weight.data_ptr() == self._table.data_ptr()
+        )
+        self.nbytes = held + (0 if tied else self._head.nbytes)
+
+    @classmethod
+    def of(cls, base: Base, *, keep_weights: bool = False) -> Decoder:
+        """Lay out a model's weights, and check the result against transformers' forward.
+
+        Args:
+            base: The model. Its linear layers are replaced by parts of the fused ones, which hold
+                the weights from now on; it goes on working, to rounding.
+            keep_weights: Leave it as it is: fused and packed weights then stand beside its own.
+
+        Raises:
+            Unrecognised: The model has something this forward does not compute, or they differ by
+                more than rounding. The model is then as it was.
+        """
+        require_known(base)
+        with torch.no_grad():  # not inference mode: the weights may serve under gradients later
+            expected = probe.outputs(base, base.run)
+            try:
+                decoder = cls(base, replace=not keep_weights)
+                found = probe.deviation(probe.outputs(base, decoder.run), expected)
+                if not found <= probe.BOUNDS.get(base.dtype, 0.0):
+                    raise Unrecognised(f"deviates by {found:.1e} from transformers' forward")
+            except Unrecognised:
+                restore(base)
+                raise
+        return decoder
+
+    def run(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Mask,
+        cache: Cache,
+        acting: Sequence[Acting] = (),
+    ) -> Tensor:
+        """Run the blocks; keys and values are appended to `cache`.
+
+        Args:
+            inputs: int64 ids ``[B, Q]`` or vectors ``[B, Q, hidden]``.
+            positions: int64 ``[B, Q]``.
+            mask: As `Base.masks` gives it; no query may see what comes after it in its row. None:
+                each query sees everything before it, in the cache and here, windows applied.
+            cache: What the queries see besides themselves. As many blocks are run as it has layers.
+            acting: Adapters, and where each acts.
+
+        Returns:
+            The last of these blocks' output, through the final norm, ``[B, Q, hidden]``.
+        """
+        x = inputs if inputs.is_floating_point() else self._embed(inputs)
+        batch, queries, width = x.shape
+        tables = self._tables(x, positions)
+        acts = [
+            (_rows(a.where, batch, queries, x.device), self._updates(a.adapter)) for a in acting
+        ]
+        x = x.reshape(-1, width)  # (n, hidden)
+        for i, (block, layer) in enumerate(zip(self._blocks, cache.layers, strict=False)):
+            here = [(rows, updates[i]) for rows, updates in acts]
+            before, after, before_mlp, after_mlp = block.norms
+            h = self._attention(block, self._rms(x, before), batch, mask, layer, tables, here)
+            x = x + (h if after is None else self._rms(h, after))
+            h = self._mlp(block, self._rms(x, before_mlp), here)
+            x = x + (h if after_mlp is None else self._rms(h, after_mlp))
+        return self._rms(x, self._norm).view(batch, queries, width)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., hidden] -> [..., vocab]``."""
+        return self._head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        x = functional.embedding(ids, self._table)
+        return x if self._table_scale is None else x * self._table_scale.to(x.dtype)
+
+    def _rms(self, x: Tensor, gain: Tensor) -> Tensor:
+        return functional.rms_norm(x, gain.shape[-1:], gain, self._eps)
+
+    def _tables(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and signed sines ``[B, Q, 1, R]`` for each kind of layer, scaling included.
+
+        From transformers' own module, so that every way of stretching positions is right. R < D
+        where only a part of each head is turned.
+        """
+        out = {}
+        for kind in self._rotary_kinds:
+            cos, sin = self._rotary(x, positions, *([kind] if kind else []))  # (B, Q, R)
+            half = sin.shape[-1] // 2
+            signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+            out[kind] = cos.unsqueeze(2), signed.unsqueeze(2)
+        return out
+
+    def _attention(
+        self,
+        block: Block,
+        x: Tensor,
+        batch: int,
+        mask: Mask,
+        layer: Any,
+        tables: dict[str, tuple[Tensor, Tensor]],
+        acts: list[tuple[Tensor | None, dict[str, Update]]],
+    ) -> Tensor:
+        heads, kv_heads, width = self._heads, self._kv_heads, self._head_dim
+        y = _linear(block.qkv, x, "qkv", acts).view(batch, -1, heads + 2 * kv_heads, width)
+        qk, v = y[:, :, : heads + kv_heads], y[:, :, heads + kv_heads :]  # (B, Q, heads, D)
+        if block.head_norm is not None:
+            qk = functional.rms_norm(qk, (width,), None, self._eps) * block.head_norm
+        if block.rotary:
+            qk = _turned(qk, *tables.get(block.kind) or tables[""])
+        qk, v = qk.transpose(1, 2), v.transpose(1, 2)
+        keys, values = layer.update(qk[:, heads:], v)  # (B, KV, N, D)
+        window = self._window if block.kind == "sliding_attention" else 0
+        own = mask[block.kind] if isinstance(mask, dict) else mask
+        out = attend(qk[:, :heads], keys, values, own, window, self._scale)  # (B, H, Q, D)
+        out = out.transpose(1, 2).reshape(-1, heads * width)
+        return _linear(block.out, out, "out", acts)
+
+    def _mlp(
+        self, block: Block, x: Tensor, acts: list[tuple[Tensor | None, dict[str, Update]]]
+    ) -> Tensor:
+        gate, up = _linear(block.gate_up, x, "gate_up", acts).chunk(2, -1)  # (n, intermediate)
+        return _linear(block.down, self._activation(gate).mul_(up), "down", acts)
+
+    def _updates(self, adapter: Adapter) -> list[dict[str, Update]]:
+        """An adapter's updates, stacked for the fused layers; made again when it has changed.
+
+        Seen: weights exchanged, or changed in place under `no_grad` (not through ``.data``).
+        """
+        state = tuple(  # tensors made in inference mode count no versions: they are not trained
+            (p.data_ptr(), -1 if p.is_inference() else p._version) for p in adapter.parameters()
+        )
+        known = self._fused.get(adapter)
+        if known is None or known[0] != state:
+            with torch.no_grad():
+                fused = [self._fuse(adapter, i) for i in range(len(self._blocks))]
+            known = self._fused[adapter] = state, fused
+        return known[1]
+
+    def _fuse(self, adapter: Adapter, index: int) -> dict[str, Update]:
+        out = {}
+        for fused, parts in self._blocks[index].parts.items():
+            updates = [(adapter.update_of(f"{index}.{name}"), width) for name, width in parts]
+            present = [u for u, _ in updates if u is not None]
+            if not present:
+                continue
+            a = torch.cat([u.a for u in present])  # (R, in)
+            b = a.new_zeros(sum(width for _, width in updates), a.shape[0])  # (out, R): blocks
+            row = column = 0
+            for update, width in updates:
+                if update is not None:
+                    rank = update.a.shape[0]
+                    b[row : row + width, column : column + rank] = adapter.scale * update.b
+                    column += rank
+                row += width
+            out[fused] = Update(a.to(self._norm.dtype), b.to(self._norm.dtype))
+        return out
+
+
+def check(base: Base, decoder: Decoder) -> float:
+    """How far our forward is from transformers', as both are now: compare with `probe.BOUNDS`."""
+    with torch.inference_mode():
+        expected = probe.outputs(base, base.run)
+        return probe.deviation(probe.outputs(base, decoder.run), expected)
+
+
+def _linear(
+    layer: Linear, x: Tensor, name: str, acts: list[tuple[Tensor | None, dict[str, Update]]]
+) -> Tensor:
+    """``[n, in] -> [n, out]``, with what adapters add at their positions."""
+    y = layer(x)
+    for rows, updates in acts:
+        if name not in updates:
+            continue
+        a, b = updates[name]
+        if rows is None:
+            y = y + functional.linear(functional.linear(x, a), b)
+        else:
+            y.index_add_(0, rows, functional.linear(functional.linear(x[rows], a), b))
+    return y
+
+
+def _rows(where: Positions, batch: int, queries: int, device: torch.device) -> Tensor | None:
+    """Positions as indices into ``[B * Q]``; None for all of them."""
+    if isinstance(where, slice) and where == EVERYWHERE:
+        return None
+    index = torch.arange(batch * queries, device=device).view(batch, queries)
+    if isinstance(where, Tensor) and where.dim() == 2:  # bool (B, Q)
+        return index[where]
+    return index[:, where].flatten()
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads ``[B, Q, heads, D]`` turned by their positions; what is beyond R passes."""
+    width = cos.shape[-1]
+    rest = None if width == x.shape[-1] else x[..., width:]
+    x = x if rest is None else x[..., :width]
+    swapped = torch.cat([x[..., width // 2 :], x[..., : width // 2]], -1)
+    turned = torch.addcmul(x * cos, swapped, sin)
+    return turned if rest is None else torch.cat([turned, rest], -1)
