@@ -18,7 +18,7 @@ from gem_rag.checkpoints.shared import Shared
 from gem_rag.compute.adapter import Adapter
 from gem_rag.compute.base import Base
 from gem_rag.compute.embedder import Embedder
-from gem_rag.compute.parts import Parts
+from gem_rag.compute.parts import Forward, Parts
 from gem_rag.compute.ranker import Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
@@ -63,6 +63,7 @@ class GemModel:
         device: str = "auto",
         dtype: str = "auto",
         revision: str | None = None,
+        forward: Forward = "auto",
     ) -> GemModel:
         """Load a GEM checkpoint; the same checkpoint asked for twice is the same object.
 
@@ -71,13 +72,16 @@ class GemModel:
             device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
             dtype: ``auto`` (float32 on CPU, the base's own elsewhere) or a torch dtype's name.
             revision: Hub revision.
+            forward: ``auto`` is our own where the base is known to it (the same to rounding, and
+                faster), ``transformers`` that library's, bit for bit.
 
         Raises:
             CheckpointError: Nothing there, or the base does not match the checkpoint's record.
             UnsupportedModelError: The base's architecture cannot be used.
         """
         folder = resolve(name_or_path, revision)
-        return _shared.get(folder, device, dtype, partial(load, folder, device=device, dtype=dtype))
+        options = {"device": device, "dtype": dtype, "forward": forward}
+        return _shared.get(folder, device, dtype, forward, partial(load, folder, **options))
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -386,9 +390,9 @@ _shared = Shared[GemModel]()
 Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 
-def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> GemModel:
+def load(folder: Path, **options: Any) -> GemModel:
     """A checkpoint's folder as a model of its own: see `load_parts`."""
-    return GemModel(load_parts(folder, device=device, dtype=dtype))
+    return GemModel(load_parts(folder, **options))
 
 
 def create(base: str | Path, **options: Any) -> GemModel:

@@ -93,14 +93,14 @@ def test_sampling_limits():
 
 def test_a_closed_stream_computes_nothing_more(gem, monkeypatch):
     calls = 0
-    run = gem.base.run
+    run = gem.parts.run
 
     def counted(*args):
         nonlocal calls
         calls += 1
         return run(*args)
 
-    monkeypatch.setattr(gem.base, "run", counted)
+    monkeypatch.setattr(gem.parts, "run", counted)
     stream = gem.stream(PROMPT, max_new_tokens=200)
     assert calls == 0
     next(stream)

@@ -304,19 +304,41 @@ def test_scope_embedding_refuses_to_reuse_its_readings(scopes):
     )
 
 
-@pytest.mark.parametrize("scope", ["tokens", "embedding"])
-def test_generation_is_the_bases_bit_for_bit(scopes, base_folder, scope):
-    from transformers import AutoModelForCausalLM
-
-    model = scopes[scope]
-    model.embed_documents(TEXTS)
-    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+def logits_after(model, prompt):
+    """The first token's logits, and the ids they follow."""
     seen = []
     hook = lambda _, logits: seen.append(logits.clone()) or logits  # noqa: E731
-    found = model.generate(TEXTS[3], max_new_tokens=1, logits_hook=hook)
+    return model.generate(prompt, max_new_tokens=1, logits_hook=hook).prompt_ids, seen[0]
+
+
+def base_logits(base_folder, ids):
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     with torch.inference_mode():
-        expected = base(torch.tensor([found.prompt_ids]), logits_to_keep=1).logits[0, -1]
-    assert torch.equal(seen[0], expected)
+        return base(torch.tensor([ids]), logits_to_keep=1).logits[0, -1]
+
+
+@pytest.mark.parametrize("scope", ["tokens", "embedding"])
+def test_generation_is_the_bases_bit_for_bit_on_its_own_forward(base_folder, scope):
+    options = {"adapter_scope": scope, "adapter": AdapterConfig(rank=4)}
+    model = disturb(create(base_folder, forward="transformers", **options))
+    model.embed_documents(TEXTS)
+    ids, found = logits_after(model, TEXTS[3])
+    assert torch.equal(found, base_logits(base_folder, ids))
+
+
+@pytest.mark.parametrize("scope", ["tokens", "embedding"])
+def test_generation_is_the_bases_to_rounding_on_ours(scopes, base_folder, scope):
+    assert scopes[scope].parts.forward_note == "our own"
+    scopes[scope].embed_documents(TEXTS)
+    ids, found = logits_after(scopes[scope], TEXTS[3])
+    torch.testing.assert_close(found, base_logits(base_folder, ids), **CLOSE)
+
+
+def test_an_unknown_forward_is_named(base_folder):
+    with pytest.raises(ValueError, match="forward is 'fast'"):
+        create(base_folder, forward="fast")
 
 
 def test_scope_always_generates_otherwise_than_the_base(scopes):

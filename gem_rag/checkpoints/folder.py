@@ -15,7 +15,7 @@ from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
 from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
 from gem_rag.compute.base import Base
-from gem_rag.compute.parts import Parts
+from gem_rag.compute.parts import Forward, Parts
 from gem_rag.config import CONFIG_FILE, BaseIdentity, GemConfig
 from gem_rag.errors import CheckpointError
 from gem_rag.files import atomic_dir
@@ -28,7 +28,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKEN_VECTORS = "special_tokens.safetensors"
 
 
-def load_parts(folder: Path, *, device: str = "auto", dtype: str = "auto") -> Parts:
+def load_parts(
+    folder: Path, *, device: str = "auto", dtype: str = "auto", forward: Forward = "auto"
+) -> Parts:
     """Load a checkpoint folder and its base.
 
     Raises:
@@ -49,6 +51,7 @@ def load_parts(folder: Path, *, device: str = "auto", dtype: str = "auto") -> Pa
     model, tokenizer = load_base(base_folder, device=device, dtype=dtype)
     parts = Parts(Base(model), TextCodec(tokenizer), config)
     _load_weights(parts, folder)
+    parts.choose_forward(forward, keep_weights=False)
     parts.path = folder
     return seal(parts)
 
@@ -59,6 +62,7 @@ def new_parts(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    forward: Forward = "auto",
     seed: int = 0,
     prepare: Callable[[PreTrainedModel], object] | None = None,
     **settings: Any,
@@ -70,6 +74,7 @@ def new_parts(
         revision: Hub revision.
         device: As for `GemModel.from_pretrained`.
         dtype: Likewise.
+        forward: Likewise; the base keeps its own weights, so that it can be trained through.
         seed: Of the adapter's and token vectors' start.
         prepare: Called with the base in the CPU's memory, before it goes to the device.
         **settings: Fields of `GemConfig`.
@@ -84,6 +89,7 @@ def new_parts(
         torch.manual_seed(seed)
         parts = Parts(Base(model), codec, config)
         _start_token_vectors(parts)
+    parts.choose_forward(forward, keep_weights=True)
     return seal(parts)
 
 

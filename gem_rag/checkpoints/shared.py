@@ -1,4 +1,4 @@
-"""One object per checkpoint, device and dtype in a process, while somebody uses it."""
+"""One object per checkpoint, device, dtype and forward in a process, while somebody uses it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Shared(Generic[T]):
     """What was loaded and is still in use."""
 
     def __init__(self) -> None:
-        self._loaded: weakref.WeakValueDictionary[tuple[str, int, str, str], T]
+        self._loaded: weakref.WeakValueDictionary[tuple[str, int, str, str, str], T]
         self._loaded = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def get(self, folder: Path, device: str, dtype: str, load: Callable[[], T]) -> T:
+    def get(self, folder: Path, device: str, dtype: str, forward: str, load: Callable[[], T]) -> T:
         """What was loaded from a folder already, or what `load` gives."""
         where, what = chosen_device(device), str(dtype).removeprefix("torch.")
         if what == "auto" and where.type == "cpu":
             what = "float32"
         # A checkpoint that was trained on and saved again is another one.
         written = max((f.stat().st_mtime_ns for f in folder.iterdir()), default=0)
-        key = (str(folder), written, str(where), what)
+        key = (str(folder), written, str(where), what, forward)
         with self._lock:
             found = self._loaded.get(key)
             if found is None:

@@ -48,7 +48,6 @@ def info(index: IndexDir = None, model: Model = None, as_json: Json = False) -> 
 def model_facts(model: GemModel) -> dict[str, Any]:
     """What `info` shows of a model."""
     c = model.config
-    weights = sum(p.nbytes for p in model.base.model.parameters())
     return {
         "checkpoint": str(model.path),
         "base": c.base.name,
@@ -60,6 +59,7 @@ def model_facts(model: GemModel) -> dict[str, Any]:
         "context_window": model.max_context,
         "device": str(model.base.device),
         "dtype": str(model.base.dtype).removeprefix("torch."),
-        "weights_bytes": weights,
+        "forward": model.parts.forward_note,
+        "weights_bytes": model.parts.weights_bytes,
         "adapter_bytes": sum(p.nbytes for p in model.parts.parameters()),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,13 @@ from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
 from gem_rag.compute.base import Base
+from gem_rag.compute.decoder import Decoder, Unrecognised
 from gem_rag.config import GemConfig
 from gem_rag.errors import CheckpointError
 from gem_rag.text.codec import TextCodec
+
+log = logging.getLogger(__name__)
+Forward = Literal["auto", "transformers"]
 
 
 @dataclass(eq=False)
@@ -29,6 +34,8 @@ class Parts:
         adapter: Acts at the special tokens; a new one changes nothing.
         special_vectors: float32 ``[K, hidden]``, the special tokens as the first block gets them.
         whitening: float32 ``[d, r]``: what is weakened in queries, see `Embedder`; r is 0 without.
+        decoder: Our own forward; None where transformers' runs.
+        forward_note: Which one runs, and why.
         fingerprint: Of all that decides an embedding.
         reading_fingerprint: Of all that decides a reading.
         path: The folder it was loaded from; None for a new one.
@@ -40,6 +47,8 @@ class Parts:
     adapter: Adapter = field(init=False)
     special_vectors: nn.Parameter = field(init=False)
     whitening: Tensor = field(init=False)
+    decoder: Decoder | None = field(init=False, default=None)
+    forward_note: str = field(init=False, default="transformers'")
     fingerprint: str = ""
     reading_fingerprint: str = ""
     path: Path | None = None
@@ -93,6 +102,39 @@ class Parts:
         """The adapter acting at every position, or nowhere."""
         return self.adapter.at(EVERYWHERE if adapted else None)
 
+    def choose_forward(self, forward: Forward, *, keep_weights: bool) -> None:
+        """Take our own forward where the base is known to it, else transformers'.
+
+        Args:
+            forward: ``auto``, or ``transformers`` for its results bit for bit.
+            keep_weights: Leave the base's modules their own weights beside the packed ones: for a
+                base that gradients flow through.
+
+        Raises:
+            ValueError: `forward` is neither.
+        """
+        if forward not in get_args(Forward):
+            raise ValueError(f"forward is {forward!r}; expected one of {get_args(Forward)}")
+        if forward == "transformers":
+            self.forward_note = "transformers', as asked for"
+            return
+        try:
+            self.decoder = Decoder.of(self.base, keep_weights=keep_weights)
+            self.forward_note = "our own"
+        except Unrecognised as error:
+            self.forward_note = f"transformers': {error}"
+            log.info("%s runs on transformers' forward: %s", self.config.base.name, error)
+
+    @property
+    def runs_fast(self) -> bool:
+        """Whether our own forward serves here: not for gradients, nor under autocast."""
+        return self._fast is not None
+
+    @property
+    def _fast(self) -> Decoder | None:
+        wanted = torch.is_grad_enabled() or torch.is_autocast_enabled(self.base.device.type)
+        return None if wanted else self.decoder
+
     def run(
         self,
         inputs: Tensor,
@@ -101,17 +143,20 @@ class Parts:
         cache: Cache,
         acting: Sequence[Acting] = (),
     ) -> Tensor:
-        """Run decoder blocks: see `Base.run`."""
-        return self.base.run(inputs, positions, mask, cache, acting)
+        """Run decoder blocks, on our own forward where it serves: see `Base.run`."""
+        return (self._fast or self.base).run(inputs, positions, mask, cache, acting)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden] -> [..., vocab]``."""
-        return self.base.logits(hidden)
+        return (self._fast or self.base).logits(hidden)
 
     @property
-    def is_fast(self) -> bool:
-        """Whether our own forward runs, and not transformers'."""
-        return False
+    def weights_bytes(self) -> int:
+        """Bytes of the base's weights, packed ones among them."""
+        if self.decoder is not None:
+            return self.decoder.nbytes
+        held: int = sum(p.nbytes for p in self.base.model.parameters())
+        return held
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What training changes: the adapter's weights and the token vectors."""

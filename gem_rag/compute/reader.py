@@ -109,7 +109,10 @@ class Reader:
         if not inputs.shape[1]:
             nothing = self.parts.special_vectors.new_zeros(batch, 0, base.hidden_size)
             return keys, cache, nothing
-        mask, acting = base.masks(text, keys), self.parts.everywhere(adapted)
+        # Padding on the right is seen by nothing that counts: it takes no mask but the causal one.
+        plain = side == "right" and self.parts.runs_fast
+        mask = None if plain else base.masks(text, keys)
+        acting = self.parts.everywhere(adapted)
         return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acting)
 
     def preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:

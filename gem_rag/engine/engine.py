@@ -67,7 +67,7 @@ class Engine:
     def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
         self._parts = reader.parts
         # On transformers' forward a prompt is run in one pass, to be its own model's bit for bit.
-        kept = PREFIX_BYTES if self._parts.is_fast else 0
+        kept = PREFIX_BYTES if self._parts.decoder is not None else 0
         self._runner = Runner(self._parts, Prefixes(kept))
         self._worker = Worker(self._runner, Limits())
         self._bulk = Bulk(reader, embedder, ranker, self._worker)

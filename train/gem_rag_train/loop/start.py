@@ -79,6 +79,8 @@ def untrained(
         config.base,
         device=device,
         dtype="float32" if full_precision else "auto",
+        # Pass 1 needs no gradients; where the base itself is adapted or trained there is no such.
+        forward="auto" if config.adapter_scope == "tokens" and prepare is None else "transformers",
         seed=config.seed,
         prepare=prepare,
         num_special_tokens=config.num_special_tokens,
