@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads that wait for each other sleep. By default they spin, and where another process wants the
+# same cores, a forward pass takes ten times as long. Read when torch is imported, here and in the
+# processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
@@ -16,7 +20,7 @@ from gem_rag.model import GemModel, create
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+def _threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -39,4 +43,5 @@ def gem(base_folder) -> GemModel:
 
 @pytest.fixture(scope="session")
 def default_model() -> GemModel:
+    """Loaded once, and kept: whoever loads the default by name in this session gets this object."""
     return GemModel.from_pretrained()

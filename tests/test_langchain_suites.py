@@ -11,7 +11,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from gem_rag import ChatGem, GemEmbeddings, GemVectorStore
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
 
 
 class TestChatUnit(ChatModelUnitTests):
@@ -32,6 +32,7 @@ class TestChatUnit(ChatModelUnitTests):
         super().test_serdes(model, snapshot)
 
 
+# Two minutes: the real model writes dozens of answers, many to the end of their 256 tokens.
 class TestChat(ChatModelIntegrationTests):
     @property
     def chat_model_class(self):

@@ -16,6 +16,7 @@ BLOCKS = [
 
 
 @pytest.mark.model
+@pytest.mark.usefixtures("default_model")
 @pytest.mark.parametrize("code", BLOCKS)
 def test_code_in_the_documentation_runs(code, capsys):
     exec(compile(code, "README", "exec"), {})
@@ -25,6 +26,7 @@ def test_code_in_the_documentation_runs(code, capsys):
 
 
 @pytest.mark.model
+@pytest.mark.usefixtures("default_model")
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -42,6 +44,7 @@ def test_examples_run(name, says, capsys):
 
 
 @pytest.mark.model
+@pytest.mark.usefixtures("default_model")
 def test_the_chatbot_answers_from_files_and_remembers(tmp_path, capsys):
     (tmp_path / "kettle.md").write_text("The warranty of the Zephyr kettle is seven years.")
     (tmp_path / "toaster.md").write_text("The Zephyr toaster comes in red and in grey.")
