@@ -72,8 +72,7 @@ class GemModel:
             device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
             dtype: ``auto`` (float32 on CPU, the base's own elsewhere) or a torch dtype's name.
             revision: Hub revision.
-            forward: ``auto`` is our own where the base is known to it (the same to rounding, and
-                faster), ``transformers`` that library's, bit for bit.
+            forward: ``auto`` is our own where it knows the base, ``transformers`` that library's.
 
         Raises:
             CheckpointError: Nothing there, or the base does not match the checkpoint's record.
@@ -155,8 +154,6 @@ class GemModel:
         """Whether what was read to embed can be ranked and continued (not for one scope)."""
         return self.parts.shares_readings
 
-    # Reading
-
     def read(
         self,
         texts: Sequence[str],
@@ -184,8 +181,6 @@ class GemModel:
     def join(self, readings: Sequence[Reading]) -> Reading:
         """Several readings as one: see `Reader.join`."""
         return self.reader.join(readings)
-
-    # Embedding
 
     def embed_documents(
         self,
@@ -250,8 +245,6 @@ class GemModel:
         """`embed_spans` without blocking the event loop."""
         return await self.engine.embed_spans(reading, spans)
 
-    # Ranking
-
     def rank(
         self,
         query: str,
@@ -281,22 +274,17 @@ class GemModel:
         """`rank` without blocking the event loop."""
         return await self.engine.rank(query, texts_or_readings, **options)
 
-    # Generating
-
     def generate(
         self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
     ) -> Generation:
-        """Generate one answer.
+        """Generate one answer: text, finish reason and token usage.
 
         Args:
             messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
                 the model's chat template.
             after: Go on from this reading, which is not run again: what is asked follows its text
-                in the same user message, token by token (``reading.ids + new ids``).
+                in the same user message (``reading.ids + new ids``).
             **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).
-
-        Returns:
-            Text, finish reason and token usage.
         """
         readings = None if after is None else [after]
         return self.generate_batch([messages_or_prompt], after=readings, **options)[0]
@@ -314,15 +302,13 @@ class GemModel:
         Args:
             requests: As `generate` takes one.
             after: One reading per request to go on from.
-            cancelled: Asked after each token with its request's place in `requests`; True stops
-                that request.
+            cancelled: Asked after each token with its request's place; True stops that request.
             **options: See `GenerationOptions`.
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
             GemError: A schema that cannot be enforced, or an unknown tool.
             ReadingError: A reading is another model's or cannot be continued.
-            TypeError: An unknown option.
         """
         chosen = GenerationOptions.of(options)
         return self.engine.generate(requests, after, chosen, cancelled).result()
@@ -352,16 +338,12 @@ class GemModel:
             **options: As for `generate`.
 
         Returns:
-            A future; cancelling it stops the computation after the next token.
+            A future; cancelling it stops the computation.
         """
-        chosen = GenerationOptions.of(options)
-        return self.engine.submit(messages_or_prompt, after, chosen, wait=wait)
+        return self.engine.submit(messages_or_prompt, after, GenerationOptions.of(options), wait)
 
     async def agenerate(self, messages_or_prompt: Request, **options: Any) -> Generation:
-        """`generate` without blocking the event loop; cancelling stops after the next token.
-
-        Requests of the same time are generated side by side (see `submit`).
-        """
+        """`generate` without blocking the event loop; cancelling stops after the next token."""
         return await when_started(partial(self.submit, messages_or_prompt, **options))
 
     def stream(
@@ -378,8 +360,7 @@ class GemModel:
             An iterator of text pieces that never split a character or show part of a stop string;
             its ``generation`` has finish reason and usage. Closing it stops the computation.
         """
-        chosen = GenerationOptions.of(options)
-        return self.engine.stream(messages_or_prompt, after, chosen, wait=wait)
+        return self.engine.stream(messages_or_prompt, after, GenerationOptions.of(options), wait)
 
     def astream(self, messages_or_prompt: Request, **options: Any) -> AsyncStream:
         """`stream` without blocking the event loop."""

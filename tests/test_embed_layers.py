@@ -93,7 +93,8 @@ def test_each_scope_embeds_alike_alone_batched_and_from_readings(base_folder, sc
 
 
 def test_embedding_runs_no_layer_beyond(base_folder):
-    model = disturb(create(base_folder, embed_layers=1, **SETTINGS))
+    # What our own forward runs no module is called for: tests/test_decoder.py looks at that.
+    model = disturb(create(base_folder, embed_layers=1, forward="transformers", **SETTINGS))
     calls = []
     handle = model.base.blocks[1].register_forward_hook(lambda *_: calls.append(1))
     model.embed_documents(TEXTS)

@@ -184,9 +184,7 @@ def test_the_beginning_of_a_prompt_is_not_run_again(gem, idle):
     assert again == first
     whole = torch.tensor([other.prompt_ids])
     with torch.inference_mode():
-        expected = gem.base.model.generate(
-            whole, max_new_tokens=8, do_sample=False, pad_token_id=1
-        )
+        expected = gem.base.model.generate(whole, max_new_tokens=8, do_sample=False, pad_token_id=1)
     assert list(other.ids) == expected[0, whole.shape[1] :].tolist()
 
 

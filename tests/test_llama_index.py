@@ -355,9 +355,10 @@ async def test_leaving_an_async_stream_stops_the_computation(gem, llm):
         if response.delta:
             break
     await stream.aclose()
+    await asyncio.sleep(0.2)  # what was under way, a few tokens
     after = steps
     await asyncio.sleep(0.1)
-    assert steps == after < 200
+    assert steps == after < 20
 
 
 @pytest.mark.parametrize("streamed", [False, True])

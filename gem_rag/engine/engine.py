@@ -155,7 +155,6 @@ class Engine:
         request: Request,
         after: Reading | None,
         options: GenerationOptions,
-        *,
         wait: bool = True,
     ) -> Stream:
         """One answer piece by piece."""
@@ -169,7 +168,6 @@ class Engine:
         request: Request,
         after: Reading | None,
         options: GenerationOptions,
-        *,
         wait: bool = True,
     ) -> Future[Generation]:
         """Queue a request; what is wrong with it is its future's error."""

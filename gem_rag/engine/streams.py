@@ -113,6 +113,8 @@ class AwaitedPieces(Generic[S]):
                 yield piece
         finally:
             self.close()
+            if "stream" in vars(self):  # what is under way ends first, and the loop goes on
+                await asyncio.to_thread(self.stream.close)
 
     @cached_property
     def stream(self) -> S:
