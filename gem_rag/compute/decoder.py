@@ -88,7 +88,7 @@ class Decoder:
         tied = (
             isinstance(self._head, Plain) and self._head.weight.data_ptr() == self._table.data_ptr()
         )
-        self.nbytes = held + (0 if tied else self._head.nbytes)
+        self.nbytes: int = held + (0 if tied else self._head.nbytes)
 
     @classmethod
     def of(cls, base: Base, *, keep_weights: bool = False) -> Decoder:
