@@ -152,7 +152,7 @@ def test_embedding_finds_the_passage(similarities):
 @pytest.mark.model
 def test_ranking_the_five_nearest_finds_it_more_often(default_model, similarities):
     readings = default_model.read(PASSAGES)
-    hits = []
+    hits = []  # long: the real model scores five passages for each of the questions
     for i, question in enumerate(QUESTIONS):
         nearest = np.argsort(-similarities[i])[:5]
         best = default_model.rank(question, [readings[j] for j in nearest])[0]

@@ -118,6 +118,7 @@ def test_two_processes_have_the_gradients_of_one(config, tmp_path, changes, envi
         assert theirs["rows"] == theirs["of"] / (2 if environment else 1)
 
 
+# Long: four processes in each scope, and importing torch and the trainer is most of what each does.
 @pytest.mark.parametrize("scope", ["tokens", "always"])
 def test_a_sharded_run_measures_and_ends_at_the_same_checkpoint(config, tmp_path, scope):
     rows = [{"query": f"who wrote {i}?", "positive": f"letter {i}"} for i in range(40)]
@@ -145,6 +146,7 @@ def test_a_sharded_run_measures_and_ends_at_the_same_checkpoint(config, tmp_path
 
 def test_a_killed_run_resumes_to_the_same_weights(config, tmp_path):
     """kill -9 in a process of its own, several times; the best so far is kept as well."""
+    # Long: four processes one after another, each of which imports torch and the trainer.
     config = replace(config, eval_every=2, checkpoint_every=3, steps=12)
     folder = tmp_path / "killed"
     for kill_after in (4, 9):
