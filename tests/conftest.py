@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What tests compare to many places was computed in float32; those of other dtypes name theirs.
+os.environ.setdefault("GEM_RAG_DTYPE", "float32")
 # Threads that wait for each other sleep. By default they spin, and where another process wants the
 # same cores, a forward pass takes ten times as long. Read when torch is imported, here and in the
 # processes that tests start.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gem_rag.compute.linear import hardware_bf16
 from gem_rag.errors import CheckpointError
 from gem_rag.progress import quiet_transformers
 
@@ -44,6 +46,18 @@ def load_base(
         prepare(model)
     placed: Any = model
     return placed.to(where), tokenizer
+
+
+def chosen_dtype(dtype: str, device: torch.device) -> str:
+    """A dtype's name, or ``auto``: what the environment variable GEM_RAG_DTYPE says; else on a CPU
+    bfloat16 where it computes that itself and float32 elsewhere, on other devices the base's own.
+    """
+    if dtype != "auto":
+        return str(dtype).removeprefix("torch.")
+    named = os.environ.get("GEM_RAG_DTYPE", "auto")
+    if named != "auto" or device.type != "cpu":
+        return named
+    return "bfloat16" if hardware_bf16() else "float32"
 
 
 def chosen_device(device: str) -> torch.device:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gem_rag.checkpoints.base import load_base
+from gem_rag.checkpoints.base import chosen_device, chosen_dtype, load_base
 from gem_rag.checkpoints.card import CARD, default_card
 from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
@@ -48,6 +48,7 @@ def load_parts(
             f"{config.base.weights[:12]}, but {base_folder} has weights {found[:12]}; use the base "
             "it was made for, or train a checkpoint for this one"
         )
+    dtype = chosen_dtype(dtype, chosen_device(device))
     model, tokenizer = load_base(base_folder, device=device, dtype=dtype)
     parts = Parts(Base(model), TextCodec(tokenizer), config)
     _load_weights(parts, folder)
@@ -73,7 +74,7 @@ def new_parts(
         base: ``embedded:smollm2-135m-instruct``, a folder or a hub id.
         revision: Hub revision.
         device: As for `GemModel.from_pretrained`.
-        dtype: Likewise.
+        dtype: A torch dtype's name; ``auto`` is float32 on a CPU, for training.
         forward: Likewise; the base keeps its own weights, so that it can be trained through.
         seed: Of the adapter's and token vectors' start.
         prepare: Called with the base in the CPU's memory, before it goes to the device.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gem_rag.checkpoints.base import chosen_device
+from gem_rag.checkpoints.base import chosen_device, chosen_dtype
 
 T = TypeVar("T")
 
@@ -23,9 +23,8 @@ class Shared(Generic[T]):
 
     def get(self, folder: Path, device: str, dtype: str, forward: str, load: Callable[[], T]) -> T:
         """What was loaded from a folder already, or what `load` gives."""
-        where, what = chosen_device(device), str(dtype).removeprefix("torch.")
-        if what == "auto" and where.type == "cpu":
-            what = "float32"
+        where = chosen_device(device)
+        what = chosen_dtype(dtype, where)
         # A checkpoint that was trained on and saved again is another one.
         written = max((f.stat().st_mtime_ns for f in folder.iterdir()), default=0)
         key = (str(folder), written, str(where), what, forward)

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from gem_rag.cli.console import (
     Docs,
+    Dtype,
     IndexDir,
     Json,
     Model,
@@ -44,6 +45,7 @@ def ask(
     docs: Docs = None,
     index: IndexDir = None,
     model: Model = None,
+    dtype: Dtype = "auto",
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -53,7 +55,7 @@ def ask(
 
     The answer streams; below it stand the passages it rests on.
     """
-    with open_rag(docs, index, model, rank=rank, context=context) as rag:
+    with open_rag(docs, index, model, dtype, rank=rank, context=context) as rag:
         stream = rag.stream(question, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
@@ -70,6 +72,7 @@ def chat(
     docs: Docs = None,
     index: IndexDir = None,
     model: Model = None,
+    dtype: Dtype = "auto",
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -81,7 +84,7 @@ def chat(
 
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
-    with open_rag(docs, index, model, rank=rank, context=context) as rag:
+    with open_rag(docs, index, model, dtype, rank=rank, context=context) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
         history: list[dict[str, str]] = []
@@ -163,6 +166,7 @@ def demo(as_json: Json = False) -> None:
             docs=[docs],
             index=Path(folder),
             model=None,
+            dtype="auto",
             rank=True,
             context=1,
             max_tokens=24,  # the sentence that answers

@@ -47,6 +47,9 @@ err = Console(stderr=True, soft_wrap=True, emoji=False)
 Model = Annotated[
     str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")
 ]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="Number format: float32, bfloat16; auto is the fastest here.")
+]
 Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
 ]
@@ -55,7 +58,7 @@ Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the inde
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
-def load_model(name: str | None) -> GemModel:
+def load_model(name: str | None, dtype: str = "auto") -> GemModel:
     """The model of a name, with a spinner while it loads."""
     from gem_rag.progress import status
 
@@ -66,7 +69,7 @@ def load_model(name: str | None) -> GemModel:
     with status("loading the model"):
         from gem_rag.model import GemModel
 
-        return GemModel.from_pretrained(name)
+        return GemModel.from_pretrained(name, dtype=dtype)
 
 
 @contextmanager
@@ -74,6 +77,7 @@ def open_rag(
     docs: list[Path] | None,
     index: Path | None,
     model: str | None,
+    dtype: str,
     *,
     create: bool = False,
     **options: Any,
@@ -85,7 +89,7 @@ def open_rag(
     from gem_rag.rag.pipeline import GemRAG
 
     existing(docs or [])
-    gem = load_model(model)
+    gem = load_model(model, dtype)
     opened = GemIndex(
         index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
     )

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from gem_rag.cli.console import (
     Docs,
+    Dtype,
     IndexDir,
     Json,
     Model,
@@ -30,6 +31,7 @@ def index_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
     index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
     model: Model = None,
+    dtype: Dtype = "auto",
     remove_missing: Annotated[
         bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
     ] = False,
@@ -37,7 +39,7 @@ def index_(
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
     existing(paths)  # a wrong one is found before a model is loaded or an index made
-    with open_rag(None, index, model, create=True) as rag:
+    with open_rag(None, index, model, dtype, create=True) as rag:
         try:
             report = rag.add(paths, remove_missing=remove_missing)
         except KeyboardInterrupt:
@@ -58,11 +60,12 @@ def search(
     docs: Docs = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
     model: Model = None,
+    dtype: Dtype = "auto",
     rank: Rank = True,
     as_json: Json = False,
 ) -> None:
     """Find passages without answering."""
-    with open_rag(docs, index, model, rank=rank) as rag:
+    with open_rag(docs, index, model, dtype, rank=rank) as rag:
         citations = rag.retrieve(query, k=k)
         if as_json:
             print_json([dataclasses.asdict(c) for c in citations])

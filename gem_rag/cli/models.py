@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gem_rag.cli.console import IndexDir, Json, Model, load_model, out, print_json, size
+from gem_rag.cli.console import Dtype, IndexDir, Json, Model, load_model, out, print_json, size
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
@@ -27,14 +27,18 @@ def pull(as_json: Json = False) -> None:
         out.print(f"{NAME} is ready: {size(taken)} in {escape(str(folder))}")
 
 
-def info(index: IndexDir = None, model: Model = None, as_json: Json = False) -> None:
+def info(
+    index: IndexDir = None, model: Model = None, dtype: Dtype = "auto", as_json: Json = False
+) -> None:
     """Show the model, its fingerprint and memory, and an index."""
-    facts: dict[str, Any] = {"model": model_facts(load_model(model))}
+    gem = load_model(model, dtype)
+    facts: dict[str, Any] = {"model": model_facts(gem)}
     if index is not None:
         from gem_rag.index import GemIndex
 
         with GemIndex(index, create=False) as opened:
             facts["index"] = dataclasses.asdict(opened.info())
+    facts["engine"] = dataclasses.asdict(gem.engine.stats())
     if as_json:
         print_json(facts)
         return

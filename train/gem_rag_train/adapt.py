@@ -195,7 +195,7 @@ def _free(output: str | Path) -> Path:
 
 def _adaptable(model: str | Path | None) -> GemModel:
     """The checkpoint to start from, of the scope that can be adapted."""
-    old = GemModel.from_pretrained(model)
+    old = GemModel.from_pretrained(model, dtype="float32")
     if old.config.adapter_scope != "tokens":
         raise GemError(
             f"{name_of(old)} has adapter_scope {old.config.adapter_scope!r}; adapting needs "
@@ -336,7 +336,7 @@ def trained(config: TrainConfig, show: bool) -> Path:
 
 def measure(candidate: Path, material: Material) -> Tensor:
     """At which place each held-out question finds its chunk by the new checkpoint, ``[q]``."""
-    model = GemModel.from_pretrained(candidate)
+    model = GemModel.from_pretrained(candidate, dtype="float32")
     return found_at(model, model.embed_documents(material.texts), material.held_out)
 
 

@@ -129,6 +129,7 @@ def compare(
         folder: Where the tasks' files and the answers to them are kept.
         documents: Rows of each task: ``prompt``, ``choices``, ``gold``; or ``text`` for perplexity.
     """
+    model = on_transformers(model)
     tasks = [task_config(name, rows, folder) for name, rows in documents.items()]
     before = harness(base, tasks, folder / f"base-{base.config.base.weights[:16]}", None)
     note = ""
@@ -230,6 +231,14 @@ def _sample(task: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sampl
         return Sample("perplexity", (pairs[:, 0], pairs[:, 1]))
     metric = next((t.metric for t in CHOICE_TASKS if t.name == task["task"]), "acc")
     return Sample.mean([row[metric] for row in rows])
+
+
+def on_transformers(model: GemModel) -> GemModel:
+    """The checkpoint on transformers' forward, which other programs run and measure it with."""
+    if model.parts.decoder is None or model.path is None:  # a new model's base is as it was
+        return model
+    device, dtype = str(model.base.device), str(model.base.dtype)
+    return GemModel.from_pretrained(model.path, device=device, dtype=dtype, forward="transformers")
 
 
 def same_logits(model: GemModel, texts: Sequence[str]) -> int:

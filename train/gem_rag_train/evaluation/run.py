@@ -135,7 +135,9 @@ def evaluate(
         GemError: Settings that do not fit together, or data that is not as expected.
     """
     require_extra()
-    return Evaluation(as_model(model), output, settings or EvalSettings(), show_progress).run()
+    return Evaluation(
+        as_model(model, dtype="float32"), output, settings or EvalSettings(), show_progress
+    ).run()
 
 
 def require_extra() -> None:

@@ -109,7 +109,8 @@ def _judge(config: TrainConfig, model: GemModel, teacher: Teacher | None) -> Emb
     if not config.start_from:
         return None
     # As it was before the first step: a run that is resumed has to keep the same questions.
-    start = GemModel.from_pretrained(config.start_from, device=str(model.base.device))
+    device, dtype = str(model.base.device), str(model.base.dtype)
+    start = GemModel.from_pretrained(config.start_from, device=device, dtype=dtype)
 
     def embed(texts: Sequence[str], task: Task) -> Tensor:
         method = start.embed_queries if task == "query" else start.embed_documents
