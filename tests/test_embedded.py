@@ -143,16 +143,24 @@ def test_the_tokenizer_round_trips_text(default_model):
 
 
 @pytest.mark.model
-def test_generation_is_the_bases_bit_for_bit(default_model):
+@pytest.mark.parametrize("forward", ["transformers", "auto"])
+def test_generation_is_the_bases(forward):
     from transformers import AutoModelForCausalLM
 
+    model = GemModel.from_pretrained(dtype="float32", forward=forward)
     base = AutoModelForCausalLM.from_pretrained(embedded_base(), dtype=torch.float32)
-    ids = torch.tensor([default_model.codec.prompt_ids("What is the capital of France?")])
-    default_model.embed_documents(["something else"])
+    ids = torch.tensor([model.codec.prompt_ids("What is the capital of France?")])
+    model.embed_documents(["something else"])
+    seen = []
+    hook = lambda _, logits: seen.append(logits.clone()) or logits  # noqa: E731
+    found = model.generate("What is the capital of France?", max_new_tokens=20, logits_hook=hook)
     with torch.inference_mode():
-        assert torch.equal(default_model.base.model(ids).logits, base(ids).logits)
+        logits = base(ids, logits_to_keep=1).logits[0, -1]
+        if forward == "transformers":  # bit for bit; ours to rounding
+            assert torch.equal(model.base.model(ids).logits, base(ids).logits)
+            assert torch.equal(seen[0], logits)
+        torch.testing.assert_close(seen[0], logits, rtol=0, atol=1e-4)
         expected = base.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :]
-    found = default_model.generate("What is the capital of France?", max_new_tokens=20)
     assert list(found.ids) == expected.tolist()
     assert found.text == "The capital of France is Paris."
 
