@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gem_rag.compute.kv import KeyValues
+from gem_rag.compute.kv import KeyValues, pack, unpack
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.errors import ReadingError
@@ -22,7 +22,7 @@ from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
 from gem_rag.text.codec import Tokenized
 
-SUFFIX = ".safetensors"
+SUFFIX, PACKED = ".safetensors", "key_values"
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
 
 
@@ -207,11 +207,8 @@ class ReadingStore:
             return False  # before its bytes are made: most of a large ingest comes here
         from safetensors.torch import save
 
-        tensors = {}
-        for i, (k, v) in enumerate(reading.key_values):
-            tensors[f"{i}.k"] = k.to(self.dtype or k.dtype).cpu().contiguous()
-            tensors[f"{i}.v"] = v.to(self.dtype or v.dtype).cpu().contiguous()
-        data = save(tensors, metadata={"reading": reading.fingerprint})
+        packed = pack(reading.key_values, self.dtype).cpu()
+        data = save({PACKED: packed}, metadata={"reading": reading.fingerprint})
         data += zlib.crc32(data).to_bytes(4, "little")
         if len(data) > self.disk_bytes or (not evict and used + len(data) > self.disk_bytes):
             return False
@@ -236,18 +233,17 @@ class ReadingStore:
             data = path.read_bytes()
             if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
                 raise ValueError("checksum")
-            tensors = load(data[:-4])
-            layers = range(self.model.base.num_layers)
-            pairs = [(tensors[f"{i}.k"], tensors[f"{i}.v"]) for i in layers]
-            if any(k.shape[1] != tokens or v.shape[1] != tokens for k, v in pairs):
-                raise ValueError("shape")
+            packed = load(data[:-4])[PACKED]
+            if packed.dim() != 5 or packed.shape[0] != self.model.base.num_layers:
+                raise ValueError("layers")
+            if packed.shape[3] != tokens:
+                raise ValueError("tokens")
             os.utime(path)
         except (OSError, KeyError, ValueError, SafetensorError):
             self._drop(key)
             return None
         self._disk_sizes.move_to_end(key)
-        where, what = self.model.base.device, self.model.base.dtype
-        return tuple((k.to(where, what), v.to(where, what)) for k, v in pairs)
+        return unpack(packed.to(self.model.base.device, self.model.base.dtype))
 
     def _drop(self, key: str) -> None:
         self._disk_sizes.pop(key, None)

@@ -198,6 +198,21 @@ def empty_cache(layers: int, room: int = 0) -> Cache:
     return Cache(layers=[GrowingLayer(room=room) for _ in range(layers)])
 
 
+def pack(key_values: KeyValues, dtype: torch.dtype | None = None) -> Tensor:
+    """All layers' keys and values as one tensor of its own, ``[L, 2, H, n, D]``; None is as it is.
+
+    What is kept for later is kept like this: readings on disk, a trainer's, beginnings of prompts.
+    """
+    return torch.stack([torch.stack(pair) for pair in key_values]).to(
+        dtype or key_values[0][0].dtype
+    )
+
+
+def unpack(packed: Tensor) -> KeyValues:
+    """What `pack` packed."""
+    return tuple((keys, values) for keys, values in packed)
+
+
 def side_by_side(rows: Sequence[KeyValues], width: int) -> list[tuple[Tensor, Tensor]]:
     """Each layer's keys and values of several rows, ``[B, H, width, D]``, padded on the right."""
     if len(rows) == 1:  # seeds are never written to, so nothing is copied here

@@ -6,7 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gem_rag.compute.kv import KeyValues
+from torch import Tensor
+
+from gem_rag.compute.kv import KeyValues, pack, unpack
 
 FEWEST_TOKENS = 32  # a shorter beginning is run as fast as it is copied
 
@@ -16,12 +18,12 @@ class Prefix:
     """Token ids and what the model kept of them."""
 
     ids: tuple[int, ...]
-    key_values: KeyValues
+    packed: Tensor  # [L, 2, H, n, D]
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values."""
-        return sum(k.nbytes + v.nbytes for k, v in self.key_values)
+        return self.packed.nbytes
 
 
 class Prefixes:
@@ -51,7 +53,7 @@ class Prefixes:
             return None
         self.hits += 1
         self._kept.move_to_end(best.ids)
-        return tuple((k[:, :shared], v[:, :shared]) for k, v in best.key_values)
+        return unpack(best.packed[:, :, :, :shared])
 
     def keep(self, ids: Sequence[int], key_values: KeyValues) -> None:
         """Keep a copy of what was run; it takes the place of its own beginnings."""
@@ -65,8 +67,7 @@ class Prefixes:
             self._drop(prefix)
         while self._kept and self.nbytes + size > self.max_bytes:
             self._drop(next(iter(self._kept.values())))
-        copied = tuple((k.clone(), v.clone()) for k, v in key_values)
-        self._kept[tuple(ids)] = Prefix(tuple(ids), copied)
+        self._kept[tuple(ids)] = Prefix(tuple(ids), pack(key_values))
         self.nbytes += size
 
     def _drop(self, prefix: Prefix) -> None:

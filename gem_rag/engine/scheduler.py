@@ -118,11 +118,6 @@ class Scheduler(Generic[R, U]):
         """Rows and units that have not begun."""
         return len(self._waiting) + len(self._units)
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether one row at most is there and nothing else waits."""
-        return len(self.running) + self.queued <= 1
-
     def remove(self, row: R) -> None:
         """Forget a row, running or waiting."""
         if self.running.pop(row, None) is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gem_rag.compute.attention import Role, Tokens, positions_of, together
 from gem_rag.compute.batches import by_budget, tokens_per_batch
-from gem_rag.compute.kv import layers_of, row_of, seeded_cache
+from gem_rag.compute.kv import layers_of, pack, row_of, seeded_cache, unpack
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
 from gem_rag.errors import GemError
@@ -80,7 +80,7 @@ class KeptReadings:
         self._head, self._head_cache = model.reader.preamble(False)
         layers = layers_of(self._head_cache)
         self._shape = (len(layers), 2, layers[0][0].shape[1], layers[0][0].shape[3])
-        self._head_block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, 1, H, n, D)
+        self._head_block = pack(tuple(layers))  # (L, 2, 1, H, n, D)
         self._token_bytes = int(np.prod(self._shape)) * np.float16().nbytes
         self.tokens = 0
 
@@ -172,8 +172,7 @@ class KeptReadings:
                 with torch.no_grad(), autocast(self._model.base.device, self._precision):
                     tokens, cache = self._model.reader.read([texts[i] for i in rows], False)
                 for row, i in enumerate(rows):
-                    layers = row_of(tokens, cache, row)
-                    block = torch.stack([torch.stack(pair) for pair in layers])  # (L, 2, H, n, D)
+                    block = pack(row_of(tokens, cache, row))  # (L, 2, H, n, D)
                     block = block[:, :, :, head:].permute(3, 0, 1, 2, 4).half()
                     if not block.isfinite().all():
                         raise GemError(
@@ -188,12 +187,8 @@ class KeptReadings:
         """A kept document's reading, as `GemModel.read` would give it but for fp16's rounding."""
         block = self._block(self._model.embedder.with_instruction(tokenized.ids, "document"))
         own = block.permute(1, 2, 3, 0, 4).to(self._model.base.device, self._model.base.dtype)
-        layers = zip(layers_of(self._head_cache), own, strict=True)
-        key_values = tuple(
-            (torch.cat([k[0], mine[0]], 1), torch.cat([v[0], mine[1]], 1))
-            for (k, v), mine in layers
-        )
-        return self._model.reader.restore(text, tokenized, key_values)
+        whole = torch.cat([self._head_block[:, :, 0], own], 3)  # (L, 2, H, n, D)
+        return self._model.reader.restore(text, tokenized, unpack(whole))
 
     def readings(self, texts: Sequence[str], max_length: int) -> list[Reading]:
         """`reading` of several texts, cut as they were when they were kept."""
@@ -216,7 +211,7 @@ class KeptReadings:
         block = block.to(self._model.base.device, self._model.base.dtype)
         valid = (torch.arange(width) < lengths[:, None]).to(self._model.base.device)
         text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
-        seeds = [(keys, values) for keys, values in block]
+        seeds = unpack(block)
         tokens = together(self._head.expand(len(kept)), text)
         return self._model.embedder.forward_specials(
             tokens, seeded_cache(seeds), task, instructed=True
