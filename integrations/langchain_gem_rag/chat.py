@@ -16,8 +16,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from gem_rag.engine.results import Generation
+from gem_rag.engine.work import finished
 from langchain_gem_rag.messages import last_chunk, to_core, to_message
-from langchain_gem_rag.shared import GeneratesWithGem, finished
+from langchain_gem_rag.shared import GeneratesWithGem
 
 
 class ChatGem(GeneratesWithGem, BaseChatModel):

@@ -13,7 +13,8 @@ from langchain_core.outputs import Generation as TextGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
 
 from gem_rag.engine.results import Generation
-from langchain_gem_rag.shared import GeneratesWithGem, finished, usage
+from gem_rag.engine.work import finished
+from langchain_gem_rag.shared import GeneratesWithGem, usage
 
 
 class GemLLM(GeneratesWithGem, BaseLLM):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +104,6 @@ class GeneratesWithGem(Serializable):
         params["ls_provider"] = "gem-rag"
         params["ls_model_name"] = name_of(calls.get("model", self.model))
         return params
-
-
-def finished(futures: Sequence[Future[Generation]]) -> list[Generation]:
-    """All answers; when one fails, or the user interrupts, the others are not computed further."""
-    try:
-        return [future.result() for future in futures]
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
 
 
 def name_of(model: str | None) -> str:

@@ -138,10 +138,7 @@ def activation_bytes(base: Base) -> int:
 
 def cache_bytes(base: Base) -> int:
     """One token's keys and values in all layers, fp32."""
-    heads = int(base.config.num_attention_heads)
-    width = int(getattr(base.config, "head_dim", None) or base.hidden_size // heads)
-    shared = int(getattr(base.config, "num_key_value_heads", None) or heads)
-    return base.num_layers * 2 * shared * width * 4
+    return base.kv_bytes_per_token // base.dtype.itemsize * 4
 
 
 def free_memory(device: torch.device) -> int:
