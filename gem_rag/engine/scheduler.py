@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 # Other work may take as much time as the steps of running rows took, and borrow this much at once.
 SHARE, BORROWED_SECONDS = 1.0, 0.25
+PROMPT_TOKENS = 1024  # of several prompts in one pass, where nobody else waits
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,14 @@ class Scheduler(Generic[R, U]):
         if self._units and not (prompts and self.running[prompts[0]] < self._units[0][0]):
             return Unit(self._units.popleft()[1])
         if prompts:
-            alone = len(self.running) == len(prompts) and not self._units
-            return Prompt(prompts, None if alone else self.limits.chunk_tokens)
+            return Prompt(prompts, self._prompt_tokens(prompts))
         return None
+
+    def _prompt_tokens(self, prompts: tuple[R, ...]) -> int | None:
+        """How much of prompts is run in one pass: all of one that is alone."""
+        if self._units or len(self.running) > len(prompts):
+            return self.limits.chunk_tokens
+        return None if len(prompts) == 1 else PROMPT_TOKENS
 
     def _admit(self) -> None:
         """Take waiting rows in, as far as the limits allow; one is taken in any case."""

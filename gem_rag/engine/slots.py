@@ -101,7 +101,7 @@ class Arena:
         starts = [slot.length for slot in self.slots[start:stop]]
         needed = max(starts) + new
         if needed > self._columns:
-            self._columns = -(-(needed + needed // 8) // BLOCK) * BLOCK
+            self._columns = -(-(needed + needed // 4) // BLOCK) * BLOCK
         while self._rows < len(self.slots):
             self._rows = max(1, 2 * self._rows)
         capacity, places = (self._rows, self._columns), torch.tensor(starts)

@@ -90,7 +90,7 @@ class Worker:
         """Look again at what there is to do: somebody reads on, or has stopped reading."""
         with self._changed:
             self._changed.notify_all()
-            if self._thread is None:
+            if self._thread is None and (self.scheduler.queued or self.scheduler.running):
                 thread = threading.Thread(target=self._work, name="gem-rag", daemon=True)
                 self._thread = thread
                 thread.start()
@@ -113,10 +113,11 @@ class Worker:
 
     def _next(self) -> Step[Answer] | Prompt[Answer] | Unit[Task] | None:
         with self._changed:
-            while (action := self.scheduler.next()) is None:
-                if not self._changed.wait(IDLE_SECONDS):
-                    self._thread = None
-                    return None
+            while (action := self.scheduler.next()) is None and self._changed.wait(IDLE_SECONDS):
+                pass
+            action = action or self.scheduler.next()  # what came as the wait ended
+            if action is None:
+                self._thread = None
             return action
 
     def _run(self, action: Step[Answer] | Prompt[Answer] | Unit[Task]) -> list[Answer]:
