@@ -65,7 +65,7 @@ class Runner:
                     kept.append(answer)
                     left -= len(answer.to_run)
             answers = kept
-        return over + self._run(answers, tokens)
+        return self._close(over) + self._run(answers, tokens)
 
     def step(self, answers: Sequence[Answer]) -> list[Answer]:
         """One more token for each; those that are over."""
