@@ -384,3 +384,11 @@ def test_with_json_a_chat_prompts_on_stderr(monkeypatch, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "> " in shown.err
+
+
+@pytest.mark.model
+def test_the_demo_answers_from_its_own_documentation(default_model, run):
+    code, out, _ = run("demo", model=False)
+    assert code == 0
+    assert "fetches and converts the default model" in out
+    assert "cli.md:" in out

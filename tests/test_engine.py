@@ -1,9 +1,12 @@
 """Many callers on one model: what each gets is what it would get alone."""
 
 import asyncio
+import concurrent.futures
 import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -39,7 +42,7 @@ def idle(gem):
 
 def options(i):
     """Requests of one time differ in every way."""
-    return {"max_new_tokens": 10 + 7 * i, "temperature": float(i % 2), "seed": i}
+    return {"max_new_tokens": 60 + 17 * i, "temperature": float(i % 2), "seed": i}
 
 
 def test_rows_join_and_leave_and_each_is_what_it_would_be_alone(gem, idle, monkeypatch):
@@ -51,7 +54,7 @@ def test_rows_join_and_leave_and_each_is_what_it_would_be_alone(gem, idle, monke
     futures = []
     for i, prompt in enumerate(PROMPTS):
         futures.append(gem.submit(prompt, **options(i)))
-        time.sleep(0.01)
+        time.sleep(0.003)
     assert [future.result() for future in futures] == alone
     assert max(sizes) > 2
 
@@ -232,3 +235,77 @@ def test_stats_count_what_was_done(gem, idle):
     assert after.tokens - before.tokens == 10  # the first token of each comes with its prompt
     assert after.tokens_per_second > 0
     assert after.busy_seconds > before.busy_seconds
+
+
+async def test_more_streams_than_threads_are_all_read(gem, idle):
+    async def read(i):
+        return [piece async for piece in gem.astream(f"Rivers {i}", max_new_tokens=12)]
+
+    found = await asyncio.wait_for(asyncio.gather(*[read(i) for i in range(40)]), 60)
+    assert all(found)
+
+
+def test_one_reader_of_more_streams_than_rows_reads_them_all(gem, idle):
+    streams = [gem.stream(f"Rivers {i}", max_new_tokens=12) for i in range(20)]
+    shown = [[next(stream)] for stream in streams]
+    for pieces, stream in zip(shown, streams, strict=True):
+        pieces += stream
+    alone = [gem.generate(f"Rivers {i}", max_new_tokens=12).text for i in range(20)]
+    assert ["".join(pieces) for pieces in shown] == alone
+
+
+def test_closing_a_stream_that_waits_frees_its_reader(gem, idle):
+    before = idle.limits
+    idle.limits = Limits(rows=1)
+    try:
+        running = gem.submit(PROMPTS[0], max_new_tokens=200)
+        waiting = gem.stream(PROMPTS[1], max_new_tokens=10)
+        reader = threading.Thread(target=lambda: list(waiting))
+        reader.start()
+        until(lambda: idle.stats().queued == 1)
+        waiting.close()
+        reader.join(10)
+        assert not reader.is_alive()
+        running.cancel()
+    finally:
+        idle.limits = before
+
+
+def test_higher_limits_are_used_at_once(gem, idle):
+    before = idle.limits
+    idle.limits = Limits(rows=1)
+    try:
+        running = gem.submit(PROMPTS[0], max_new_tokens=400)
+        waiting = gem.submit(PROMPTS[1], max_new_tokens=3)
+        until(lambda: idle.stats().queued == 1)
+        idle.limits = Limits(rows=2)
+        assert waiting.result(20).ids
+        running.cancel()
+    finally:
+        idle.limits = before
+
+
+def test_who_waits_for_a_cancelled_request_is_told(gem, idle):
+    future = gem.submit(PROMPTS[0], max_new_tokens=300)
+    until(lambda: idle.stats().rows == 1)
+    future.cancel()
+    done, _ = concurrent.futures.wait([future], 20)
+    assert done
+
+
+async def test_a_work_that_was_given_up_leaves_nothing_behind(gem, idle):
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await gem.aembed_documents(TEXTS * 400)
+    assert gem.embed_query("a").shape == (gem.dim,)
+    assert len(gem.generate("a", max_new_tokens=5).ids) == 5
+
+
+@pytest.mark.parametrize(
+    "use", ["print(m.generate('a', max_new_tokens=40).text)", "next(m.stream('a'))"]
+)
+def test_a_script_may_end_while_something_is_computed(base_folder, use):
+    script = f"from gem_rag.model import create; m = create({str(base_folder)!r}); {use}"
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr[-500:]

@@ -118,3 +118,38 @@ def test_a_removed_row_is_forgotten(admitted):
     action = scheduler.next()
     assert action.rows == (left,)
     assert scheduler.queued == 0
+
+
+def test_a_long_prompt_that_is_over_leaves_no_debt():
+    scheduler, long = Scheduler(Limits()), Row()
+    scheduler.add_rows([long])
+    action = scheduler.next()
+    long.is_prompted = True
+    scheduler.spent(action, 30.0)
+    scheduler.remove(long)
+    running_row = Row()
+    scheduler.add_rows([running_row])
+    scheduler.next()
+    running_row.is_prompted = True
+    scheduler.add_unit("work")
+    assert scheduler.next() == Unit("work")
+
+
+def test_however_long_something_took_others_wait_a_bounded_time():
+    scheduler = running(Row())
+    scheduler.add_unit("long")
+    scheduler.spent(scheduler.next(), 10.0)
+    scheduler.add_unit("next")
+    steps = 0
+    while isinstance(action := scheduler.next(), Step):
+        scheduler.spent(action, 0.05)
+        steps += 1
+    assert steps <= 6  # a quarter of a second
+
+
+def test_rows_that_nobody_reads_keep_nobody_out():
+    unread, waiting = Row(), Row()
+    scheduler = running(unread, limits=Limits(rows=1))
+    unread.is_wanted = False
+    scheduler.add_rows([waiting])
+    assert scheduler.next().rows == (waiting,)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from gem_rag.rag.pipeline import GemRAG
 
 Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
+# What a user reads; the others are about experiments, and long.
+DEMO_PAGES = ("cli.md", "how-it-works.md", "langchain.md", "llama-index.md")
 CHAT_COMMANDS = "/sources /clear /quit"
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 
@@ -163,7 +165,7 @@ def demo(as_json: Json = False) -> None:
             out.print(f"[bold]{question}[/bold]")
         ask(
             question,
-            docs=[docs],
+            docs=[docs / page for page in DEMO_PAGES],
             index=Path(folder),
             model=None,
             dtype="auto",

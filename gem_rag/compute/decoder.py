@@ -194,7 +194,7 @@ class Decoder:
         if block.head_norm is not None:
             qk = functional.rms_norm(qk, (width,), None, self._eps) * block.head_norm
         if block.rotary:
-            qk = _turned(qk, *tables.get(block.kind) or tables[""])
+            qk = _turned(qk, *tables[block.kind if block.kind in tables else ""])
         qk, v = qk.transpose(1, 2), v.transpose(1, 2)
         keys, values = layer.update(qk[:, heads:], v)  # (B, KV, N, D)
         window = self._window if block.kind == "sliding_attention" else 0

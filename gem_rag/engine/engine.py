@@ -66,8 +66,10 @@ class Engine:
 
     def __init__(self, reader: Reader, embedder: Embedder, ranker: Ranker) -> None:
         self._parts = reader.parts
-        # On transformers' forward a prompt is run in one pass, to be its own model's bit for bit.
-        kept = PREFIX_BYTES if self._parts.decoder is not None else 0
+        # On transformers' forward a prompt is run in one pass, to be its own model's bit for bit;
+        # what an adapter took part in would be another's after the adapter was trained on.
+        keeps = self._parts.decoder is not None and not self._parts.generates_adapted
+        kept = PREFIX_BYTES if keeps else 0
         self._runner = Runner(self._parts, Prefixes(kept))
         self._worker = Worker(self._runner, Limits())
         self._bulk = Bulk(reader, embedder, ranker, self._worker)
@@ -143,9 +145,10 @@ class Engine:
     ) -> list[Generation]:
         rows = self._requests.rows(requests, after, options)
         unwanted = given_up()
+        asked = [None if cancelled is None else partial(cancelled, i) for i in range(len(rows))]
         answers = [
-            Answer(row, self._parts, asked=partial(_asked, cancelled, unwanted, place))
-            for place, row in enumerate(rows)
+            Answer(row, self._parts, asked=ask, unwanted=unwanted)
+            for row, ask in zip(rows, asked, strict=True)
         ]
         self._worker.submit(answers)
         return finished([answer.future for answer in answers])
@@ -196,13 +199,7 @@ class Engine:
         )
 
 
-def _asked(
-    cancelled: Callable[[int], bool] | None, unwanted: Callable[[], bool], place: int
-) -> bool:
-    return unwanted() or (cancelled is not None and cancelled(place))
-
-
 def _stop(worker: Worker, answer: Answer, wait: bool) -> None:
     """Cancel an answer; not a bound method, or a dropped stream would be kept by its own end."""
     answer.future.cancel()
-    worker.settle(answer) if wait else worker.wake()
+    worker.leave(answer, wait=wait)

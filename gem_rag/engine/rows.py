@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -66,6 +65,7 @@ class Answer:
         parts: The model's parts: they decode, and know the ids that end an answer.
         is_streamed: Somebody reads its pieces; it is never far ahead of them.
         asked: Asked after each token whether to stop.
+        unwanted: Whether nobody waits for it any more.
         read_on: Called when a stream that was waited with is read on.
         future: Its end.
         slot: Where its keys and values are, while it is run.
@@ -77,6 +77,7 @@ class Answer:
     parts: Parts
     is_streamed: bool = False
     asked: Callable[[], bool] | None = None
+    unwanted: Callable[[], bool] = lambda: False
     read_on: Callable[[], None] | None = None
     future: Future[Generation] = field(default_factory=Future)
     slot: Slot | None = None
@@ -141,18 +142,22 @@ class Answer:
     @property
     def is_done(self) -> bool:
         """Whether its end was reached, or nobody wants it any more."""
-        return self._reason != "cancelled" or self._is_stopped or self.future.cancelled()
+        ended = self._reason != "cancelled" or self._is_stopped
+        return ended or self.future.cancelled() or self.unwanted()
 
     def end(self, error: BaseException | None = None) -> None:
         """Tell those who wait: it is over."""
-        with suppress(InvalidStateError):  # cancelled meanwhile
-            if error is None:
-                self.future.set_result(self.result())
-            else:
-                self.future.set_exception(error)
         with self._changed:
+            if self._is_over:
+                return
             self._is_over = True
             self._changed.notify_all()
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.future.set_result(self.result())
+        else:
+            self.future.set_exception(error)
 
     # What those who wait see
 

@@ -55,7 +55,7 @@ class Runner:
     def prompt(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
         """Run the next part of prompts; those that are over."""
         fresh = [answer for answer in answers if answer.slot is None]
-        over = [answer for answer in fresh if not self._open(answer)]
+        over = [answer for answer in fresh if not self._opened(answer)]
         answers = [answer for answer in answers if answer not in over]
         if tokens is not None:  # as many as fit the bound, the first in any case
             kept: list[Answer] = []
@@ -71,10 +71,16 @@ class Runner:
         """One more token for each; those that are over."""
         return self._run(answers, None)
 
+    def _opened(self, answer: Answer) -> bool:
+        """Give an answer its place; False where it is over."""
+        try:
+            return not answer.is_done and self._open(answer)
+        except BaseException as error:  # no memory, say: the others go on
+            answer.end(error)
+            return False
+
     def _open(self, answer: Answer) -> bool:
         """Give an answer its place, with all that was read before."""
-        if answer.is_done:
-            return False
         row, known, held = answer.row, self._known(answer), 0
         if known is not None:
             held = known[0][0].shape[1]
@@ -119,12 +125,11 @@ class Runner:
 
     def _close(self, answers: Sequence[Answer]) -> list[Answer]:
         for answer in answers:
+            if answer.slot is not None:
+                if answer.row.after is None and self.prefixes.max_bytes:
+                    whole = [*answer.row.prompt, *answer.ids][: answer.slot.length]
+                    self.prefixes.keep(whole, answer.slot.arena.row(answer.slot))
+                self.slots.close(answer.slot)
+                answer.slot = None
             answer.end()
-            if answer.slot is None:
-                continue
-            if answer.row.after is None and self.prefixes.max_bytes:
-                whole = [*answer.row.prompt, *answer.ids][: answer.slot.length]
-                self.prefixes.keep(whole, answer.slot.arena.row(answer.slot))
-            self.slots.close(answer.slot)
-            answer.slot = None
         return list(answers)

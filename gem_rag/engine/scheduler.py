@@ -21,8 +21,9 @@ class Limits:
     """Bounds of what runs at once.
 
     Attributes:
-        rows: Answers that are generated side by side.
-        kv_bytes: Keys and values they may hold; one row alone may hold more.
+        rows: Answers that are generated side by side; streams that nobody reads on are not counted.
+        kv_bytes: Keys and values they may come to hold together, by their prompts and longest
+            answers (room for rows to come is not counted); one row alone may hold more.
         queued: Waiting requests and units above which ``wait=False`` is refused.
         chunk_tokens: Tokens of a prompt, or of a batch of texts, that are run between two steps of
             others.
@@ -127,7 +128,10 @@ class Scheduler(Generic[R, U]):
     def next(self) -> Step[R] | Prompt[R] | Unit[U] | None:
         """What to run now; None where there is nothing, or nobody who wants it."""
         self._admit()
+        if not any(row.is_prompted for row in self.running):
+            self._credit = 0.0
         steps = tuple(row for row in self.running if row.is_prompted and row.is_wanted)
+        steps = steps[: self.limits.rows]
         prompts = tuple(row for row in self.running if not row.is_prompted and row.is_wanted)
         if steps and (self._credit < 0 or not (prompts or self._units)):
             return Step(steps)
@@ -147,9 +151,11 @@ class Scheduler(Generic[R, U]):
         """Take waiting rows in, as far as the limits allow; one is taken in any case."""
         while self._waiting:
             arrival, row = self._waiting[0]
-            held = sum(other.kv_bytes for other in self.running)
-            full = len(self.running) >= self.limits.rows
-            if self.running and (full or held + row.kv_bytes > self.limits.kv_bytes):
+            # Rows that wait to be read on do not keep others out: their reader may be behind these.
+            wanted = [other for other in self.running if other.is_wanted]
+            held = sum(other.kv_bytes for other in wanted)
+            full = len(wanted) >= self.limits.rows
+            if wanted and (full or held + row.kv_bytes > self.limits.kv_bytes):
                 return
             self._waiting.popleft()
             self.running[row] = arrival
@@ -158,5 +164,7 @@ class Scheduler(Generic[R, U]):
         """Take note of how long something took."""
         if isinstance(done, Step):
             self._credit = min(BORROWED_SECONDS, self._credit + SHARE * seconds)
-        elif any(row.is_prompted for row in self.running):
-            self._credit -= seconds
+            return
+        prompts = done.rows if isinstance(done, Prompt) else ()
+        if any(row.is_prompted and row not in prompts for row in self.running):
+            self._credit = max(-BORROWED_SECONDS, self._credit - seconds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
@@ -90,6 +92,7 @@ class _Read:
 
 
 S = TypeVar("S", bound=Pieces)
+T = TypeVar("T")
 
 
 class AwaitedPieces(Generic[S]):
@@ -103,18 +106,29 @@ class AwaitedPieces(Generic[S]):
     def __init__(self, start: Callable[[], S]) -> None:
         self._start = start
         self._closed = False
+        # Its own: a stream that waits for its turn must not keep others from being read.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gem-rag-stream")
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._pieces()
 
     async def _pieces(self) -> AsyncIterator[str]:
+        if self._closed:
+            return
         try:
-            while (piece := await asyncio.to_thread(self._piece)) is not None:
+            while (piece := await self._in_thread(self._piece)) is not None:
                 yield piece
         finally:
             self.close()
-            if "stream" in vars(self):  # what is under way ends first, and the loop goes on
-                await asyncio.to_thread(self.stream.close)
+            try:
+                if "stream" in vars(self):  # what is under way ends first, and the loop goes on
+                    await self._in_thread(self.stream.close)
+            finally:
+                self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, call)
 
     @cached_property
     def stream(self) -> S:

@@ -49,12 +49,14 @@ class Work(Generic[T]):
 
     async def _awaited(self) -> T:
         event = Event()
-        _given_up.set(event)  # of this task's own context, which the thread gets a copy of
+        outer = _given_up.set(event)  # the thread gets a copy of this context
         try:
             return await asyncio.to_thread(self._run)
         except asyncio.CancelledError:
             event.set()
             raise
+        finally:
+            _given_up.reset(outer)
 
 
 async def when_started(start: Callable[[], Future[T]]) -> T:
@@ -63,9 +65,14 @@ async def when_started(start: Callable[[], Future[T]]) -> T:
     try:
         future = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(lambda started: started.result().cancel())
+        starting.add_done_callback(_cancel_started)
         raise
     return await asyncio.wrap_future(future)
+
+
+def _cancel_started(starting: asyncio.Future[Future[Any]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()
 
 
 def finished(futures: Sequence[Future[T]]) -> list[T]:

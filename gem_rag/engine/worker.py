@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -43,6 +44,7 @@ class Worker:
         self.scheduler: Scheduler[Answer, Task] = Scheduler(self._limits)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self.step_seconds = self.busy_seconds = 0.0
         self.tokens = 0
 
@@ -92,8 +94,8 @@ class Worker:
             self._changed.notify_all()
             if self._thread is None and (self.scheduler.queued or self.scheduler.running):
                 thread = threading.Thread(target=self._work, name="gem-rag", daemon=True)
+                thread.start()  # and waits for the lock that is held here
                 self._thread = thread
-                thread.start()
 
     def _work(self) -> None:
         while (action := self._next()) is not None:
@@ -113,9 +115,9 @@ class Worker:
 
     def _next(self) -> Step[Answer] | Prompt[Answer] | Unit[Task] | None:
         with self._changed:
-            while (action := self.scheduler.next()) is None and self._changed.wait(IDLE_SECONDS):
-                pass
-            action = action or self.scheduler.next()  # what came as the wait ended
+            action, goes_on = None, True
+            while not self._is_stopped and (action := self.scheduler.next()) is None and goes_on:
+                goes_on = self._changed.wait(IDLE_SECONDS)  # then looks once more
             if action is None:
                 self._thread = None
             return action
@@ -144,14 +146,33 @@ class Worker:
         """Exchange the bounds, from the next decision on."""
         with self._changed:
             self._limits = self.scheduler.limits = limits
+            self.wake()
 
-    def settle(self, answer: Answer) -> None:
-        """Wait until a cancelled answer is out of the way."""
-        self.wake()
-        if threading.current_thread() is self._thread:
-            return
+    def leave(self, answer: Answer, *, wait: bool) -> None:
+        """Have a cancelled answer put out of the way, and wait until it is."""
         with self._changed:
-            self._changed.wait_for(lambda: answer not in self.scheduler.running)
+            if answer not in self.scheduler.running:
+                self.scheduler.remove(answer)
+                answer.end()
+                return
+            self.wake()
+            if wait and threading.current_thread() is not self._thread:
+                self._changed.wait_for(lambda: answer not in self.scheduler.running)
+
+    def stop(self) -> None:
+        """End the thread after what it is computing."""
+        with self._changed:
+            self._is_stopped = True
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join()
+
+
+def _at_exit() -> None:
+    """A thread that computes while Python is torn down would abort the process."""
+    for worker in list(_workers):
+        worker.stop()
 
 
 def _after_fork() -> None:
@@ -159,5 +180,6 @@ def _after_fork() -> None:
         worker._start_anew()
 
 
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
