@@ -28,7 +28,7 @@ from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.request import Request
 from gem_rag.engine.results import Generation
 from gem_rag.engine.streams import AsyncStream, Stream
-from gem_rag.engine.work import when_started
+from gem_rag.engine.work import apart, when_started
 from gem_rag.text.codec import TextCodec
 
 __all__ = ["GemModel", "Ranked", "Reading"]
@@ -374,12 +374,12 @@ Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 def load(folder: Path, **options: Any) -> GemModel:
     """A checkpoint's folder as a model of its own: see `load_parts`."""
-    return GemModel(load_parts(folder, **options))
+    return GemModel(apart(partial(load_parts, folder, **options)))
 
 
 def create(base: str | Path, **options: Any) -> GemModel:
     """A new, untrained model: see `new_parts`."""
-    return GemModel(new_parts(base, **options))
+    return GemModel(apart(partial(new_parts, base, **options)))
 
 
 def as_model(model: Model, **options: Any) -> GemModel:

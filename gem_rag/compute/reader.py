@@ -98,13 +98,11 @@ class Reader:
     ) -> tuple[Tokens, Cache, Tensor]:
         """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
         base = self.parts.base
-        head, head_cache = self.preamble(adapted, layers)
-        batch, start = len(ids), head.positions.shape[1]
         inputs, valid = (part.to(base.device) for part in padded(ids, side))
+        batch, columns = inputs.shape
+        head, cache = self.after_preamble(batch, adapted, layers, columns + room)
+        start = head.positions.shape[1]
         text = Tokens(positions_of(valid, start), torch.where(valid, Role.PREFIX, Role.PADDING))
-        shape = (batch, -1, -1, -1)
-        seeds = [(k.expand(shape), v.expand(shape)) for k, v in layers_of(head_cache)]
-        cache = seeded_cache(seeds, inputs.shape[1] + room)
         keys = together(head.expand(batch), text)
         if not inputs.shape[1]:
             nothing = self.parts.special_vectors.new_zeros(batch, 0, base.hidden_size)
@@ -114,6 +112,15 @@ class Reader:
         mask = None if plain else base.masks(text, keys)
         acting = self.parts.everywhere(adapted)
         return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acting)
+
+    def after_preamble(
+        self, batch: int, adapted: bool, layers: int | None, room: int
+    ) -> tuple[Tokens, Cache]:
+        """The preamble's tokens ``[1, n]`` and a cache for so many rows that goes on from it."""
+        head, kept = self.preamble(adapted, layers)
+        shape = (batch, -1, -1, -1)
+        seeds = [(k.expand(shape), v.expand(shape)) for k, v in layers_of(kept)]
+        return head, seeded_cache(seeds, room)
 
     def preamble(self, adapted: bool, layers: int | None = None) -> tuple[Tokens, Cache]:
         """The preamble's reading, made once and shared by all texts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from threading import Event
 from typing import Any, Generic, TypeVar
@@ -68,6 +68,17 @@ async def when_started(start: Callable[[], Future[T]]) -> T:
         starting.add_done_callback(_cancel_started)
         raise
     return await asyncio.wrap_future(future)
+
+
+def apart(run: Callable[[], T]) -> T:
+    """Do something in a thread of its own, which then ends.
+
+    Whoever has run torch in parallel keeps OpenMP threads for it. With more of these than cores,
+    all of them sleep where they would wait awake, and a model runs at half its speed: loading must
+    not leave any in the caller's thread beside those of the engine.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-load") as thread:
+        return thread.submit(run).result()
 
 
 def _cancel_started(starting: asyncio.Future[Future[Any]]) -> None:
