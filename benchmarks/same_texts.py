@@ -12,7 +12,7 @@ from common import arguments, show
 from gem_rag.model import GemModel
 from gem_rag_train.data.sources import boolq
 
-PROMPTS, TOKENS = 200, 48
+PROMPTS, TOKENS = 200, 24
 
 
 def gap(model: GemModel, ids: tuple[int, ...]) -> float:

@@ -44,7 +44,14 @@ Mask = Tensor | dict[str, Tensor] | None
 
 
 class Update(NamedTuple):
-    """An adapter's update of one fused layer: ``x A^T B^T``, scale included."""
+    """An adapter's update of one fused layer: ``x A^T B^T``, scale included.
+
+    Of q, k and v in one layer, say, A is their three stacked and B has theirs on its diagonal::
+
+        A = [Aq; Ak; Av]      B = [Bq  0  0]
+                                  [ 0 Bk  0]
+                                  [ 0  0 Bv]
+    """
 
     a: Linear  # (R, in)
     b: Linear  # (out, R)
@@ -144,6 +151,7 @@ class Decoder:
             (_rows(a.where, batch, queries, x.device), self._updates(a.adapter)) for a in acting
         ]
         x = x.reshape(-1, width)  # (n, hidden)
+        # As many blocks as the cache has layers: a model may embed from its first layers alone.
         for i, (block, layer) in enumerate(zip(self._blocks, cache.layers, strict=False)):
             here = [(rows, updates[i]) for rows, updates in acts]
             before, after, before_mlp, after_mlp = block.norms
@@ -196,7 +204,7 @@ class Decoder:
         if block.rotary:
             qk = _turned(qk, *tables[block.kind if block.kind in tables else ""])
         qk, v = qk.transpose(1, 2), v.transpose(1, 2)
-        keys, values = layer.update(qk[:, heads:], v)  # (B, KV, N, D)
+        keys, values = layer.update(qk[:, heads:], v)  # appends; all so far, (B, KV, N, D)
         window = self._window if block.kind == "sliding_attention" else 0
         own = mask[block.kind] if isinstance(mask, dict) else mask
         out = attend(qk[:, :heads], keys, values, own, window, self._scale)  # (B, H, Q, D)
@@ -282,7 +290,11 @@ def _rows(where: Positions, batch: int, queries: int, device: torch.device) -> T
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Heads ``[B, Q, heads, D]`` turned by their positions; what is beyond R passes."""
+    """Heads ``[B, Q, heads, D]`` turned by their positions; what is beyond R passes.
+
+    The "rotate half" of rotary positions: ``x cos + swapped(x) sin``, the first half's minus being
+    in the signed sines already.
+    """
     width = cos.shape[-1]
     rest = None if width == x.shape[-1] else x[..., width:]
     x = x if rest is None else x[..., :width]
