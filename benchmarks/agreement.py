@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--among", type=int, default=0, help="so many more passages")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    model = GemModel.from_pretrained(options.checkpoint)
+    model = GemModel.from_pretrained(options.checkpoint, dtype="float32")
     pairs = questions(options.questions)
     asked, passages = [p.first for p in pairs], among(pairs, options.among)
     likeness = Likeness()

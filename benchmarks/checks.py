@@ -67,7 +67,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
     options = parser.parse_args()
-    model = GemModel.from_pretrained(options.checkpoint)
+    model = GemModel.from_pretrained(options.checkpoint, dtype="float32")
     before = untrained(TrainConfig.from_recipe("default"))
     both = {"before": checks(before), "after": checks(model)}
     rows = {f"{name}, {when}": both[when][name] for name in both["after"] for when in both}

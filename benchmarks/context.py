@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--paragraphs", type=int, default=100)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     paragraphs, questions = squad_sample(options.paragraphs)
     rag = GemRAG(model, chunk_tokens=512)
     rag.add([Document(p, str(i)) for i, p in enumerate(paragraphs)])

@@ -18,13 +18,13 @@ LOAD = """
 import time
 t = time.perf_counter()
 from gem_rag import GemModel
-GemModel.from_pretrained()
+GemModel.from_pretrained(dtype="float32")
 print(time.perf_counter() - t)
 """
 ONE = f"""
 import json, sys
 from gem_rag import GemModel
-model = GemModel.from_pretrained()
+model = GemModel.from_pretrained(dtype="float32")
 texts = json.load(open(sys.argv[1]))
 model.embed_documents(texts)
 model.generate(texts[0], max_new_tokens=64)
@@ -70,7 +70,7 @@ def main() -> None:
 
     from gem_rag.model import GemModel
 
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts.json"
         file.write_text(json.dumps([text_of(model, 128, i * 9) for i in range(64)]))

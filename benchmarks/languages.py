@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
     parser.add_argument("--messages", type=int, default=200)
     options = parser.parse_args()
-    model = GemModel.from_pretrained(options.checkpoint)
+    model = GemModel.from_pretrained(options.checkpoint, dtype="float32")
     systems = (GemEmbedder(model), MeanPooled(model), MiniLM())
     report: dict[str, float] = {}
     for language in LANGUAGES:

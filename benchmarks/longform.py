@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", help="as for GemModel.from_pretrained")
     parser.add_argument("--tokens", type=int, default=TOKENS)
     options = parser.parse_args()
-    model = GemModel.from_pretrained(options.checkpoint)
+    model = GemModel.from_pretrained(options.checkpoint, dtype="float32")
     base = untrained(TrainConfig(base=model.config.base.name))
     report = {
         f"perplexity of {options.tokens} tokens by {name}": perplexity(m, base, options.tokens)

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--passages", type=int, default=300)
     options = parser.parse_args()
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     rows = [p for p in boolq("dev") if p.question]
     rows = random.Random(0).sample(list({p.body: p for p in rows}.values()), options.passages)
     some = range(options.questions)

@@ -17,7 +17,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--paragraphs", type=int, default=150)
     options = parser.parse_args()
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     paragraphs, questions = squad_sample(options.paragraphs)
     queries = model.embed_queries([q.text for q in questions])
     gold = [q.paragraph for q in questions]

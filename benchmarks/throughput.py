@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     other = peer(str(resolve_base(model.config.base.name)))
     rng = random.Random(0)
     texts = [text_of(model, rng.randint(8, 512), i * 7) for i in range(options.texts)]

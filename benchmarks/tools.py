@@ -35,7 +35,7 @@ QUESTIONS = [
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    model = GemModel.from_pretrained()
+    model = GemModel.from_pretrained(dtype="float32")
     report = {}
     for question in QUESTIONS:
         best = model.rank(question, [t.signature for t in TOOLS])[0]
