@@ -35,7 +35,9 @@ def idle(gem):
     """The engine, with nothing of earlier tests in it."""
     gc.collect()
     until(lambda: gem.engine.stats().rows == 0)
+    before = gem.engine.limits
     yield gem.engine
+    gem.engine.limits = before
     gc.collect()
     until(lambda: gem.engine.stats().rows == 0)
 
@@ -135,35 +137,27 @@ def test_a_hook_may_embed_but_not_generate(gem, idle):
 
 
 def test_who_would_not_wait_is_told_that_it_is_full(gem, idle):
-    before = idle.limits
     idle.limits = Limits(rows=1, queued=1)
-    try:
-        running = gem.stream(PROMPTS[0], max_new_tokens=200)
-        next(running)
-        waiting = gem.submit(PROMPTS[1], max_new_tokens=3)
-        with pytest.raises(EngineFull, match="the limit is 1"):
-            gem.submit(PROMPTS[2], wait=False)
-        with pytest.raises(EngineFull):
-            next(gem.stream(PROMPTS[2], wait=False))
-        patient = gem.submit(PROMPTS[2], max_new_tokens=3)  # waits, as callers do by default
-        running.close()
-        assert len(waiting.result().ids) == len(patient.result().ids) == 3
-    finally:
-        idle.limits = before
+    running = gem.stream(PROMPTS[0], max_new_tokens=200)
+    next(running)
+    waiting = gem.submit(PROMPTS[1], max_new_tokens=3)
+    with pytest.raises(EngineFull, match="the limit is 1"):
+        gem.submit(PROMPTS[2], wait=False)
+    with pytest.raises(EngineFull):
+        next(gem.stream(PROMPTS[2], wait=False))
+    patient = gem.submit(PROMPTS[2], max_new_tokens=3)  # waits, as callers do by default
+    running.close()
+    assert len(waiting.result().ids) == len(patient.result().ids) == 3
 
 
 def test_a_cancelled_request_that_waits_is_never_run(gem, idle):
-    before = idle.limits
     idle.limits = Limits(rows=1)
-    try:
-        running = gem.submit(PROMPTS[0], max_new_tokens=60)
-        waiting = gem.submit(PROMPTS[1], max_new_tokens=60)
-        assert waiting.cancel()
-        tokens = len(running.result().ids)
-        until(lambda: idle.stats().rows == idle.stats().queued == 0)
-        assert tokens == 60
-    finally:
-        idle.limits = before
+    running = gem.submit(PROMPTS[0], max_new_tokens=60)
+    waiting = gem.submit(PROMPTS[1], max_new_tokens=60)
+    assert waiting.cancel()
+    tokens = len(running.result().ids)
+    until(lambda: idle.stats().rows == idle.stats().queued == 0)
+    assert tokens == 60
 
 
 async def test_who_stops_awaiting_a_batch_stops_its_computation(gem, idle):
@@ -255,34 +249,26 @@ def test_one_reader_of_more_streams_than_rows_reads_them_all(gem, idle):
 
 
 def test_closing_a_stream_that_waits_frees_its_reader(gem, idle):
-    before = idle.limits
     idle.limits = Limits(rows=1)
-    try:
-        running = gem.submit(PROMPTS[0], max_new_tokens=200)
-        waiting = gem.stream(PROMPTS[1], max_new_tokens=10)
-        reader = threading.Thread(target=lambda: list(waiting))
-        reader.start()
-        until(lambda: idle.stats().queued == 1)
-        waiting.close()
-        reader.join(10)
-        assert not reader.is_alive()
-        running.cancel()
-    finally:
-        idle.limits = before
+    running = gem.submit(PROMPTS[0], max_new_tokens=200)
+    waiting = gem.stream(PROMPTS[1], max_new_tokens=10)
+    reader = threading.Thread(target=lambda: list(waiting))
+    reader.start()
+    until(lambda: idle.stats().queued == 1)
+    waiting.close()
+    reader.join(10)
+    assert not reader.is_alive()
+    running.cancel()
 
 
 def test_higher_limits_are_used_at_once(gem, idle):
-    before = idle.limits
     idle.limits = Limits(rows=1)
-    try:
-        running = gem.submit(PROMPTS[0], max_new_tokens=400)
-        waiting = gem.submit(PROMPTS[1], max_new_tokens=3)
-        until(lambda: idle.stats().queued == 1)
-        idle.limits = Limits(rows=2)
-        assert waiting.result(20).ids
-        running.cancel()
-    finally:
-        idle.limits = before
+    running = gem.submit(PROMPTS[0], max_new_tokens=400)
+    waiting = gem.submit(PROMPTS[1], max_new_tokens=3)
+    until(lambda: idle.stats().queued == 1)
+    idle.limits = Limits(rows=2)
+    assert waiting.result(20).ids
+    running.cancel()
 
 
 def test_who_waits_for_a_cancelled_request_is_told(gem, idle):

@@ -132,8 +132,8 @@ class Parts:
 
     @property
     def _fast(self) -> Decoder | None:
-        wanted = torch.is_grad_enabled() or torch.is_autocast_enabled(self.base.device.type)
-        return None if wanted else self.decoder
+        trains = torch.is_grad_enabled() or torch.is_autocast_enabled(self.base.device.type)
+        return None if trains else self.decoder
 
     def run(
         self,
