@@ -53,6 +53,21 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
+class RelevanceWeights:
+    """What a passage's relevance to a question is made of: see `gem_rag.rag.relevance`.
+
+    Attributes:
+        words: What a word score (0 to 1) counts for, in nats per token of likelihood.
+        cosine: What a cosine counts for.
+        threshold: Least sum of a passage that says something about the question.
+    """
+
+    words: float = 4.5
+    cosine: float = 7.0
+    threshold: float = 4.0
+
+
+@dataclass(frozen=True)
 class GemConfig:
     """How texts are read and embedded (arXiv 2506.04344, section 3).
 
@@ -72,6 +87,7 @@ class GemConfig:
         embed_layers: To embed, only this many of the base's first layers are run, and the adapter
             is on these alone; None is all.
         adapter: LoRA hyper-parameters.
+        relevance: How ranking weighs what is known of a passage.
         schema_version: Version of this file's layout.
     """
 
@@ -86,6 +102,7 @@ class GemConfig:
     max_text_tokens: int = 1024
     embed_layers: int | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    relevance: RelevanceWeights = field(default_factory=RelevanceWeights)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -145,6 +162,7 @@ class GemConfig:
                 "base": BaseIdentity(**raw["base"]),
                 "adapter": AdapterConfig(**raw["adapter"]),
                 "preamble_ids": tuple(raw["preamble_ids"]),
+                "relevance": RelevanceWeights(**raw.get("relevance", {})),
             }
             return cls(**{**raw, **nested})
         except (KeyError, TypeError) as error:

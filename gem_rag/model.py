@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from gem_rag.checkpoints.folder import load_parts, new_parts, save
-from gem_rag.checkpoints.names import BUNDLED, resolve
+from gem_rag.checkpoints.folder import is_base, load_parts, new_parts, save
+from gem_rag.checkpoints.names import BUNDLED, resolve, resolve_base
 from gem_rag.checkpoints.shared import Shared
 from gem_rag.compute.adapter import Adapter
 from gem_rag.compute.base import Base
@@ -80,8 +81,30 @@ class GemModel:
             UnsupportedModelError: The base's architecture cannot be used.
         """
         folder = resolve(name_or_path, revision)
-        options = {"device": device, "dtype": dtype, "forward": forward}
-        return _shared.get(folder, device, dtype, forward, partial(load, folder, **options))
+        if is_base(folder):
+            warnings.warn(
+                f"{folder.name} is a plain model: it finds by words, ranks and answers, and does "
+                "not embed until a checkpoint is trained for it (`gem-rag train --base ...`)",
+                stacklevel=2,
+            )
+        return _loaded(folder, device, dtype, forward)
+
+    @classmethod
+    def from_base(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        forward: Forward = "auto",
+    ) -> GemModel:
+        """Load a plain model, which reads, ranks and answers; embedding needs a checkpoint.
+
+        Arguments as for `from_pretrained`; the embedded base is
+        ``embedded:smollm2-135m-instruct``.
+        """
+        return _loaded(resolve_base(name_or_path, revision), device, dtype, forward)
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -139,6 +162,11 @@ class GemModel:
     def dim(self) -> int:
         """Length d of an embedding."""
         return self.parts.dim
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has learned to embed: not a base without a checkpoint."""
+        return self.parts.embeds
 
     @property
     def embed_layers(self) -> int:
@@ -370,6 +398,11 @@ class GemModel:
 
 _shared = Shared[GemModel]()
 Model = str | Path | GemModel | None  # what everything takes that needs a model
+
+
+def _loaded(folder: Path, device: str, dtype: str, forward: Forward) -> GemModel:
+    options = {"device": device, "dtype": dtype, "forward": forward}
+    return _shared.get(folder, device, dtype, forward, partial(load, folder, **options))
 
 
 def load(folder: Path, **options: Any) -> GemModel:

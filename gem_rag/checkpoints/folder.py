@@ -16,7 +16,7 @@ from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
 from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
 from gem_rag.compute.base import Base
 from gem_rag.compute.parts import Forward, Parts
-from gem_rag.config import CONFIG_FILE, BaseIdentity, GemConfig
+from gem_rag.config import CONFIG_FILE, AdapterConfig, BaseIdentity, GemConfig
 from gem_rag.errors import CheckpointError
 from gem_rag.files import atomic_dir
 from gem_rag.text.codec import TextCodec
@@ -31,11 +31,13 @@ TOKEN_VECTORS = "special_tokens.safetensors"
 def load_parts(
     folder: Path, *, device: str = "auto", dtype: str = "auto", forward: Forward = "auto"
 ) -> Parts:
-    """Load a checkpoint folder and its base.
+    """Load a checkpoint folder and its base, or the folder of a base alone, which does not embed.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the base is not the recorded one.
     """
+    if is_base(folder):
+        return _base_parts(folder, device, dtype, forward)
     config = GemConfig.from_folder(folder)
     own = config.base.name == OWN_BASE
     base_folder = folder / OWN_BASE if own else resolve_base(config.base.name, config.base.revision)
@@ -57,6 +59,27 @@ def load_parts(
     return seal(parts)
 
 
+def is_base(folder: Path) -> bool:
+    """Whether a folder holds a plain model and no checkpoint."""
+    return (folder / "config.json").exists() and not (folder / CONFIG_FILE).exists()
+
+
+def _base_parts(folder: Path, device: str, dtype: str, forward: Forward) -> Parts:
+    found = chosen_dtype(dtype, chosen_device(device))
+    none = AdapterConfig(rank=0)
+    parts = new_parts(
+        folder,
+        device=device,
+        dtype=found,
+        forward=forward,
+        keep_weights=False,
+        num_special_tokens=1,
+        adapter=none,
+    )
+    parts.embeds, parts.path = False, folder
+    return parts
+
+
 def new_parts(
     base: str | Path,
     *,
@@ -64,6 +87,7 @@ def new_parts(
     device: str = "auto",
     dtype: str = "auto",
     forward: Forward = "auto",
+    keep_weights: bool = True,
     seed: int = 0,
     prepare: Callable[[PreTrainedModel], object] | None = None,
     **settings: Any,
@@ -75,7 +99,8 @@ def new_parts(
         revision: Hub revision.
         device: As for `GemModel.from_pretrained`.
         dtype: A torch dtype's name; ``auto`` is float32 on a CPU, for training.
-        forward: Likewise; the base keeps its own weights, so that it can be trained through.
+        forward: Likewise.
+        keep_weights: Let the base keep its own weights, so that it can be trained through.
         seed: Of the adapter's and token vectors' start.
         prepare: Called with the base in the CPU's memory, before it goes to the device.
         **settings: Fields of `GemConfig`.
@@ -90,7 +115,7 @@ def new_parts(
         torch.manual_seed(seed)
         parts = Parts(Base(model), codec, config)
         _start_token_vectors(parts)
-    parts.choose_forward(forward, keep_weights=True)
+    parts.choose_forward(forward, keep_weights=keep_weights)
     return seal(parts)
 
 
@@ -149,6 +174,7 @@ def save(parts: Parts, folder: Path, *, card: str | None = None, with_base: bool
     """
     from safetensors.torch import save as to_bytes
 
+    parts.require_embeds()
     if holds_something_else(folder):
         raise CheckpointError(
             f"{folder} holds files and no checkpoint; choose a new folder, what is there would be "

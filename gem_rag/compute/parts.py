@@ -39,6 +39,8 @@ class Parts:
         fingerprint: Of all that decides an embedding.
         reading_fingerprint: Of all that decides a reading.
         path: The folder it was loaded from; None for a new one.
+        embeds: Whether its special tokens are a checkpoint's or being trained; not those of a base
+            that was loaded without one.
     """
 
     base: Base
@@ -52,6 +54,7 @@ class Parts:
     fingerprint: str = ""
     reading_fingerprint: str = ""
     path: Path | None = None
+    embeds: bool = True
 
     def __post_init__(self) -> None:
         base, config = self.base, self.config
@@ -66,6 +69,15 @@ class Parts:
             torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
         )
         self.whitening = torch.zeros(self.dim, 0, device=base.device)
+
+    def require_embeds(self) -> None:
+        """Raise `CheckpointError` for a base without a checkpoint."""
+        if not self.embeds:
+            raise CheckpointError(
+                f"{self.config.base.name} is a plain model that has not learned to embed: train "
+                "a checkpoint for it (`gem-rag train --base ...`) and load that; as it is, it "
+                "finds by words, ranks and answers"
+            )
 
     @property
     def dim(self) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
 
+SPLITTER_VERSION = 1  # raised when the same text gives other chunks, so that it is indexed anew
+
 
 def split(
     document: Document, tokenizer: Tokenizer, *, max_tokens: int = CHUNK_TOKENS

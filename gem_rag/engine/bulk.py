@@ -63,6 +63,7 @@ class Bulk:
         show_progress: bool | None,
     ) -> np.ndarray:
         """float32 ``[n, d]``, rows L2-normalised."""
+        self._parts.require_embeds()
         tokenized = self._tokenized(texts, max_length, self._embedder.longest_text(task))
         out = np.empty((len(texts), self._parts.dim), dtype=np.float32)
         for rows in self._batches(tokenized, show_progress, "embedding"):
@@ -77,6 +78,7 @@ class Bulk:
 
     def embed_readings(self, readings: Sequence[Reading], task: Task) -> np.ndarray:
         """float32 ``[n, d]``; only the special tokens are run."""
+        self._parts.require_embeds()
         self._reader.require_own(readings)
         out = np.empty((len(readings), self._parts.dim), dtype=np.float32)
         lengths = [len(reading) for reading in readings]
@@ -87,6 +89,7 @@ class Bulk:
 
     def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
         """float32 ``[s, d]``: see `Reading.embed`."""
+        self._parts.require_embeds()
         self._reader.require_own([reading])
         if not spans:
             return np.empty((0, self._parts.dim), dtype=np.float32)

@@ -11,7 +11,10 @@ A filter is a dict. Each key names a metadata field, each value says what it mus
     {"author": {"$exists": False}}
     {"$id": ["chunk-1", "chunk-2"]}                 chunks with these ids (or this one)
     {"$or": [{"year": 2020}, {"$not": {"lang": "en"}}]}
+    {"$source": {"$contains": "/manuals/"}}         $source $heading $page: the document's name or
+                                                    path, the headings above, the page: ours
 
+Other names are the user's metadata; a plain ``source`` that a chunk's metadata has not is ours.
 Several keys in one dict must all hold; `{}` matches everything.
 
 * Types are exact: `1` equals `1.0`, but neither `True` nor `"1"`. Comparisons hold between two
@@ -32,6 +35,9 @@ from gem_rag.errors import GemIndexError
 Where = Mapping[str, Any]
 Scalar = str | int | float | bool | None
 
+# What the index itself knows of a chunk, with the JSON type it would have.
+OURS = {"$source": "text", "$heading": "text", "$page": "integer"}
+FALLBACK = "$source"  # also meant by the plain name, where the user's metadata has no such key
 # SQLite's parser stack is 100 deep in older builds; every level of nesting takes some of it.
 _MAX_DEPTH = 16
 COMPARISONS = ("$gt", "$gte", "$lt", "$lte")
@@ -105,9 +111,10 @@ def _entry(key: Any, value: Any, depth: int) -> Condition:
         return Not(parse(value, depth + 1))
     if key == "$id":
         return _ids(value)
-    if key.startswith("$"):
+    if key.startswith("$") and key not in OURS:
         raise FilterError(
-            f"unknown operator {key!r} where a field's name, '$and', '$or', '$not' or '$id' belongs"
+            f"unknown operator {key!r} where a field's name, '$and', '$or', '$not', '$id' or "
+            f"{', '.join(map(repr, OURS))} belongs"
         )
     return _tests(key, value, depth)
 

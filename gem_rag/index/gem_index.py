@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import KINDS, Kind
 from gem_rag.index.database import Database, StoredChunk
+from gem_rag.index.documents import Documents
 from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
 from gem_rag.index.identity import Identity
@@ -26,21 +27,25 @@ from gem_rag.index.records import (
     Record,
     check_ids,
     check_vectors,
+    chunk_fields,
     decode,
     encode,
     encode_chunks,
 )
-from gem_rag.index.search import Search
+from gem_rag.index.search import Mode, Query, Search
 from gem_rag.index.sql import compile_filter
+from gem_rag.index.writer import Writer
 
 DATABASE_FILE = "index.sqlite"
 
 
 class GemIndex:
-    """A vector index in a folder, or in memory.
+    """Chunks, their words and vectors, in a folder, or in memory.
 
     One process may write while others read; each sees every commit from its next call on. An
     object may be used by many threads, one of which runs at a time.
+
+    `documents` knows what was indexed as a whole: its text, whether it has changed.
 
     Args:
         path: The folder, holding `index.sqlite` and, for large indexes, `vectors.faiss`. None
@@ -75,21 +80,24 @@ class GemIndex:
             raise GemIndexError(f"{self.path} is a file; an index is a folder")
         file = self.path / DATABASE_FILE if self.path is not None else None
         self._database = Database(file, create=create, timeout=timeout)
-        self._wrote = False
         name = str(self.path) if self.path is not None else "the index in memory"
         self._identity = Identity(self._database, name)
         try:
             kind = self._identity.open(fingerprint, dim, kind)
         except BaseException:
-            self._database.close()
+            self._database.connection.close()
             raise
         self._follower = Follower(self._database, kind, self.path)
+        self._writer = Writer(self._database, self._identity)
+        self.documents = Documents(self._database, self._identity)
         self._search = Search(self._database, self._identity, self._follower)
+
+    # Writing
 
     def add(
         self,
         texts: Sequence[str],
-        vectors: ArrayLike,
+        vectors: ArrayLike | None,
         metadatas: Sequence[Mapping[str, Any] | None] | None = None,
         ids: Sequence[str] | None = None,
     ) -> list[str]:
@@ -97,7 +105,8 @@ class GemIndex:
 
         Args:
             texts: n texts.
-            vectors: Numbers [n, dim]; stored as float32, L2-normalised.
+            vectors: Numbers [n, dim]; stored as float32, L2-normalised. None stores texts that are
+                found by words, until `set_vectors`.
             metadatas: n dicts of what JSON can hold, or None.
             ids: n ids; made up (UUIDs) if None.
 
@@ -108,44 +117,29 @@ class GemIndex:
             GemIndexError: An id exists or is given twice, a vector is zero, not finite or of
                 the wrong length, or metadata is not JSON. Nothing is added then.
         """
-        return self._write(texts, vectors, metadatas, ids, replace=False)
+        with self.transaction():
+            return self._writer.write(encode_chunks(texts, metadatas, ids), vectors, replace=False)
 
     def upsert(
         self,
         texts: Sequence[str],
-        vectors: ArrayLike,
+        vectors: ArrayLike | None,
         metadatas: Sequence[Mapping[str, Any] | None] | None = None,
         ids: Sequence[str] | None = None,
     ) -> list[str]:
         """Like `add`, but chunks whose ids exist are replaced."""
-        return self._write(texts, vectors, metadatas, ids, replace=True)
-
-    def _write(
-        self,
-        texts: Sequence[str],
-        vectors: ArrayLike,
-        metadatas: Sequence[Mapping[str, Any] | None] | None,
-        ids: Sequence[str] | None,
-        *,
-        replace: bool,
-    ) -> list[str]:
-        chunks = encode_chunks(texts, metadatas, ids)
-        matrix = check_vectors(vectors, len(chunks))
-        names = [chunk[0] for chunk in chunks]
-        if not chunks:
-            return names
         with self.transaction():
-            self._identity.settle_dim(matrix.shape[1])
-            existing = self._database.rows_by_id(names)
-            if existing and not replace:
-                raise GemIndexError(
-                    f"{len(existing)} of {len(names)} ids exist already, the first is "
-                    f"{next(iter(existing))!r}: use upsert to replace, or other ids"
-                )
-            self._database.advance()
-            self._database.delete(list(existing.values()))
-            self._database.insert(chunks, matrix)
-        return names
+            return self._writer.write(encode_chunks(texts, metadatas, ids), vectors, replace=True)
+
+    def set_vectors(self, ids: Sequence[str], vectors: ArrayLike) -> None:
+        """Give chunks their vectors, in one commit.
+
+        Args:
+            ids: n ids; those that do not exist are passed over.
+            vectors: Numbers [n, dim].
+        """
+        with self.transaction():
+            self._writer.set_vectors(check_ids(ids), vectors)
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> Deletion:
         """Delete chunks by id or by filter, in one commit.
@@ -160,21 +154,11 @@ class GemIndex:
         if (ids is None) == (where is None):
             raise GemIndexError("delete takes either ids or where")
         with self.transaction():
-            rows = (
-                self._matching(where) if ids is None else self._database.rows_by_id(check_ids(ids))
-            )
-            if rows:
-                self._database.advance()
-                self._database.delete(list(rows.values()))
-        wanted = rows if ids is None else dict.fromkeys(check_ids(ids))
-        return Deletion(
-            deleted=[name for name in wanted if name in rows],
-            missing=[name for name in wanted if name not in rows],
-        )
+            if ids is None:
+                return self._writer.delete_where(where)
+            return self._writer.delete(check_ids(ids))
 
-    def _matching(self, where: Where | None) -> dict[str, int]:
-        found = self._database.chunks_where(compile_filter(where), after=0, limit=-1)
-        return {chunk.id: chunk.row for chunk in found}
+    # Reading
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Record]:
         """The chunks with these ids, in this order; ids that do not exist are left out."""
@@ -213,84 +197,120 @@ class GemIndex:
             yield from records
 
     def _records(self, chunks: Sequence[StoredChunk], vectors: bool) -> list[Record]:
-        matrix: Sequence[NDArray[np.float32] | None] = [None] * len(chunks)
+        found: Mapping[int, NDArray[np.float32]] = {}
         if vectors and chunks:
-            matrix = list(
-                self._database.vectors([chunk.row for chunk in chunks], self._identity.dim or 0)
-            )
-        return [
-            Record(chunk.id, chunk.text, decode(chunk.metadata), vector)
-            for chunk, vector in zip(chunks, matrix, strict=True)
-        ]
+            found = self._database.vectors((c.row for c in chunks), self._identity.dim or 0)
+        return [Record(**chunk_fields(c), vector=found.get(c.row)) for c in chunks]
+
+    def without_vectors(self, limit: int = 1000) -> list[Record]:
+        """Chunks that have no vector yet, in the order they were added."""
+        with self._database.snapshot():
+            return self._records(self._database.without_vectors(limit), vectors=False)
+
+    # Searching
 
     def search(
         self,
-        vector: ArrayLike,
+        vector: ArrayLike | None = None,
         k: int = 10,
         *,
+        text: str | None = None,
+        mode: Mode | None = None,
         where: Where | None = None,
         min_score: float | None = None,
         fingerprint: str | None = None,
+        distinct: bool = False,
+        alpha: float | None = None,
     ) -> list[Hit]:
-        """The `k` chunks nearest to a vector [dim], best first.
+        """The `k` best chunks for a vector [dim], a text, or both, best first.
 
         Args:
             vector: Of any length but zero.
             k: Fewer come only if fewer match.
+            text: Words to find; plain text, no query language.
+            mode: "vector" finds the nearest, "words" those that hold the words, "hybrid" both (see
+                `gem_rag.index.fusion`); None takes what is given.
             where: A filter (see `gem_rag.index.filters`), applied in the search, not after it.
             min_score: Leave out hits of a lower cosine.
             fingerprint: Of the model that made the vector; checked if given.
+            distinct: Count equal texts once; the hit has all their `sources`.
+            alpha: The cosine's share in hybrid searches, 0 to 1; None is the measured best.
 
         Raises:
             GemIndexError: The vector is malformed or another model's, or the filter is.
         """
-        query = check_vectors(vector, 1, single=True)
         [hits] = self.search_batch(
-            query, k, where=where, min_score=min_score, fingerprint=fingerprint
+            None if vector is None else check_vectors(vector, 1, single=True),
+            k,
+            texts=None if text is None else [text],
+            mode=mode,
+            where=where,
+            min_score=min_score,
+            fingerprint=fingerprint,
+            distinct=distinct,
+            alpha=alpha,
         )
         return hits
 
     def search_batch(
         self,
-        vectors: ArrayLike,
+        vectors: ArrayLike | None = None,
         k: int = 10,
         *,
+        texts: Sequence[str] | None = None,
+        mode: Mode | None = None,
         where: Where | None = None,
         min_score: float | None = None,
         fingerprint: str | None = None,
+        distinct: bool = False,
+        alpha: float | None = None,
     ) -> list[list[Hit]]:
-        """`search` for each of vectors [m, dim], in one look at the index."""
-        queries = check_vectors(vectors, None)
-        return self._search.nearest(queries, k, where, min_score, fingerprint)
+        """`search` for each of vectors [m, dim] and texts [m], in one look at the index."""
+        queries = None if vectors is None else check_vectors(vectors, None)
+        query = Query(queries, texts, mode, where, min_score, fingerprint, distinct, alpha)
+        return self._search.find(query, k)
 
     def mmr(
         self,
-        vector: ArrayLike,
+        vector: ArrayLike | None = None,
         k: int = 10,
         *,
+        text: str | None = None,
+        mode: Mode | None = None,
         fetch_k: int | None = None,
         lambda_mult: float = 0.5,
         where: Where | None = None,
         fingerprint: str | None = None,
     ) -> list[Hit]:
-        """Maximal marginal relevance: near the vector, but not all saying the same.
+        """Maximal marginal relevance: near the query, but not all saying the same.
 
         Carbonell and Goldstein (1998): repeatedly takes the candidate with the largest
-        `lambda_mult * cosine(query) - (1 - lambda_mult) * max cosine(already taken)`.
+        `lambda_mult * score - (1 - lambda_mult) * max cosine(already taken)`, the score being what
+        a `search` of this mode orders by.
 
         Args:
             vector: Numbers [dim].
             k: How many to return.
-            fetch_k: How many nearest chunks to choose from; 4 k if None.
+            text: As in `search`.
+            mode: As in `search`.
+            fetch_k: How many of the best chunks to choose from; 4 k if None.
             lambda_mult: 1 is relevance alone, 0 diversity alone.
             where: As in `search`.
             fingerprint: As in `search`.
 
         Returns:
-            Hits in the order taken; `score` is the cosine with the query, as in `search`.
+            Hits in the order taken, with the scores of `search`.
         """
-        query = check_vectors(vector, 1, single=True)
-        return self._search.diverse(query, k, fetch_k, lambda_mult, where, fingerprint)
+        query = Query(
+            None if vector is None else check_vectors(vector, 1, single=True),
+            None if text is None else [text],
+            mode,
+            where,
+            fingerprint=fingerprint,
+        )
+        return self._search.diverse(query, k, fetch_k, lambda_mult)
+
+    # Keeping
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -304,7 +324,6 @@ class GemIndex:
         """
         with self._database.transaction():
             yield self
-        self._wrote = True
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value stored by `set_meta`."""
@@ -344,6 +363,8 @@ class GemIndex:
                 path=self.path,
                 count=count,
                 dim=properties.get("dim"),
+                vectors=self._database.count_vectors(),
+                words=self._database.full_text is not None,
                 fingerprint=properties.get("fingerprint"),
                 kind=self._follower.kind(count),
                 bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
@@ -362,7 +383,7 @@ class GemIndex:
             raise GemIndexError(f"{folder} holds an index already; choose another folder")
         part = folder / f"{DATABASE_FILE}.{uuid.uuid4().hex}.part"
         try:
-            self._database.copy_to(part)
+            self._database.connection.copy_to(part)
             part.replace(folder / DATABASE_FILE)
         finally:
             part.unlink(missing_ok=True)
@@ -377,17 +398,17 @@ class GemIndex:
     def close(self) -> None:
         """Close; if this process changed much of a large index, `checkpoint` first."""
         try:
-            if self._wrote and self._follower.is_stale():
+            if self._database.wrote and self._follower.is_stale():
                 self.checkpoint()
         finally:
-            self._wrote = False
+            self._database.wrote = False
             self._follower.close()
-            self._database.close()
+            self._database.connection.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._wrote = False  # leave at once
+            self._database.wrote = False  # leave at once
         self.close()

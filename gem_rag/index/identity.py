@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import Kind
-from gem_rag.index.database import Database
+from gem_rag.index.database import Database, Vectors
+from gem_rag.index.records import check_vectors
 
 _REMEDY = "use the model that made it, or ingest again into a new index"
 
@@ -24,7 +27,7 @@ class Identity:
     def open(self, fingerprint: str | None, dim: int | None, kind: Kind | None) -> Kind:
         """`claim`, and the kind to search by."""
         self.claim(fingerprint, dim, kind or "auto")
-        recorded: Kind = self._database.properties()["kind"]
+        recorded: Kind = self._database.properties().get("kind", "auto")
         return kind or recorded
 
     def claim(self, fingerprint: str | None, dim: int | None, kind: Kind | None = None) -> None:
@@ -34,7 +37,7 @@ class Identity:
             GemIndexError: Something given differs from what is recorded.
         """
         given = {"fingerprint": fingerprint, "dim": dim, "kind": kind}
-        if self._unrecorded(given):
+        if self._unrecorded(given) and not self._database.connection.read_only:
             with self._database.transaction():
                 # Another process may have been faster.
                 for key, value in self._unrecorded(given).items():
@@ -45,7 +48,7 @@ class Identity:
     def _unrecorded(self, given: dict[str, Any]) -> dict[str, Any]:
         recorded = self._database.properties()
         new = {k: v for k, v in given.items() if v is not None and recorded.get(k) is None}
-        if "fingerprint" in new and self._database.count(None):
+        if "fingerprint" in new and self._database.count_vectors():
             del new["fingerprint"]  # vectors of unknown origin are not attributed to a model
         return new
 
@@ -62,6 +65,8 @@ class Identity:
         """
         recorded = self._database.properties().get("fingerprint")
         if fingerprint is None or fingerprint == recorded:
+            return
+        if recorded is None and not self._database.count_vectors():
             return
         if recorded is None:
             raise GemIndexError(
@@ -86,8 +91,20 @@ class Identity:
                 f"{self._name} holds vectors of {recorded} numbers, not {dim}: {_REMEDY}"
             )
 
-    def settle_dim(self, dim: int) -> None:
-        """Check the length of vectors to be added; the first ones decide it."""
-        self.check_dim(dim)
+    def accept(self, vectors: ArrayLike | None, count: int) -> Vectors | None:
+        """Vectors to be added, one for each of `count` chunks: float32 [n, dim], or None.
+
+        The first ones decide the length of all.
+
+        Raises:
+            GemIndexError: They are malformed, too many or too few, or of another length.
+        """
+        if vectors is None:
+            return None
+        matrix = check_vectors(vectors, count)
+        if not count:
+            return None
+        self.check_dim(matrix.shape[1])
         if self.dim is None:
-            self._database.set_property("dim", dim)
+            self._database.set_property("dim", matrix.shape[1])
+        return matrix

@@ -12,29 +12,94 @@ from numpy.typing import ArrayLike, NDArray
 
 from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import Kind
-from gem_rag.index.database import Vectors
+from gem_rag.index.database import StoredChunk, Vectors
 
 Metadata = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
-    """A stored chunk; `vector` (float32 [dim], unit length) only where it was asked for."""
+class Passage:
+    """A piece of a document, to be stored.
+
+    Attributes:
+        text: Exactly the document's ``text[start:end]``.
+        start: First character.
+        end: One past the last.
+        heading: Headings above it, outermost first, joined by " > ".
+        page: Its page, from 1.
+        read: What is read and searched for it; None where that is the text.
+        metadata: The user's.
+    """
+
+    text: str
+    start: int
+    end: int
+    heading: str = ""
+    page: int | None = None
+    read: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """What is read and searched for it."""
+        return self.text if self.read is None else self.read
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is known of a stored chunk.
+
+    Attributes:
+        id: Unique in the index.
+        text: What is shown and cited.
+        metadata: The user's.
+        source: The document's name or path; None for a chunk that was added without a document.
+        start: First character of the document's text.
+        end: One past the last.
+        heading: Headings above it, outermost first, joined by " > ".
+        page: Its page, from 1.
+        read: What is read and searched for it, where that is not the text.
+    """
 
     id: str
     text: str
     metadata: Metadata
+    source: str | None = field(default=None, kw_only=True)
+    start: int | None = field(default=None, kw_only=True)
+    end: int | None = field(default=None, kw_only=True)
+    heading: str = field(default="", kw_only=True)
+    page: int | None = field(default=None, kw_only=True)
+    read: str | None = field(default=None, kw_only=True)
+
+    @property
+    def words(self) -> str:
+        """What is read and searched for it."""
+        return self.text if self.read is None else self.read
+
+
+@dataclass(frozen=True)
+class Record(Chunk):
+    """A stored chunk; `vector` (float32 [dim], unit length) only where it was asked for."""
+
     vector: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A chunk found by a search; `score` is the cosine with the query, -1 to 1."""
+class Hit(Chunk):
+    """A chunk found by a search.
 
-    id: str
-    text: str
-    metadata: Metadata
-    score: float
+    Attributes:
+        score: The cosine with the query, -1 to 1; None where the query or the chunk has no vector.
+        word_score: How well the query's words stand in it, 0 to 1 (BM25 over what it would be if
+            they filled the chunk); None where no words were given.
+        fused_score: Both in one, by which hybrid searches are ordered; None for the others.
+        sources: The sources of all chunks of this text, where equal ones count once.
+    """
+
+    score: float | None
+    word_score: float | None = None
+    fused_score: float | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +118,8 @@ class IndexInfo:
         path: Its folder; None if it is in memory.
         count: Chunks.
         dim: Numbers in a vector; None before the first is added.
+        vectors: Chunks that have one.
+        words: Whether chunks can be searched by words.
         fingerprint: Of the model that made the vectors; None if it was not recorded.
         kind: How it is searched at its present size: "flat", "hnsw" or "ivf".
         bytes: On disk.
@@ -62,6 +129,8 @@ class IndexInfo:
     path: Path | None
     count: int
     dim: int | None
+    vectors: int
+    words: bool
     fingerprint: str | None
     kind: Kind
     bytes: int
@@ -120,8 +189,8 @@ def encode_chunks(
     texts: Sequence[str],
     metadatas: Sequence[Mapping[str, Any] | None] | None,
     ids: Sequence[str] | None,
-) -> list[tuple[str, str, str]]:
-    """Check n texts with their metadata and ids; (id, metadata as JSON, text) of each.
+) -> list[StoredChunk]:
+    """Check n texts with their metadata and ids, and make them what is stored.
 
     Raises:
         GemIndexError: Their numbers differ, ids repeat, or something cannot be stored.
@@ -141,9 +210,58 @@ def encode_chunks(
         raise GemIndexError(f"the id {repeated!r} is given twice; ids are unique")
     called = [f"number {i}" for i in range(len(texts))] if ids is None else [*map(repr, names)]
     return [
-        (_text(name, "an id"), _metadata(meta, which), _text(text, f"the text of {which}"))
+        StoredChunk(
+            0, _text(name, "an id"), _metadata(meta, which), _text(text, f"the text of {which}")
+        )
         for name, meta, text, which in zip(names, metas, texts, called, strict=True)
     ]
+
+
+def encode_passages(source: str, passages: Sequence[Passage]) -> list[StoredChunk]:
+    """Check the pieces of a document, and make them what is stored.
+
+    Raises:
+        GemIndexError: Something of them cannot be stored.
+    """
+    source = _text(source, "a source")
+    return [
+        StoredChunk(
+            0,
+            str(uuid.uuid4()),
+            _metadata(p.metadata, f"number {i} of {source!r}"),
+            _text(p.text, f"the text of number {i} of {source!r}"),
+            source,
+            p.start,
+            p.end,
+            p.heading or None,
+            p.page,
+            *_lead_and_mended(p),
+        )
+        for i, p in enumerate(passages)
+    ]
+
+
+def _lead_and_mended(passage: Passage) -> tuple[str | None, str | None]:
+    """What is read beside the text, so that the text stands once on disk where that can be."""
+    read, text = passage.read, passage.text
+    if read is None or read == text:
+        return None, None
+    return (read.removesuffix(text), None) if read.endswith(text) else (None, read)
+
+
+def chunk_fields(chunk: StoredChunk) -> dict[str, Any]:
+    """What a `Record` and a `Hit` say of a stored chunk."""
+    return {
+        "id": chunk.id,
+        "text": chunk.text,
+        "metadata": decode(chunk.metadata),
+        "source": chunk.source,
+        "start": chunk.start,
+        "end": chunk.stop,
+        "heading": chunk.heading or "",
+        "page": chunk.page,
+        "read": None if chunk.read == chunk.text else chunk.read,
+    }
 
 
 def _text(text: Any, what: str) -> str:

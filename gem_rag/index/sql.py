@@ -1,11 +1,23 @@
-"""Metadata filters as parametrised SQL over SQLite's JSON."""
+"""Filters as parametrised SQL over the view `passages`: its columns, and the JSON of metadata."""
 
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gem_rag.index.filters import All, Condition, FieldTest, Ids, Not, Scalar, Some, Where, parse
+from gem_rag.index.filters import (
+    FALLBACK,
+    OURS,
+    All,
+    Condition,
+    FieldTest,
+    Ids,
+    Not,
+    Scalar,
+    Some,
+    Where,
+    parse,
+)
 
 # What the connection calls Python's `str.casefold`: SQLite's own lower() knows ASCII only.
 CASEFOLD = "gem_casefold"
@@ -15,7 +27,7 @@ _PLAIN_KEY = re.compile(r'[^"\\\x00-\x1f]+')
 
 
 class CompiledFilter(NamedTuple):
-    """An SQL condition on the column `chunks.metadata`, and its named parameters."""
+    """An SQL condition on the view `passages`, and its named parameters."""
 
     sql: str
     parameters: dict[str, Any]
@@ -59,7 +71,7 @@ class _Compiler:
             case Not(part):
                 return f"NOT {self.sql(part)}"
             case Ids(ids):
-                return f"(chunks.id IN {self._set(ids)})"
+                return f"(passages.id IN {self._set(ids)})"
             case FieldTest():
                 return self._test(self._field(condition.field), condition)
 
@@ -132,22 +144,22 @@ class _Compiler:
         return _known(f"{length} = {self._bind(operand)}")
 
     def _field(self, name: str) -> _Field:
+        if name in OURS:
+            return _column(name)
+        if f"${name}" == FALLBACK:
+            return _either(self._path([name]), _column(FALLBACK))
         literal = self._path([name])
         if "." not in name:
             return literal
-        nested = self._path(name.split("."))
-        # The type alone decides which of the two is meant: every test checks it first.
-        return _Field(
-            f"coalesce({literal.type}, {nested.type})", f"coalesce({literal.value}, {nested.value})"
-        )
+        return _either(literal, self._path(name.split(".")))
 
     def _path(self, keys: list[str]) -> _Field:
         if all(_PLAIN_KEY.fullmatch(key) for key in keys):
             path = self._bind("$" + "".join(f'."{key}"' for key in keys))
             return _Field(
-                f"json_type(chunks.metadata, {path})", f"json_extract(chunks.metadata, {path})"
+                f"json_type(passages.metadata, {path})", f"json_extract(passages.metadata, {path})"
             )
-        document = "chunks.metadata"
+        document = "passages.metadata"
         for key in keys[:-1]:
             document = (
                 f"(SELECT value FROM json_each({document}) "
@@ -168,6 +180,18 @@ class _Compiler:
 
     def _set(self, values: Sequence[Scalar]) -> str:
         return f"(SELECT value FROM json_each({self._bind(json.dumps(values))}))"
+
+
+def _column(name: str) -> _Field:
+    column = f"passages.{name.removeprefix('$')}"
+    return _Field(f"CASE WHEN {column} IS NOT NULL THEN '{OURS[name]}' END", column)
+
+
+def _either(first: _Field, second: _Field) -> _Field:
+    # The type alone decides which of the two is meant: every test checks it first.
+    return _Field(
+        f"coalesce({first.type}, {second.type})", f"coalesce({first.value}, {second.value})"
+    )
 
 
 def _known(test: str) -> str:

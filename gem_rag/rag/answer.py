@@ -127,8 +127,8 @@ def answer_from(
     ask = ASK.format(question=in_context(question, history))
     one = len(found.citations) == 1
     if model.shares_readings and (one or join_readings):
-        readings = found.readings or store.read([c.text for c in found.citations])
+        readings = found.readings or store.read(found.texts)
         after = readings[0] if one else model.join(readings)
         return model.stream(ask, after=after, **options)
-    passages = "\n\n".join(c.text for c in found.citations)
+    passages = "\n\n".join(found.texts)
     return model.stream(passages + ask, **options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from gem_rag.index.records import Hit
 
@@ -15,33 +17,59 @@ class Citation:
         source: File path or document name.
         start: First character of the passage in the source's text.
         end: One past its last.
-        score: Cosine similarity of question and passage, -1 to 1.
-        rank_score: Calibrated query likelihood (nats per token); None where nothing was ranked.
+        score: Cosine similarity of question and passage, -1 to 1; None where one has no vector.
+        rank_score: What the model's ranking makes of it: see `gem_rag.rag.relevance`; None where
+            nothing was ranked.
         text: The passage.
         heading: Headings above it, outermost first, joined by " > ".
         id: Its id in the index.
+        page: Its page, from 1.
+        word_score: How well the question's words stand in it, 0 to 1; None where words were not
+            searched.
+        fused_score: Cosine and word score in one, 0 to 1; None where one alone was searched by.
+        sources: All sources that hold this very passage.
+        metadata: The user's.
     """
 
     source: str
     start: int
     end: int
-    score: float
+    score: float | None
     rank_score: float | None
     text: str
     heading: str = ""
     id: str = ""
+    page: int | None = None
+    word_score: float | None = None
+    fused_score: float | None = None
+    sources: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, hit: Hit, rank_score: float | None = None) -> Citation:
-        """What the index found, as a citation."""
-        m = hit.metadata
+        """What the index found, as a citation.
+
+        The place of a chunk that was added without a document is what its metadata says of it.
+        """
+        said = hit.metadata if hit.source is None else {}
+        source = str(said.get("source", "")) if hit.source is None else hit.source
+        start, end = hit.start, hit.end
         return cls(
-            source=str(m.get("source", "")),
-            start=int(m.get("start", 0)),
-            end=int(m.get("end", len(hit.text))),
-            score=float(hit.score),
+            source=source,
+            start=_whole(said.get("start"), 0) if start is None else start,
+            end=_whole(said.get("end"), len(hit.text)) if end is None else end,
+            score=hit.score,
             rank_score=rank_score,
             text=hit.text,
-            heading=str(m.get("heading") or ""),
+            heading=hit.heading or str(said.get("heading") or ""),
             id=hit.id,
+            page=hit.page,
+            word_score=hit.word_score,
+            fused_score=hit.fused_score,
+            sources=hit.sources or ((source,) if source else ()),
+            metadata=hit.metadata,
         )
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) else otherwise

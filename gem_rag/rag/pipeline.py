@@ -6,19 +6,21 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
 from gem_rag.errors import GemError
+from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.answer import Answer, AnswerStream, AsyncAnswerStream, answer_from
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.ingest.report import IngestReport
 from gem_rag.rag.ingest.write import Ingest
 from gem_rag.rag.question import in_context
-from gem_rag.rag.relevance import RELEVANCE_THRESHOLD, is_relevant
+from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag.text.template import Message
@@ -28,14 +30,16 @@ class GemRAG:
     """Ingest, retrieve, rank, answer with citations: one model, one index.
 
     Args:
-        model: Embeds, ranks and answers.
+        model: Embeds, ranks and answers. A base without a checkpoint finds by words, and ranks.
         index: Where chunks are; its fingerprint must be the model's.
         store: Kept readings of chunks; None makes one beside the index (or in memory).
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
             exactly and without running it again; more are read together afresh.
-        rank: Rank what the index found by query likelihood.
-        threshold: Least `Citation.rank_score` of a relevant passage; None answers always.
+        rank: Rank what the index found.
+        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
+        threshold: Least `Citation.rank_score` of a relevant passage; "auto" is the checkpoint's,
+            None answers always.
         chunk_tokens: Longest chunk.
         join_readings: Experimental: put several readings together instead of reading afresh.
             Faster, and an approximation, because the passages have not seen each other.
@@ -50,7 +54,8 @@ class GemRAG:
         candidates: int = CANDIDATES,
         context: int = 1,
         rank: bool = True,
-        threshold: float | None = RELEVANCE_THRESHOLD,
+        mode: Mode = "hybrid",
+        threshold: float | Literal["auto"] | None = "auto",
         chunk_tokens: int = CHUNK_TOKENS,
         join_readings: bool = False,
     ) -> None:
@@ -58,14 +63,16 @@ class GemRAG:
             raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
         self.model = model
         self.index = GemIndex() if index is None else index
-        self.index.claim(model.fingerprint, model.dim)
+        if model.embeds:
+            self.index.claim(model.fingerprint, model.dim)
         folder = self.index.path / "readings" if self.index.path is not None else None
         self.store = store if store is not None else ReadingStore(model, folder)
         self.store.require_embeds_as(model)
         self.candidates = candidates
         self.context = context
         self.rank = rank
-        self.threshold = threshold
+        self.mode: Mode = mode
+        self.threshold = model.config.relevance.threshold if threshold == "auto" else threshold
         self.chunk_tokens = chunk_tokens
         self.join_readings = join_readings
 
@@ -105,27 +112,35 @@ class GemRAG:
         question: str,
         *,
         k: int | None = None,
-        where: dict[str, Any] | None = None,
+        where: Where | None = None,
         rank: bool | None = None,
+        mode: Mode | None = None,
     ) -> list[Citation]:
         """The best passages for a question, best first.
 
         Args:
             question: What is asked.
             k: How many at most; None is all candidates.
-            where: Metadata filter, as `GemIndex.search` takes it.
-            rank: Rank by query likelihood; None is this object's setting.
+            where: Filter, as `GemIndex.search` takes it.
+            rank: Rank what is found; None is this object's setting.
+            mode: What finds; None is this object's setting.
         """
-        return self._find(question, k, where, rank).citations
+        return self._find(question, k, where, rank, mode).citations
 
     def _find(
-        self, question: str, k: int | None, where: dict[str, Any] | None, rank: bool | None
+        self,
+        question: str,
+        k: int | None,
+        where: Where | None,
+        rank: bool | None,
+        mode: Mode | None,
     ) -> Found:
         return Retriever(self.model, self.index, self.store).find(
             question,
             k=k,
             candidates=self.candidates,
             rank=self.rank if rank is None else rank,
+            mode=self.mode if mode is None else mode,
             where=where,
         )
 
@@ -143,8 +158,9 @@ class GemRAG:
         question: str,
         *,
         history: Sequence[Message] = (),
-        where: dict[str, Any] | None = None,
+        where: Where | None = None,
         rank: bool | None = None,
+        mode: Mode | None = None,
         **generation: Any,
     ) -> AnswerStream:
         """Answer piece by piece.
@@ -152,13 +168,14 @@ class GemRAG:
         Args:
             question: What is asked.
             history: Earlier messages; the question is retrieved and answered in their light.
-            where: Metadata filter.
-            rank: Rank by query likelihood; None is this object's setting.
+            where: Filter, as `GemIndex.search` takes it.
+            rank: Rank what is found; None is this object's setting.
+            mode: What finds; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
         """
-        found = self._find(in_context(question, history), self.context, where, rank)
+        found = self._find(in_context(question, history), self.context, where, rank, mode)
         if not found.citations or not is_relevant(found.citations[0], self.threshold):
-            return AnswerStream(None, Found([], [], found.started, found.timings))
+            return AnswerStream(None, Found([], [], [], found.started, found.timings))
         pieces = answer_from(
             self.model,
             self.store,

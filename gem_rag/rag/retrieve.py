@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
+from gem_rag.config import RelevanceWeights
 from gem_rag.errors import GemError
+from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.index.records import Hit
+from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
+from gem_rag.rag.relevance import rank_score
 from gem_rag.store import ReadingStore
 
-CANDIDATES = 10  # how many the index finds for the model to rank, where nobody says otherwise
+CANDIDATES = 16  # how many the index finds for the model to rank, where nobody says otherwise
+RANKED_AT_ONCE = 8
 Rank = Callable[[str, Sequence[str]], list[Ranked]]  # of `GemModel` or a `ReadingStore`
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Candidate(Generic[T]):
-    """What a search found: the thing, the words it is ranked by, its cosine with the question."""
+    """What a search found.
+
+    Attributes:
+        item: The thing.
+        text: The words it is ranked by.
+        score: Its cosine with the question; None where that is not known.
+        word_score: How well the question's words stand in it, 0 to 1; None likewise.
+    """
 
     item: T
     text: str
-    score: float
+    score: float | None = None
+    word_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,13 +50,14 @@ class Chosen(Generic[T]):
     Attributes:
         item: The thing.
         index: Its place among the candidates.
-        score: Cosine.
-        rank_score: Calibrated query likelihood (nats per token); None where nothing was ranked.
+        score: Cosine; None where that is not known.
+        rank_score: What ranking makes of it (`gem_rag.rag.relevance`); None where nothing was
+            ranked.
     """
 
     item: T
     index: int
-    score: float
+    score: float | None
     rank_score: float | None = None
 
 
@@ -56,7 +70,8 @@ class Choice:
         rank: Ranks them; None keeps the search's order.
         candidates: How many a search should find to be ranked.
         least_score: Least cosine.
-        least_rank: Least calibrated query likelihood, of what is ranked.
+        least_rank: Least rank score, of what is ranked.
+        weights: What likelihood, words and cosine count for in a rank score.
     """
 
     k: int | None = None
@@ -64,6 +79,7 @@ class Choice:
     candidates: int = CANDIDATES
     least_score: float | None = None
     least_rank: float | None = None
+    weights: RelevanceWeights = field(default_factory=RelevanceWeights)
 
     @property
     def wanted(self) -> int:
@@ -73,21 +89,30 @@ class Choice:
         return max(self.candidates, self.k or 0)
 
     def best(self, question: str, found: Sequence[Candidate[T]]) -> list[Chosen[T]]:
-        """The passages to use, best first."""
+        """The passages to use, best first.
+
+        Where the question has no words to rank by, the search's order stays.
+        """
         near = [
             Chosen(candidate.item, index, candidate.score)
             for index, candidate in enumerate(found)
-            if self.least_score is None or candidate.score >= self.least_score
+            if self.least_score is None or (candidate.score or 0.0) >= self.least_score
         ]
-        if self.rank is None or not near:
+        if self.rank is None or not near or not question.strip():
             return near[: self.k]
-        places = self.rank(question, [found[chosen.index].text for chosen in near])
-        ranked = [
-            Chosen(near[p.index].item, near[p.index].index, near[p.index].score, p.score)
-            for p in places
-            if self.least_rank is None or p.score >= self.least_rank
-        ]
-        return ranked[: self.k]
+        ranked = sorted(self._ranked(question, found, near), key=lambda c: -(c.rank_score or 0.0))
+        least = self.least_rank
+        return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least][: self.k]
+
+    def _ranked(
+        self, question: str, found: Sequence[Candidate[T]], near: Sequence[Chosen[T]]
+    ) -> Iterator[Chosen[T]]:
+        assert self.rank is not None
+        for place in self.rank(question, [found[c.index].text for c in near]):
+            chosen = near[place.index]
+            candidate = found[chosen.index]
+            score = rank_score(place, candidate.score, candidate.word_score, self.weights)
+            yield replace(chosen, rank_score=score)
 
 
 @dataclass
@@ -97,21 +122,23 @@ class Found:
     Attributes:
         citations: Best first.
         readings: Of the citations' passages, where they were ranked from readings.
+        texts: What was read of the citations' passages.
         started: When the search began (`time.perf_counter`).
         timings: Seconds: ``retrieve`` and ``rank``.
     """
 
     citations: list[Citation]
     readings: list[Reading]
+    texts: list[str]
     started: float
     timings: dict[str, float] = field(default_factory=dict)
 
 
 class Retriever:
-    """Finds passages in an index with the model that made its vectors.
+    """Finds passages in an index with the model that made its vectors, and by words.
 
     Args:
-        model: Embeds the question and ranks.
+        model: Embeds the question, if it has learned to, and ranks.
         index: Where the passages are.
         store: Kept readings, from which they are ranked.
     """
@@ -128,7 +155,8 @@ class Retriever:
         k: int | None,
         candidates: int,
         rank: bool,
-        where: dict[str, Any] | None = None,
+        mode: Mode = "hybrid",
+        where: Where | None = None,
     ) -> Found:
         """The best passages for a question.
 
@@ -137,7 +165,8 @@ class Retriever:
             k: How many at most; None is all candidates.
             candidates: How many are ranked.
             rank: Whether they are.
-            where: Metadata filter.
+            mode: What finds candidates: vectors, words, or both.
+            where: Filter.
 
         Raises:
             GemError: The question is empty.
@@ -146,13 +175,12 @@ class Retriever:
             raise GemError("the question is empty; expected words")
         started = time.perf_counter()
         kept = _KeptRank(self._model, self._store)
-        choice = Choice(k, kept if rank else None, candidates)
-        vector = self._model.embed_query(question)
-        fingerprint = self._model.fingerprint
-        hits = self._index.search(vector, k=choice.wanted, where=where, fingerprint=fingerprint)
+        weights = self._model.config.relevance
+        choice = Choice(k, kept if rank else None, candidates, weights=weights)
+        hits = self.search(question, choice.wanted, mode, where)
         searched = time.perf_counter()
         chosen: list[Chosen[Hit]] = choice.best(
-            question, [Candidate(h, h.text, h.score) for h in hits]
+            question, [Candidate(h, h.words, h.score, h.word_score) for h in hits]
         )
         timings = {"retrieve": searched - started, "rank": 0.0}
         if rank and hits:
@@ -160,8 +188,23 @@ class Retriever:
         return Found(
             citations=[Citation.of(c.item, c.rank_score) for c in chosen],
             readings=[kept.readings[c.index] for c in chosen] if kept.readings else [],
+            texts=[c.item.words for c in chosen],
             started=started,
             timings=timings,
+        )
+
+    def search(self, question: str, k: int, mode: Mode, where: Where | None) -> list[Hit]:
+        """What the index finds, equal texts once; without vectors, where the model makes none."""
+        if mode == "hybrid" and not self._model.embeds:
+            mode = "words"
+        return self._index.search(
+            None if mode == "words" else self._model.embed_query(question),
+            k,
+            text=None if mode == "vector" else question,
+            mode=mode,
+            where=where,
+            fingerprint=None if mode == "words" else self._model.fingerprint,
+            distinct=True,
         )
 
 

@@ -9,19 +9,16 @@ from langchain_core.documents import Document
 from gem_rag.rag.retrieve import Candidate, Choice
 
 
-def chosen(choice: Choice, query: str, documents: Sequence[Document]) -> list[Document]:
+def chosen(choice: Choice, query: str, candidates: Sequence[Candidate[Document]]) -> list[Document]:
     """The documents to use, best first; ranked ones carry ``rank_score`` in their metadata."""
-    found = [Candidate(d, d.page_content, d.metadata.get("score", 0.0)) for d in documents]
-    return [
-        c.item if c.rank_score is None else with_metadata(c.item, rank_score=c.rank_score)
-        for c in choice.best(query, found)
-    ]
+    return [with_metadata(c.item, rank_score=c.rank_score) for c in choice.best(query, candidates)]
 
 
-def with_metadata(document: Document, **facts: float) -> Document:
-    """A copy of a document that carries more metadata."""
+def with_metadata(document: Document, **facts: float | None) -> Document:
+    """A copy of a document whose metadata has more facts, as far as they are known."""
+    known = {name: fact for name, fact in facts.items() if fact is not None}
     return Document(
         id=document.id,
         page_content=document.page_content,
-        metadata={**document.metadata, **facts},
+        metadata={**document.metadata, **known},
     )

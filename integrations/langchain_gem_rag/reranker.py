@@ -12,7 +12,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict
 
 from gem_rag.model import GemModel, as_model
-from gem_rag.rag.retrieve import Choice
+from gem_rag.rag.retrieve import Candidate, Choice
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.ranking import chosen
 
@@ -52,7 +52,7 @@ class GemReranker(BaseDocumentCompressor):
     ) -> list[Document]:
         """The best documents, best first, each with ``rank_score`` in its metadata."""
         choice = Choice(k=self.top_n, rank=self.readings.rank, least_rank=self.min_score)
-        return chosen(choice, query, documents)
+        return chosen(choice, query, [Candidate(d, d.page_content) for d in documents])
 
     async def acompress_documents(
         self,

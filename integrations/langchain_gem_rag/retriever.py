@@ -12,7 +12,10 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
-from gem_rag.rag.retrieve import CANDIDATES, Choice, Rank
+from gem_rag.config import RelevanceWeights
+from gem_rag.index import Hit
+from gem_rag.index.search import Mode
+from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice, Rank
 from langchain_gem_rag.embeddings import GemEmbeddings
 from langchain_gem_rag.ranking import chosen, with_metadata
 from langchain_gem_rag.vectorstore import GemVectorStore, document_of
@@ -21,9 +24,10 @@ from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 class GemRetriever(BaseRetriever):
     """The k best documents of a `GemVectorStore` for a query.
 
-    Each document's metadata carries ``score`` (cosine), ``rank_score`` where it was ranked, and
-    ``start`` and ``end``, its place in the source, where that is known (``start_index`` of
-    LangChain's splitters is understood).
+    Each document's metadata carries the scores that found it: ``score`` (cosine), ``word_score``
+    and ``fused_score`` where words were searched, ``rank_score`` where it was ranked; and ``start``
+    and ``end``, its place in the source, where that is known (``start_index`` of LangChain's
+    splitters is understood). Equal texts count once.
 
     Attributes:
         vectorstore: Where to search; with `GemEmbeddings` its kept readings serve the ranking.
@@ -31,10 +35,11 @@ class GemRetriever(BaseRetriever):
         candidates: How many the index finds for the model to rank.
         filter: Metadata filter; also an argument of ``invoke``.
         score_threshold: Least cosine.
-        rank_threshold: Least ``rank_score`` (nats per token above an empty passage).
+        rank_threshold: Least ``rank_score`` (see `gem_rag.rag.relevance`).
+        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
         search_type: "similarity" or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
-        rank: Rank by query likelihood, where the embeddings are `GemEmbeddings`.
+        rank: Rank what is found, where the embeddings are `GemEmbeddings`.
     """
 
     vectorstore: GemVectorStore
@@ -46,6 +51,7 @@ class GemRetriever(BaseRetriever):
     search_type: Literal["similarity", "mmr"] = "similarity"
     lambda_mult: float = 0.5
     rank: bool = True
+    mode: Mode = "hybrid"
 
     def _get_relevant_documents(
         self,
@@ -54,8 +60,7 @@ class GemRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        vector = self.vectorstore.embedding.embed_query(query)
-        return self._find(query, vector, **kwargs)
+        return self._find(query, None, **kwargs)
 
     async def _aget_relevant_documents(
         self,
@@ -64,13 +69,14 @@ class GemRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        vector = await self.vectorstore.embedding.aembed_query(query)
+        words = self.mode == "words"
+        vector = None if words else await self.vectorstore.embedding.aembed_query(query)
         return await asyncio.to_thread(self._find, query, vector, **kwargs)
 
     def _find(
         self,
         query: str,
-        vector: list[float],
+        vector: list[float] | None,
         *,
         k: int | None = None,
         filter: dict[str, Any] | None = None,
@@ -81,14 +87,23 @@ class GemRetriever(BaseRetriever):
             candidates=self.candidates,
             least_score=self.score_threshold,
             least_rank=self.rank_threshold,
+            weights=self._weights(),
         )
-        where = self.filter if filter is None else filter
-        index = self.vectorstore.index
-        if self.search_type == "mmr":
-            hits = index.mmr(vector, choice.wanted, lambda_mult=self.lambda_mult, where=where)
-        else:
-            hits = index.search(vector, choice.wanted, where=where)
-        return chosen(choice, query, [_with_place(document_of(h), h.score) for h in hits])
+        hits = self.vectorstore.find(
+            query,
+            choice.wanted,
+            vector=vector,
+            mode=self.mode,
+            filter=self.filter if filter is None else filter,
+            distinct=True,
+            mmr=self.lambda_mult if self.search_type == "mmr" else None,
+        )
+        return chosen(choice, query, [_candidate(hit) for hit in hits])
+
+    def _weights(self) -> RelevanceWeights:
+        embedding = self.vectorstore.embedding
+        gem = embedding.model if isinstance(embedding, GemEmbeddings) else None
+        return RelevanceWeights() if gem is None else gem.config.relevance
 
     def _rank(self) -> Rank | None:
         """What ranks: kept readings where there are some."""
@@ -105,8 +120,18 @@ class GemRetriever(BaseRetriever):
         return None
 
 
-def _with_place(document: Document, score: float) -> Document:
+def _candidate(hit: Hit) -> Candidate[Document]:
+    document = with_metadata(
+        _with_place(document_of(hit)),
+        score=hit.score,
+        word_score=hit.word_score,
+        fused_score=hit.fused_score,
+    )
+    return Candidate(document, hit.words, hit.score, hit.word_score)
+
+
+def _with_place(document: Document) -> Document:
     start = document.metadata.get("start_index")
     if start is None or "start" in document.metadata:
-        return with_metadata(document, score=score)
-    return with_metadata(document, score=score, start=start, end=start + len(document.page_content))
+        return document
+    return with_metadata(document, start=start, end=start + len(document.page_content))

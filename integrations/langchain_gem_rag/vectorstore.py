@@ -13,9 +13,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from gem_rag.index import GemIndex, Hit
-from gem_rag.index.records import encode_chunks
+from gem_rag.index.records import Chunk, encode_chunks
+from gem_rag.index.search import Mode
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.store_retriever import BY_WORDS, GemStoreRetriever
 
 Filter = dict[str, Any]
 
@@ -134,7 +136,7 @@ class GemVectorStore(VectorStore):
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents by id, in this order; ids that do not exist are left out."""
         records = self.index.get(list(ids))
-        return [Document(id=r.id, page_content=r.text, metadata=r.metadata) for r in records]
+        return [document_of(record) for record in records]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to a query; ``filter`` as for the class."""
@@ -172,7 +174,7 @@ class GemVectorStore(VectorStore):
         """The k documents nearest to a vector ``[d]``, each with its cosine."""
         _require_none(kwargs)
         hits = self.index.search(embedding, k, where=filter, min_score=score_threshold)
-        return [(document_of(hit), hit.score) for hit in hits]
+        return [(document_of(hit), hit.score or 0.0) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **kwargs: Any
@@ -248,6 +250,69 @@ class GemVectorStore(VectorStore):
             **kwargs,
         )
 
+    # Searches by words
+
+    def find(
+        self,
+        query: str,
+        k: int = 4,
+        *,
+        vector: list[float] | None = None,
+        mode: Mode = "hybrid",
+        filter: Filter | None = None,
+        distinct: bool = False,
+        mmr: float | None = None,
+    ) -> list[Hit]:
+        """The k best chunks, with every score that is known of them: see `GemIndex.search`.
+
+        Args:
+            query: What to look for.
+            k: How many at most.
+            vector: The query's, ``[d]``, where it is embedded already.
+            mode: "hybrid", "vector" or "words".
+            filter: As for the class.
+            distinct: Count equal texts once.
+            mmr: Search by maximal marginal relevance: 1 relevance alone, 0 diversity alone.
+        """
+        if vector is None and mode != "words":
+            vector = self.embedding.embed_query(query)
+        text = None if mode == "vector" else query
+        if mmr is not None:
+            return self.index.mmr(vector, k, text=text, mode=mode, lambda_mult=mmr, where=filter)
+        return self.index.search(vector, k, text=text, mode=mode, where=filter, distinct=distinct)
+
+    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """As `VectorStore.search`, and of the types "hybrid" and "words"."""
+        if search_type not in BY_WORDS:
+            return super().search(query, search_type, **kwargs)
+        return [document_of(hit) for hit in self._found(query, search_type, **kwargs)]
+
+    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """`search` without blocking the event loop."""
+        if search_type not in BY_WORDS:
+            return await super().asearch(query, search_type, **kwargs)
+        vector = None if search_type == "words" else await self.embedding.aembed_query(query)
+        hits = await asyncio.to_thread(self._found, query, search_type, vector=vector, **kwargs)
+        return [document_of(hit) for hit in hits]
+
+    def _found(
+        self,
+        query: str,
+        search_type: str,
+        k: int = 4,
+        filter: Filter | None = None,
+        vector: list[float] | None = None,
+        **kwargs: Any,
+    ) -> list[Hit]:
+        _require_none(kwargs)
+        mode: Mode = "words" if search_type == "words" else "hybrid"
+        return self.find(query, k, vector=vector, mode=mode, filter=filter)
+
+    def as_retriever(self, **kwargs: Any) -> GemStoreRetriever:
+        """A retriever over this store; ``search_type`` may be "hybrid" and "words" too."""
+        tags = kwargs.pop("tags", None) or [*self._get_retriever_tags()]
+        return GemStoreRetriever(vectorstore=self, tags=tags, **kwargs)
+
     # Making and keeping
 
     @classmethod
@@ -314,9 +379,17 @@ def _require_none(options: dict[str, Any]) -> None:
         raise TypeError(f"unknown options {sorted(options)}; conditions go into `filter`")
 
 
-def document_of(hit: Hit) -> Document:
-    """A found chunk as a document."""
-    return Document(id=hit.id, page_content=hit.text, metadata=hit.metadata)
+def document_of(chunk: Chunk) -> Document:
+    """A stored chunk as a document; its place is told where the user's metadata does not."""
+    ours = {
+        "source": chunk.source,
+        "start": chunk.start,
+        "end": chunk.end,
+        "heading": chunk.heading or None,
+        "page": chunk.page,
+    }
+    place = {name: value for name, value in ours.items() if value is not None}
+    return Document(id=chunk.id, page_content=chunk.text, metadata={**place, **chunk.metadata})
 
 
 def _documents(found: list[tuple[Document, float]]) -> list[Document]:

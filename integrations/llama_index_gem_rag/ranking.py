@@ -25,13 +25,18 @@ def store_for(model: GemModel, readings: ReadingStore | None) -> ReadingStore:
     return readings
 
 
-def chosen(choice: Choice, question: str, nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-    """The nodes to use, best first; a ranked one's score is its `Ranked.score`.
-
-    Read is what is embedded, so that one reading of a node serves both.
-    """
-    found = [Candidate(n, n.node.get_content(MetadataMode.EMBED), n.score or 0.0) for n in nodes]
+def chosen(
+    choice: Choice, question: str, candidates: Sequence[Candidate[NodeWithScore]]
+) -> list[NodeWithScore]:
+    """The nodes to use, best first; a ranked one's score is what the ranking makes of it."""
     return [
         c.item if c.rank_score is None else NodeWithScore(node=c.item.node, score=c.rank_score)
-        for c in choice.best(question, found)
+        for c in choice.best(question, candidates)
     ]
+
+
+def candidate(
+    node: NodeWithScore, score: float | None = None, word_score: float | None = None
+) -> Candidate[NodeWithScore]:
+    """A node to be ranked. Read is what is embedded, so that one reading serves both."""
+    return Candidate(node, node.node.get_content(MetadataMode.EMBED), score, word_score)

@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from gem_rag.model import Model, as_model, name_of
 from gem_rag.rag.retrieve import Choice
 from gem_rag.store import ReadingStore
-from llama_index_gem_rag.ranking import chosen, store_for
+from llama_index_gem_rag.ranking import candidate, chosen, store_for
 
 
 class GemReranker(BaseNodePostprocessor):
@@ -66,4 +66,4 @@ class GemReranker(BaseNodePostprocessor):
         if query_bundle is None:
             raise ValueError("GemReranker needs the question: pass query_bundle or query_str")
         choice = Choice(k=self.top_n, rank=self._readings.rank, least_rank=self.cutoff)
-        return chosen(choice, query_bundle.query_str, nodes)
+        return chosen(choice, query_bundle.query_str, [candidate(node) for node in nodes])

@@ -1,4 +1,4 @@
-"""GemRetriever: found by embedding, ranked by query likelihood, with one model."""
+"""GemRetriever: found by words and vectors, ranked by the model that made the vectors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
     VectorStoreQuery,
     VectorStoreQueryMode,
-    VectorStoreQueryResult,
 )
 
 from gem_rag.errors import GemError
+from gem_rag.index import Hit
+from gem_rag.index.search import Mode
 from gem_rag.model import Model, as_model
-from gem_rag.rag.retrieve import CANDIDATES, Choice
+from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice
 from gem_rag.store import ReadingStore
-from llama_index_gem_rag.ranking import chosen, store_for
-from llama_index_gem_rag.vector_store import GemVectorStore
+from llama_index_gem_rag.ranking import candidate, chosen, store_for
+from llama_index_gem_rag.vector_store import GemVectorStore, node_of
 
 
 class GemRetriever(BaseRetriever):
@@ -33,9 +34,10 @@ class GemRetriever(BaseRetriever):
         similarity_top_k: How many nodes to return.
         candidates: How many the search finds for the model to rank.
         filters: Which nodes may be found.
-        rank: Rank by query likelihood; False keeps the search's order and cosines.
-        cutoff: Least score of a node to return: nats per token of the question where nodes are
-            ranked, else a cosine. None returns all.
+        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
+        rank: Rank what is found; False keeps the search's order and scores.
+        cutoff: Least score of a node to return: a rank score (see `gem_rag.rag.relevance`) where
+            nodes are ranked, else a cosine. None returns all.
         mmr_threshold: Search by maximal marginal relevance, 1 relevance alone to 0 diversity alone,
             so that the candidates do not all say the same. None searches for the nearest.
         readings: Keeps what was read of the nodes, so that it is read once; None makes a store in
@@ -56,6 +58,7 @@ class GemRetriever(BaseRetriever):
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         candidates: int = CANDIDATES,
         filters: MetadataFilters | None = None,
+        mode: Mode = "hybrid",
         rank: bool = True,
         cutoff: float | None = None,
         mmr_threshold: float | None = None,
@@ -76,7 +79,9 @@ class GemRetriever(BaseRetriever):
             candidates=candidates,
             least_score=None if rank else cutoff,
             least_rank=cutoff,
+            weights=self._model.config.relevance,
         )
+        self._mode: Mode = mode
         self._filters = filters
         self._mmr_threshold = mmr_threshold
         super().__init__(callback_manager=callback_manager, **options)
@@ -87,16 +92,15 @@ class GemRetriever(BaseRetriever):
         return self._readings
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = self._embedded(query_bundle)
-        query, fingerprint = self._query(vector), self._model.fingerprint
-        found = self._vector_store.query(query, fingerprint=fingerprint)
-        return self._ordered(query_bundle.query_str, found)
+        vector = None if self._mode == "words" else self._embedded(query_bundle)
+        question = query_bundle.query_str
+        hits = self._vector_store.hits(
+            self._query(question, vector), distinct=True, fingerprint=self._model.fingerprint
+        )
+        return chosen(self._choice, question, [self._candidate(hit) for hit in hits])
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = await asyncio.to_thread(self._embedded, query_bundle)
-        query, fingerprint = self._query(vector), self._model.fingerprint
-        found = await self._vector_store.aquery(query, fingerprint=fingerprint)
-        return await asyncio.to_thread(self._ordered, query_bundle.query_str, found)
+        return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _embedded(self, query_bundle: QueryBundle) -> list[float]:
         """The query's vector; several texts that stand for it (as HyDE's) give their mean."""
@@ -107,20 +111,23 @@ class GemRetriever(BaseRetriever):
         mean: list[float] = vectors.mean(0).tolist()
         return mean
 
-    def _query(self, vector: list[float]) -> VectorStoreQuery:
+    def _query(self, question: str, vector: list[float] | None) -> VectorStoreQuery:
+        modes = {
+            "hybrid": VectorStoreQueryMode.HYBRID,
+            "vector": VectorStoreQueryMode.DEFAULT,
+            "words": VectorStoreQueryMode.TEXT_SEARCH,
+        }
         mmr = self._mmr_threshold is not None
         return VectorStoreQuery(
             query_embedding=vector,
+            query_str=question,
             similarity_top_k=self._choice.wanted,
             filters=self._filters,
-            mode=VectorStoreQueryMode.MMR if mmr else VectorStoreQueryMode.DEFAULT,
+            mode=VectorStoreQueryMode.MMR if mmr else modes[self._mode],
             mmr_threshold=self._mmr_threshold,
         )
 
-    def _ordered(self, question: str, found: VectorStoreQueryResult) -> list[NodeWithScore]:
-        scores = found.similarities or []
-        nodes = [
-            NodeWithScore(node=node, score=score)
-            for node, score in zip(found.nodes or [], scores, strict=True)
-        ]
-        return chosen(self._choice, question, nodes)
+    def _candidate(self, hit: Hit) -> Candidate[NodeWithScore]:
+        score = {"hybrid": hit.fused_score, "words": hit.word_score}.get(self._mode, hit.score)
+        shown = hit.score if score is None else score
+        return candidate(NodeWithScore(node=node_of(hit), score=shown), hit.score, hit.word_score)

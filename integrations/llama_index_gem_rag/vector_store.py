@@ -36,6 +36,7 @@ DEFAULT_PERSIST_PATH = f"{DEFAULT_PERSIST_DIR}/{DEFAULT_NAMESPACE}__{DEFAULT_PER
 MMR_THRESHOLD = 0.5
 MMR_PREFETCH_FACTOR = 4
 COPIED_AT_ONCE = 1000
+_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
 
 class GemVectorStore(BasePydanticVectorStore):
@@ -159,7 +160,7 @@ class GemVectorStore(BasePydanticVectorStore):
     ) -> list[BaseNode]:
         """Nodes of these ids (in this order) that match these filters; None restricts nothing."""
         where = to_where(filters, node_ids=node_ids)
-        found = {record.id: _to_node(record) for record in self._index.iterate(where)}
+        found = {record.id: node_of(record) for record in self._index.iterate(where)}
         order = found if node_ids is None else dict.fromkeys(node_ids)
         return [found[name] for name in order if name in found]
 
@@ -170,53 +171,61 @@ class GemVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The nodes nearest to a vector, best first; filters hold within the search.
+        """The best nodes for a vector, words, or both, best first; filters hold within the search.
 
         Args:
-            query: Its mode is ``default`` or ``mmr``; ``mmr_threshold`` 1 is relevance alone, 0
-                diversity alone, None 0.5. No or empty ``node_ids`` restrict nothing.
+            query: Its mode is ``default`` (vectors), ``mmr``, ``hybrid`` (words beside vectors;
+                ``alpha`` is the vectors' share, 0 to 1, ``hybrid_top_k`` how many come), or
+                ``text_search`` or ``sparse`` (words; ``sparse_top_k`` how many); ``mmr_threshold``
+                1 is relevance alone, 0 diversity alone, None 0.5. No or empty ``node_ids`` restrict
+                nothing.
             **kwargs: ``mmr_threshold``, where the query has none (LlamaIndex passes it on from
                 ``vector_store_kwargs``); ``mmr_prefetch_factor``, how many times as many nodes MMR
                 chooses from (4) or ``mmr_prefetch_k``, how many; ``fingerprint`` of the model that
                 made the vector, which is checked.
 
         Returns:
-            Nodes, ids and similarities, which are cosines, -1 to 1, also for MMR.
+            Nodes, ids and similarities: cosines, -1 to 1, also for MMR; for ``hybrid`` fused scores
+            and for words alone word scores, 0 to 1.
 
         Raises:
-            ValueError: The query has no vector, or another mode.
+            ValueError: The query lacks the vector or words its mode needs, or has another mode.
             GemIndexError: The vector is malformed or another model's, or a filter is.
         """
-        if query.query_embedding is None:
-            raise ValueError("the query has no query_embedding; a vector store searches with one")
-        hits = self._hits(query, kwargs)
+        hits = self.hits(query, **kwargs)
+        best = {
+            VectorStoreQueryMode.HYBRID: "fused_score",
+            **dict.fromkeys(_WORDS, "word_score"),
+        }.get(query.mode, "score")
         return VectorStoreQueryResult(
-            nodes=[_to_node(hit) for hit in hits],
-            similarities=[hit.score for hit in hits],
+            nodes=[node_of(hit) for hit in hits],
+            similarities=[vars(hit)[best] or 0.0 for hit in hits],
             ids=[hit.id for hit in hits],
         )
 
-    def _hits(self, query: VectorStoreQuery, options: dict[str, Any]) -> list[Hit]:
+    def hits(self, query: VectorStoreQuery, *, distinct: bool = False, **options: Any) -> list[Hit]:
+        """What `query` finds, with every score known; `distinct` counts equal texts once."""
         # `VectorStoreIndex` asks with an empty list where it keeps no list of the nodes.
         node_ids = query.node_ids or None
-        where = to_where(query.filters, node_ids=node_ids, doc_ids=query.doc_ids)
-        fingerprint: str | None = options.get("fingerprint")
-        k = query.similarity_top_k
-        vector = query.query_embedding or []
+        shared: dict[str, Any] = {
+            "where": to_where(query.filters, node_ids=node_ids, doc_ids=query.doc_ids),
+            "fingerprint": options.get("fingerprint"),
+        }
+        vector, text, k = query.query_embedding, query.query_str, query.similarity_top_k
+        _require(query)
         match query.mode:
             case VectorStoreQueryMode.DEFAULT:
-                return self._index.search(vector, k, where=where, fingerprint=fingerprint)
+                return self._index.search(vector, k, distinct=distinct, **shared)
+            case VectorStoreQueryMode.HYBRID:
+                k = query.hybrid_top_k or k
+                return self._index.search(
+                    vector, k, text=text, alpha=query.alpha, distinct=distinct, **shared
+                )
             case VectorStoreQueryMode.MMR:
                 threshold, fetch_k = _mmr_options(query, options)
-                return self._index.mmr(
-                    vector,
-                    k,
-                    fetch_k=fetch_k,
-                    lambda_mult=threshold,
-                    where=where,
-                    fingerprint=fingerprint,
-                )
-        raise ValueError(f"query mode is {query.mode.value!r}; GemVectorStore has default and mmr")
+                return self._index.mmr(vector, k, fetch_k=fetch_k, lambda_mult=threshold, **shared)
+        k = query.sparse_top_k or k
+        return self._index.search(vector, k, text=text, mode="words", distinct=distinct, **shared)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """`query` without blocking the event loop."""
@@ -245,12 +254,14 @@ class GemVectorStore(BasePydanticVectorStore):
         with GemIndex(target, fingerprint=own) as copy, copy.transaction():
             copy.delete(where={})
             for records in _batches(self._index.iterate(vectors=True)):
-                copy.upsert(
-                    [record.text for record in records],
-                    [record.vector for record in records if record.vector is not None],
-                    [record.metadata for record in records],
-                    [record.id for record in records],
-                )
+                for embedded in (True, False):
+                    some = [r for r in records if (r.vector is not None) == embedded]
+                    copy.upsert(
+                        [record.text for record in some],
+                        [r.vector for r in some if r.vector is not None] if embedded else None,
+                        [record.metadata for record in some],
+                        [record.id for record in some],
+                    )
 
     @classmethod
     def from_persist_path(
@@ -284,13 +295,40 @@ class GemVectorStore(BasePydanticVectorStore):
         self._index.close()
 
 
-def _to_node(found: Hit | Record) -> BaseNode:
+def node_of(found: Hit | Record) -> BaseNode:
+    """A stored chunk as a node.
+
+    Raises:
+        GemIndexError: It is none: something else filled the index.
+    """
     if "_node_content" not in found.metadata:
         raise GemIndexError(
             f"chunk {found.id!r} is no LlamaIndex node: the index was filled by something else; "
             "read it with that, or index the documents again into a new folder"
         )
     return metadata_dict_to_node(found.metadata, text=found.text)
+
+
+def _require(query: VectorStoreQuery) -> None:
+    """A vector, words, or both, as the mode needs."""
+    by_words = (*_WORDS, VectorStoreQueryMode.HYBRID)
+    by_vector = (
+        VectorStoreQueryMode.DEFAULT,
+        VectorStoreQueryMode.MMR,
+        VectorStoreQueryMode.HYBRID,
+    )
+    known = dict.fromkeys((*by_vector, *by_words))
+    if query.mode not in known:
+        names = ", ".join(mode.value for mode in known)
+        raise ValueError(f"query mode is {query.mode.value!r}; GemVectorStore has {names}")
+    if query.mode in by_vector and query.query_embedding is None:
+        raise ValueError(
+            f"the query has no query_embedding; mode {query.mode.value!r} searches with one"
+        )
+    if query.mode in by_words and query.query_str is None:
+        raise ValueError(
+            f"the query has no query_str; mode {query.mode.value!r} searches for its words"
+        )
 
 
 def _mmr_options(query: VectorStoreQuery, options: dict[str, Any]) -> tuple[float, int]:

@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, NamedTuple
 from gem_rag.documents.document import Chunk, Document
 from gem_rag.documents.find import content_hash
 from gem_rag.documents.load import load_file
-from gem_rag.documents.split import split
+from gem_rag.documents.split import SPLITTER_VERSION, split
 from gem_rag.errors import GemError
 from gem_rag.index.gem_index import GemIndex
-from gem_rag.index.records import encode
+from gem_rag.index.records import Passage, encode
 from gem_rag.rag.ingest.report import Report
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Part = Path | Document
-SOURCE = "source:"  # what is recorded of each source, in the index's meta values
+BETWEEN_PARTS = "\n\n"  # of a source that came as several documents, such as a book's pages
 
 
 class Work(NamedTuple):
-    """A source that has to be indexed."""
+    """A source that has to be indexed: its text, and the pieces of it."""
 
     name: str
+    text: str
     digest: str
-    chunks: list[Chunk]
+    passages: list[Passage]
 
 
 class Plan:
@@ -53,22 +54,31 @@ class Plan:
             for part in parts:
                 if isinstance(part, Document):
                     encode(dict(part.metadata), "its metadata")  # the index will have to
-            digest = f"{_hash(parts)}:{self._chunk_tokens}"
-            known = self._index.get_meta(meta_key(name))
-            if known == digest:
+            digest = f"{_hash(parts)}:{self._chunk_tokens}:{SPLITTER_VERSION}"
+            known = self._index.documents.get(name)
+            if known is not None and known.is_whole and known.hash == digest:
                 report.unchanged.append(name)
                 return None
-            chunks = [chunk for part in parts for chunk in self._chunks(name, part)]
+            text, passages = self._read(name, parts)
         except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
-        return Work(name, digest, chunks)
+        return Work(name, text, digest, passages)
 
-    def _chunks(self, name: str, part: Part) -> list[Chunk]:
-        document = part if isinstance(part, Document) else load_file(part)
-        named = replace(document, source=name)
-        return split(named, self._tokenizer, max_tokens=self._chunk_tokens)
+    def _read(self, name: str, parts: Sequence[Part]) -> tuple[str, list[Passage]]:
+        """The text of all parts, one after the other, and their pieces' places in it."""
+        texts: list[str] = []
+        passages: list[Passage] = []
+        at = 0
+        for part in parts:
+            document = part if isinstance(part, Document) else load_file(part)
+            named = replace(document, source=name)
+            chunks = split(named, self._tokenizer, max_tokens=self._chunk_tokens)
+            passages.extend(_passage(chunk, at) for chunk in chunks)
+            texts.append(document.text)
+            at += len(document.text) + len(BETWEEN_PARTS)
+        return BETWEEN_PARTS.join(texts), passages
 
 
 def source_name(part: Part) -> str:
@@ -77,9 +87,14 @@ def source_name(part: Part) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def meta_key(name: str) -> str:
-    """Where the index keeps a source's digest."""
-    return SOURCE + name
+def _passage(chunk: Chunk, offset: int) -> Passage:
+    return Passage(
+        chunk.text,
+        chunk.start + offset,
+        chunk.end + offset,
+        chunk.heading,
+        metadata=chunk.metadata,
+    )
 
 
 def _hash(parts: Sequence[Part]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from gem_rag.documents.document import Chunk, Document
+import numpy as np
+
+from gem_rag.documents.document import Document
 from gem_rag.documents.find import existing, find_files
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
-from gem_rag.rag.ingest.plan import SOURCE, Part, Plan, Work, meta_key, source_name
+from gem_rag.rag.ingest.plan import Part, Plan, Work, source_name
 from gem_rag.rag.ingest.report import IngestReport, Report
 from gem_rag.store import ReadingStore
 
@@ -49,10 +50,11 @@ class Ingest:
                     pending.append(work)
                 else:
                     advance(1)
-                if sum(len(work.chunks) for work in pending) >= COMMIT_CHUNKS:
+                if sum(len(work.passages) for work in pending) >= COMMIT_CHUNKS:
                     self._commit(pending, report, advance)
                     pending = []
             self._commit(pending, report, advance)
+        self._embed_others(show_progress)
         if remove_missing:
             self._remove_missing(paths, {source_name(f) for f in files}, report)
         return report.freeze()
@@ -63,39 +65,41 @@ class Ingest:
         """Embed and write whole sources in one transaction; `advance` counts them as they go."""
         if not pending:
             return
-        chunks = [chunk for work in pending for chunk in work.chunks]
-        each = len(pending) / max(1, len(chunks))  # sources a chunk
-        texts = [chunk.text for chunk in chunks]
-        vectors = self._store.embed(texts, lambda count: advance(each * count))
+        texts = [passage.words for work in pending for passage in work.passages]
+        each = len(pending) / max(1, len(texts))  # sources a chunk
+        vectors = self._embed(texts, lambda count: advance(each * count))
         with self._index.transaction():
-            # Whatever is there by now, new to this call or not: others may add the same source.
-            self._index.delete(where={"source": {"$in": [work.name for work in pending]}})
-            for work in pending:
-                self._index.set_meta(meta_key(work.name), work.digest)
-            if chunks:
-                self._index.add(texts, vectors, [_metadata(c) for c in chunks])
-        if not chunks:
+            at = 0
+            for name, text, digest, passages in pending:
+                own = None if vectors is None else vectors[at : at + len(passages)]
+                self._index.documents.put(name, text, digest, passages, own)
+                at += len(passages)
+        if not texts:
             advance(len(pending))
-        report.chunks += len(chunks)
+        report.chunks += len(texts)
+
+    def _embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray | None:
+        """Vectors, float32 ``[n, d]``; None of a model that has not learned to embed."""
+        if self._store.model.embeds:
+            return self._store.embed(texts, advance)
+        advance(len(texts))
+        return None
+
+    def _embed_others(self, show_progress: bool | None) -> None:
+        """Embed what was indexed by a model that could not."""
+        if not self._store.model.embeds:
+            return
+        info = self._index.info()
+        with progress("embedding", info.count - info.vectors, show_progress, many=1) as advance:
+            while chunks := self._index.without_vectors(COMMIT_CHUNKS):
+                vectors = self._store.embed([chunk.words for chunk in chunks], advance)
+                self._index.set_vectors([chunk.id for chunk in chunks], vectors)
 
     def _remove_missing(self, paths: Sequence[Path], found: set[str], report: Report) -> None:
         roots = existing(paths)
-        for key in self._index.meta_keys(SOURCE):
-            name = key.removeprefix(SOURCE)
-            path = Path(name)
+        for document in self._index.documents.all():
+            path = Path(document.source)
             under = any(path.is_relative_to(root) for root in roots)
-            if under and name not in found and not path.exists():
-                with self._index.transaction():
-                    self._index.delete(where={"source": name})
-                    self._index.set_meta(key, None)
-                report.removed.append(name)
-
-
-def _metadata(chunk: Chunk) -> dict[str, Any]:
-    own = {
-        "source": chunk.source,
-        "start": chunk.start,
-        "end": chunk.end,
-        "heading": chunk.heading,
-    }
-    return {**chunk.metadata, **own}
+            if under and document.source not in found and not path.exists():
+                self._index.documents.remove([document.source])
+                report.removed.append(document.source)

@@ -1,0 +1,188 @@
+"""One connection to an index's SQLite file: transactions, snapshots, errors that say what to do."""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gem_rag.errors import GemIndexError
+
+
+class Connection:
+    """One connection, shared by the process's threads under one lock.
+
+    A file, or a folder, that may not be written is opened to be read.
+
+    Args:
+        path: The SQLite file; None keeps everything in memory.
+        create: Create the file if it is missing; otherwise that is an error.
+        timeout: Seconds to wait for another process that is writing.
+
+    Attributes:
+        name: What error messages call it.
+        read_only: Whether it can only be read.
+
+    Raises:
+        GemIndexError: The file is missing, or is none that SQLite can read.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool = True, timeout: float = 30.0) -> None:
+        if sqlite3.sqlite_version_info < (3, 38):
+            raise GemIndexError(
+                f"this Python has SQLite {sqlite3.sqlite_version}; the index needs 3.38 or newer"
+            )
+        self.path = path
+        self.lock = threading.RLock()
+        self.name = str(path) if path else "the index in memory"
+        self._timeout = timeout
+        if path is not None and not path.exists():
+            if not create:
+                raise GemIndexError(
+                    f"no index at {path.parent}; check the path, or make one with "
+                    f"`gem-rag index PATH --index {path.parent}`"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self.read_only = path is not None and path.exists() and not _is_writable(path)
+        with self._errors():
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is None:
+            return self._connect(":memory:")
+        if not self.read_only:
+            return self._connect(str(self.path))
+        address = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+        connection = self._connect(address)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError:
+            # Readers of a file in WAL mode share memory through a file beside it. Where none can be
+            # made nobody writes either, and SQLite can be told so.
+            connection.close()
+            connection = self._connect(f"{address}&immutable=1")
+        return connection
+
+    def _connect(self, address: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            address,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=address.startswith("file:"),
+        )
+
+    def define(self, name: str, function: Any) -> None:
+        """Give SQL a function of one argument that always gives the same for the same."""
+        with self._errors():
+            self._connection.create_function(name, 1, function, deterministic=True)
+
+    def use_wal(self) -> None:
+        """Let others read while one writes; recorded in the file, so that most find it done."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                # SQLite does not wait for other processes here, even if told a timeout.
+                if time.monotonic() > deadline:
+                    with self._errors():
+                        raise
+                time.sleep(0.01)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:
+            if "closed" not in str(error):
+                raise
+            raise GemIndexError(f"{self.name} is closed: open it again") from error
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise GemIndexError(
+                    f"{self.name}: another process has been writing for more than "
+                    f"{self._timeout:g} s; let it finish and try again"
+                ) from error
+            raise GemIndexError(f"{self.name}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise GemIndexError(
+                f"{self.name} is damaged or no SQLite file ({error}): restore a backup, "
+                "or ingest again into a new folder"
+            ) from error
+
+    def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Run one statement and fetch all of its rows."""
+        with self.lock, self._errors():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def run_many(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
+        """Run one statement once for each tuple of parameters."""
+        with self.lock, self._errors():
+            self._connection.executemany(sql, parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is committed together, or not at all; nested ones join the outer.
+
+        Raises:
+            GemIndexError: It can only be read, or another process kept the write lock for longer
+                than the timeout.
+        """
+        if self.read_only:
+            raise GemIndexError(
+                f"{self.name} can only be read: the file or its folder is write-protected; "
+                "change their permissions, or copy the folder"
+            )
+        with self.lock:
+            nested = self._in_transaction
+            self.run("SAVEPOINT change" if nested else "BEGIN IMMEDIATE")
+            try:
+                yield
+                self.run("RELEASE change" if nested else "COMMIT")
+            except BaseException:
+                self._undo(nested)
+                raise
+
+    @property
+    def _in_transaction(self) -> bool:
+        with self._errors():
+            return self._connection.in_transaction
+
+    def _undo(self, nested: bool) -> None:
+        # SQLite itself rolls back on some errors (disk full); the error is what matters.
+        with suppress(GemIndexError):
+            for statement in ["ROLLBACK TO change", "RELEASE change"] if nested else ["ROLLBACK"]:
+                self.run(statement)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads inside see one state, whatever other processes commit meanwhile."""
+        with self.lock:
+            if self._in_transaction:
+                yield
+                return
+            self.run("BEGIN")
+            try:
+                yield
+            finally:
+                self._undo(nested=False)
+
+    def copy_to(self, path: Path) -> None:
+        """Write one moment's state to a new file."""
+        self.run("VACUUM INTO ?", (str(path),))
+
+    def close(self) -> None:
+        """Close; what is not committed is lost."""
+        with self.lock:
+            self._connection.close()
+
+
+def _is_writable(path: Path) -> bool:
+    # The journal lies beside the file.
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

@@ -1,0 +1,180 @@
+"""The documents of an index: what was indexed, whether it is still whole, its text."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
+
+from gem_rag.errors import GemIndexError
+from gem_rag.index.database import READY, Database, StoredChunk
+from gem_rag.index.identity import Identity
+from gem_rag.index.records import Passage, encode_passages
+from gem_rag.index.schema import SOURCE
+
+_REST = "SELECT rest FROM documents WHERE source = ?"
+_OLD = (  # what layout 1 knows of documents
+    f"(SELECT substr(key, {len(SOURCE) + 1}) AS source, json_extract(value, '$') AS hash, "
+    f"'{READY}' AS state FROM meta WHERE key LIKE '{SOURCE}%')"
+)
+
+
+@dataclass(frozen=True)
+class DocumentInfo:
+    """A document of an index.
+
+    Attributes:
+        source: Its name or path.
+        hash: Of the content that was indexed, as whoever indexed it gave it.
+        state: "ready", or "changed" where chunks of it were deleted since.
+        chunks: How many there are.
+    """
+
+    source: str
+    hash: str
+    state: str
+    chunks: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its chunks are there."""
+        return self.state == READY
+
+
+class Documents:
+    """The documents in an index; each change is one commit, or part of a transaction around it.
+
+    Args:
+        database: Where they are.
+        identity: Whose vectors their chunks have.
+    """
+
+    def __init__(self, database: Database, identity: Identity) -> None:
+        self._database = database
+        self._identity = identity
+
+    def put(
+        self,
+        source: str,
+        text: str,
+        content_hash: str,
+        passages: Sequence[Passage],
+        vectors: ArrayLike | None,
+    ) -> None:
+        """Store a document and its pieces, in the place of the one of the same source.
+
+        Args:
+            source: Its name or path.
+            text: All of it.
+            content_hash: What says whether it has changed.
+            passages: n pieces of it.
+            vectors: Numbers [n, dim]; None stores pieces that are found by words.
+
+        Raises:
+            GemIndexError: A piece is no slice of the text, or cannot be stored.
+        """
+        chunks = encode_passages(source, passages)
+        for chunk in chunks:
+            if text[chunk.start : chunk.stop] != chunk.text:
+                raise GemIndexError(
+                    f"a chunk of {source!r} says it is characters {chunk.start} to {chunk.stop}, "
+                    "but other text stands there; expected the exact slice"
+                )
+        with self._database.transaction():
+            matrix = self._identity.accept(vectors, len(chunks))
+            self._database.advance()
+            self._delete(source)
+            self._database.run(
+                "INSERT INTO documents (source, hash, state, rest) VALUES (?, ?, ?, ?)",
+                (source, content_hash, READY, "".join(_between(text, chunks))),
+            )
+            sql = "SELECT document FROM documents WHERE source = ?"
+            [(document,)] = self._database.run(sql, (source,))
+            self._database.insert(chunks, matrix, document)
+
+    def remove(self, sources: Sequence[str]) -> list[str]:
+        """Delete documents and all of their chunks; which of them were there."""
+        with self._database.transaction():
+            known = [source for source in sources if self.get(source) is not None]
+            if known:
+                self._database.advance()
+            for source in known:
+                self._delete(source)
+            return known
+
+    def _delete(self, source: str) -> None:
+        sql = "SELECT row FROM chunks JOIN documents USING (document) WHERE source = ?"
+        self._database.delete([row for (row,) in self._database.run(sql, (source,))])
+        self._database.run("DELETE FROM documents WHERE source = ?", (source,))
+
+    def all(self) -> list[DocumentInfo]:
+        """All of them, by source."""
+        return self._find("1", ())
+
+    def get(self, source: str) -> DocumentInfo | None:
+        """One of them; None if it is not there."""
+        return next(iter(self._find("source = ?", (source,))), None)
+
+    def with_hash(self, content_hash: str) -> list[DocumentInfo]:
+        """Those of the same content."""
+        return self._find("hash = ?", (content_hash,))
+
+    def _find(self, condition: str, parameters: tuple[str, ...]) -> list[DocumentInfo]:
+        with self._database.snapshot():
+            documents = _OLD if self._database.is_old else "documents"
+            return self._select(documents, condition, parameters)
+
+    def _select(
+        self, documents: str, condition: str, parameters: tuple[str, ...]
+    ) -> list[DocumentInfo]:
+        sql = (
+            "SELECT source, hash, state, (SELECT count(*) FROM passages "
+            "WHERE passages.source = documents.source) "
+            f"FROM {documents} AS documents WHERE {condition} ORDER BY source"
+        )
+        return [DocumentInfo(*row) for row in self._database.run(sql, parameters)]
+
+    def text(self, source: str) -> str:
+        """The text that was indexed, to whose characters `start` and `end` of its chunks refer.
+
+        Raises:
+            GemIndexError: There is no such document, or parts of it were deleted since.
+        """
+        with self._database.snapshot():
+            return self._text(source)
+
+    def _text(self, source: str) -> str:
+        if self.get(source) is None:
+            raise GemIndexError(f"no document {source!r} in the index; `all()` lists them")
+        found = [] if self._database.is_old else self._database.run(_REST, (source,))
+        rest = found[0][0] if found else None
+        if rest is None:
+            raise GemIndexError(
+                f"the text of {source!r} is not whole: chunks of it were deleted, or it was "
+                "indexed by an older gem-rag; add it again"
+            )
+        sql = (
+            "SELECT start, stop, text FROM chunks JOIN documents USING (document) "
+            "WHERE source = ? ORDER BY start, stop"
+        )
+        return "".join(_joined(rest, self._database.run(sql, (source,))))
+
+
+def _between(text: str, chunks: Sequence[StoredChunk]) -> Iterator[str]:
+    """What of a text is in no chunk, in order."""
+    at = 0
+    for start, stop in sorted((c.start or 0, c.stop or 0) for c in chunks):
+        yield text[at:start]
+        at = max(at, stop)
+    yield text[at:]
+
+
+def _joined(rest: str, chunks: Iterable[tuple[int, int, str]]) -> Iterator[str]:
+    """The text again: `_between` backwards."""
+    at = used = 0
+    for start, stop, text in chunks:
+        gap = max(0, start - at)
+        yield rest[used : used + gap]
+        used += gap
+        yield text[max(0, at - start) :]
+        at = max(at, stop)
+    yield rest[used:]
