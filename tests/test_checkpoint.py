@@ -149,8 +149,9 @@ def test_another_base_is_refused_with_both_named(gem, tmp_path):
 
 
 def test_a_plain_model_and_a_missing_one_are_explained(base_folder, tmp_path):
-    with pytest.raises(CheckpointError, match="gem-rag train"):
-        GemModel.from_pretrained(base_folder)
+    with pytest.warns(UserWarning, match="plain model.*gem-rag train"):
+        plain = GemModel.from_pretrained(base_folder)
+    assert not plain.embeds
     with pytest.raises(CheckpointError, match="no-such-model"):
         GemModel.from_pretrained("someone/no-such-model")
 

@@ -119,7 +119,9 @@ def test_restriction_by_node_ids_and_doc_ids(store):
 
 
 def test_other_modes_and_a_query_without_a_vector_are_refused(store):
-    with pytest.raises(ValueError, match="'hybrid'; GemVectorStore has default and mmr"):
+    with pytest.raises(ValueError, match="'svm'; GemVectorStore has default, mmr, hybrid"):
+        found(store, mode=VectorStoreQueryMode.SVM)
+    with pytest.raises(ValueError, match="no query_str; mode 'hybrid' searches for its words"):
         found(store, mode=VectorStoreQueryMode.HYBRID)
     with pytest.raises(ValueError, match="no query_embedding"):
         store.query(VectorStoreQuery(query_str="kettle"))
