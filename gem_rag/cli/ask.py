@@ -18,6 +18,7 @@ from gem_rag.cli.console import (
     Dtype,
     IndexDir,
     Json,
+    Mode,
     Model,
     Rank,
     err,
@@ -48,6 +49,7 @@ def ask(
     index: IndexDir = None,
     model: Model = None,
     dtype: Dtype = "auto",
+    mode: Mode = "hybrid",
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -57,7 +59,7 @@ def ask(
 
     The answer streams; below it stand the passages it rests on.
     """
-    with open_rag(docs, index, model, dtype, rank=rank, context=context) as rag:
+    with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
         stream = rag.stream(question, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
@@ -75,6 +77,7 @@ def chat(
     index: IndexDir = None,
     model: Model = None,
     dtype: Dtype = "auto",
+    mode: Mode = "hybrid",
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -86,7 +89,7 @@ def chat(
 
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
-    with open_rag(docs, index, model, dtype, rank=rank, context=context) as rag:
+    with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
         history: list[dict[str, str]] = []
@@ -169,6 +172,7 @@ def demo(as_json: Json = False) -> None:
             index=Path(folder),
             model=None,
             dtype="auto",
+            mode="hybrid",
             rank=True,
             context=1,
             max_tokens=24,  # the sentence that answers

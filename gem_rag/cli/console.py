@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -54,6 +54,10 @@ Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
 ]
 IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
+Mode = Annotated[
+    Literal["hybrid", "vector", "words"],
+    typer.Option("--mode", help="What finds: words beside vectors, or one alone."),
+]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -90,10 +94,8 @@ def open_rag(
 
     existing(docs or [])
     gem = load_model(model, dtype)
-    opened = GemIndex(
-        index, fingerprint=gem.fingerprint, dim=gem.dim, create=create or docs is not None
-    )
-    with opened:
+    made_by = {"fingerprint": gem.fingerprint, "dim": gem.dim} if gem.embeds else {}
+    with GemIndex(index, create=create or docs is not None, **made_by) as opened:
         rag = GemRAG(gem, opened, **options)
         if docs:
             print_problems(rag.add(docs))
@@ -126,11 +128,24 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
     for number, c in enumerate(citations, 1):
         if number > 1:
             out.print()
-        rank = "" if c.rank_score is None else f"  rank {c.rank_score:.2f}"
-        place = f"{c.source}:{c.start}-{c.end}" + (f"  {c.heading}" if c.heading else "")
-        out.print(f"[dim]\\[{number}] {escape(place)}  score {c.score:.2f}{rank}[/dim]")
+        page = "" if c.page is None else f" page {c.page}"
+        place = f"{c.source}:{c.start}-{c.end}{page}" + (f"  {c.heading}" if c.heading else "")
+        out.print(f"[dim]\\[{number}] {escape(place)}  {found_by(c)}[/dim]")
+        for other in c.sources[1:]:
+            out.print(f"[dim]    also in {escape(other)}[/dim]")
         text = c.text if about is None else excerpt(c.text, about)
         out.print(escape(text), highlight=False)
+
+
+def found_by(citation: Citation) -> str:
+    """The scores that brought a passage here."""
+    scores = {
+        "cosine": citation.score,
+        "words": citation.word_score,
+        "both": citation.fused_score,
+        "rank": citation.rank_score,
+    }
+    return "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
 
 
 def excerpt(text: str, about: str, length: int = 240) -> str:

@@ -14,6 +14,7 @@ from gem_rag.cli.console import (
     Dtype,
     IndexDir,
     Json,
+    Mode,
     Model,
     Rank,
     err,
@@ -61,11 +62,12 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
     model: Model = None,
     dtype: Dtype = "auto",
+    mode: Mode = "hybrid",
     rank: Rank = True,
     as_json: Json = False,
 ) -> None:
     """Find passages without answering."""
-    with open_rag(docs, index, model, dtype, rank=rank) as rag:
+    with open_rag(docs, index, model, dtype, mode=mode, rank=rank) as rag:
         citations = rag.retrieve(query, k=k)
         if as_json:
             print_json([dataclasses.asdict(c) for c in citations])

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,8 +175,13 @@ class Connection:
                 self._undo(nested=False)
 
     def copy_to(self, path: Path) -> None:
-        """Write one moment's state to a new file."""
-        self.run("VACUUM INTO ?", (str(path),))
+        """Write one moment's state to a new file, which is there when it is whole."""
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            self.run("VACUUM INTO ?", (str(part),))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close; what is not committed is lost."""

@@ -4,7 +4,6 @@ SQLite is the only truth. What FAISS holds is a copy in memory, brought up to da
 search, so that every committed change is seen, by whichever process it was made.
 """
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,8 +79,7 @@ class GemIndex:
             raise GemIndexError(f"{self.path} is a file; an index is a folder")
         file = self.path / DATABASE_FILE if self.path is not None else None
         self._database = Database(file, create=create, timeout=timeout)
-        name = str(self.path) if self.path is not None else "the index in memory"
-        self._identity = Identity(self._database, name)
+        self._identity = Identity(self._database, str(self.path or "the index in memory"))
         try:
             kind = self._identity.open(fingerprint, dim, kind)
         except BaseException:
@@ -338,11 +336,6 @@ class GemIndex:
                 stored = (key, encode(value, f"the value of {key!r}"))
                 self._database.run("INSERT INTO meta (key, value) VALUES (?, ?)", stored)
 
-    def meta_keys(self, prefix: str = "") -> list[str]:
-        """Keys stored by `set_meta` that begin with `prefix`, sorted."""
-        rows = self._database.run("SELECT key FROM meta ORDER BY key")
-        return [key for (key,) in rows if key.startswith(prefix)]
-
     def claim(self, fingerprint: str | None, dim: int | None = None) -> None:
         """Record whose vectors an empty index is to hold, or check whose are in it.
 
@@ -381,12 +374,7 @@ class GemIndex:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / DATABASE_FILE).exists():
             raise GemIndexError(f"{folder} holds an index already; choose another folder")
-        part = folder / f"{DATABASE_FILE}.{uuid.uuid4().hex}.part"
-        try:
-            self._database.connection.copy_to(part)
-            part.replace(folder / DATABASE_FILE)
-        finally:
-            part.unlink(missing_ok=True)
+        self._database.connection.copy_to(folder / DATABASE_FILE)
         return folder
 
     def checkpoint(self) -> None:
