@@ -57,14 +57,15 @@ class RelevanceWeights:
     """What a passage's relevance to a question is made of: see `gem_rag.rag.relevance`.
 
     Attributes:
-        words: What a word score (0 to 1) counts for, in nats per token of likelihood.
+        words: What a word score (0 to 1) counts for, beside the part of the question's surprise
+            that the passage explains (at most 1).
         cosine: What a cosine counts for.
         threshold: Least sum of a passage that says something about the question.
     """
 
-    words: float = 4.5
-    cosine: float = 7.0
-    threshold: float = 4.0
+    words: float = 0.9
+    cosine: float = 0.8
+    threshold: float = 0.55
 
 
 @dataclass(frozen=True)

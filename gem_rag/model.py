@@ -280,6 +280,7 @@ class GemModel:
         texts_or_readings: Sequence[str | Reading],
         *,
         max_length: int | None = None,
+        floor: float | None = None,
     ) -> list[Ranked]:
         """Rank passages by how likely each makes the query (query likelihood, zero-shot).
 
@@ -287,6 +288,7 @@ class GemModel:
             query: The question.
             texts_or_readings: Passages; what was read already is not run again.
             max_length: Tokens of each text to read at most, as for `read`.
+            floor: `Ranked.floor` of an earlier call for the query, which need not be run again.
 
         Returns:
             One `Ranked` per passage, best first.
@@ -295,7 +297,7 @@ class GemModel:
             ReadingError: A reading is another model's, or was read with the adapter on.
             ContextLengthError: A passage and the query do not fit the context window.
         """
-        return self.engine.rank(query, texts_or_readings, max_length).result()
+        return self.engine.rank(query, texts_or_readings, max_length, floor).result()
 
     async def arank(
         self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any

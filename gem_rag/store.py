@@ -113,9 +113,10 @@ class ReadingStore:
             advance(len(batch))
         return out
 
-    def rank(self, query: str, texts: Sequence[str]) -> list[Ranked]:
+    def rank(self, query: str, texts: Sequence[str], *, floor: float | None = None) -> list[Ranked]:
         """`GemModel.rank` from kept readings where the model's scope allows their reuse."""
-        return self.model.rank(query, self.read(texts) if self.model.shares_readings else texts)
+        passages = self.read(texts) if self.model.shares_readings else texts
+        return self.model.rank(query, passages, floor=floor)
 
     def require_embeds_as(self, model: GemModel) -> None:
         """Raise `ReadingError` unless vectors made from these readings are this model's."""

@@ -335,7 +335,7 @@ def test_ctrl_c_leaves_a_sound_index(checkpoint, tmp_path):
     assert "interrupted" in err
     assert "Traceback" not in err
     with GemIndex(folder) as index:
-        sources = {r.metadata["source"] for r in index}
+        sources = {r.source for r in index}
         assert len(sources) == len(index.documents.all()) > 0
 
 

@@ -94,7 +94,7 @@ def open_rag(
 
     existing(docs or [])
     gem = load_model(model, dtype)
-    made_by = {"fingerprint": gem.fingerprint, "dim": gem.dim} if gem.embeds else {}
+    made_by: dict[str, Any] = {"fingerprint": gem.fingerprint, "dim": gem.dim} if gem.embeds else {}
     with GemIndex(index, create=create or docs is not None, **made_by) as opened:
         rag = GemRAG(gem, opened, **options)
         if docs:

@@ -32,6 +32,11 @@ class Ranked:
     score: float
     log_likelihood: float
 
+    @property
+    def floor(self) -> float:
+        """Mean log-likelihood of the query's tokens given an empty passage."""
+        return self.log_likelihood - self.score
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -110,6 +110,7 @@ class Bulk:
         query: str,
         texts_or_readings: Sequence[str | Reading],
         max_length: int | None = None,
+        floor: float | None = None,
     ) -> list[Ranked]:
         """One `Ranked` per passage, best first."""
         readings = [p for p in texts_or_readings if isinstance(p, Reading)]
@@ -119,10 +120,13 @@ class Bulk:
         texts = [p for p in texts_or_readings if isinstance(p, str)]
         ids = iter(self._tokenized(texts, max_length, self._reader.room(len(asked.ids))))
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
-        # An empty passage, of the kind that runs in one batch with the others.
-        make = self._ranker.empty_reading
-        empty = self._worker.call(make) if readings else Tokenized([], [], 0)
-        *scores, floor = self._likelihoods([*passages, empty], asked)
+        if floor is None:
+            # An empty passage, of the kind that runs in one batch with the others.
+            make = self._ranker.empty_reading
+            empty = self._worker.call(make) if readings else Tokenized([], [], 0)
+            *scores, floor = self._likelihoods([*passages, empty], asked)
+        else:
+            scores = [*self._likelihoods(passages, asked)] if passages else []
         ranked = [Ranked(i, float(s - floor), float(s)) for i, s in enumerate(scores)]
         return sorted(ranked, key=lambda r: -r.score)
 

@@ -122,9 +122,10 @@ class Engine:
         query: str,
         texts_or_readings: Sequence[str | Reading],
         max_length: int | None = None,
+        floor: float | None = None,
     ) -> Work[list[Ranked]]:
         """Passages in order of relevance."""
-        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length))
+        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor))
 
     def generate(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,9 @@ from gem_rag.engine.results import Generation, Usage
 from gem_rag.engine.streams import AwaitedPieces, Stream
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
-from gem_rag.rag.question import in_context
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
 from gem_rag.text.prompts import ASK
-from gem_rag.text.template import Message
 
 NOTHING_FOUND = "I found nothing about this in the documents."
 
@@ -108,7 +106,6 @@ def answer_from(
     store: ReadingStore,
     found: Found,
     question: str,
-    history: Sequence[Message],
     *,
     join_readings: bool,
     **options: Any,
@@ -119,12 +116,11 @@ def answer_from(
         model: Answers.
         store: Kept readings.
         found: One passage or several.
-        question: What is asked.
-        history: Earlier messages.
+        question: What is asked, in the light of the conversation.
         join_readings: Put several readings together instead of reading afresh.
         **options: See `GenerationOptions`.
     """
-    ask = ASK.format(question=in_context(question, history))
+    ask = ASK.format(question=question)
     one = len(found.citations) == 1
     if model.shares_readings and (one or join_readings):
         readings = found.readings or store.read(found.texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from gem_rag.rag.answer import Answer, AnswerStream, AsyncAnswerStream, answer_f
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.ingest.report import IngestReport
 from gem_rag.rag.ingest.write import Ingest
-from gem_rag.rag.question import in_context
+from gem_rag.rag.question import core, in_context
 from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
 from gem_rag.store import ReadingStore
@@ -173,19 +174,37 @@ class GemRAG:
             mode: What finds; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
         """
-        found = self._find(in_context(question, history), self.context, where, rank, mode)
-        if not found.citations or not is_relevant(found.citations[0], self.threshold):
-            return AnswerStream(None, Found([], [], [], found.started, found.timings))
+        found, asked = self._relevant(question, history, where, rank, mode)
+        if not found.citations:
+            return AnswerStream(None, found)
         pieces = answer_from(
-            self.model,
-            self.store,
-            found,
-            question,
-            history,
-            join_readings=self.join_readings,
-            **generation,
+            self.model, self.store, found, asked, join_readings=self.join_readings, **generation
         )
         return AnswerStream(pieces, found)
+
+    def _relevant(
+        self,
+        question: str,
+        history: Sequence[Message],
+        where: Where | None,
+        rank: bool | None,
+        mode: Mode | None,
+    ) -> tuple[Found, str]:
+        """What is found for a question, and how it was asked; nothing where it is not relevant.
+
+        Words around a question hide it: where nothing is relevant to all of it, what of it asks is
+        looked for by itself.
+        """
+        whole = in_context(question, history)
+        found = Found([], [], [], time.perf_counter())
+        for asked in (whole, core(whole)):
+            if asked is None:
+                break
+            started, found = found.started, self._find(asked, self.context, where, rank, mode)
+            found.started = started
+            if found.citations and is_relevant(found.citations[0], self.threshold):
+                return found, asked
+        return Found([], [], [], found.started, found.timings), whole
 
     def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
         """Answer the next question of a conversation; arguments as for `stream`."""

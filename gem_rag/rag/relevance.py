@@ -1,4 +1,10 @@
-"""Whether a passage says anything about the question: likelihood, words and cosine in one."""
+"""How much a passage says about a question: likelihood, words and cosine in one number.
+
+The part of the question's surprise that the passage explains (query likelihood, zero-shot: at most
+1, below 0 where the passage misleads), plus what word score and cosine count for. An order by
+that sum finds more than each alone; a threshold on it says whether a passage has to do with it.
+The weights were chosen on questions that are not used to report: see docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +15,19 @@ from gem_rag.rag.citation import Citation
 # Of query likelihood alone: a passage that raises the question's mean log-likelihood by less than
 # this (nats per token) says nothing about it.
 RELEVANCE_THRESHOLD = 0.6
+MOST_EXPLAINED = 1.0  # a likelihood is at most 1, so no more of the surprise can be explained
 
 
-def rank_score(
-    ranked: Ranked, cosine: float | None, word_score: float | None, weights: RelevanceWeights
+def explained(ranked: Ranked) -> float:
+    """The part of the question's surprise that a passage explains, at most 1."""
+    return ranked.score / max(-ranked.floor, 1e-6)
+
+
+def known_before(
+    cosine: float | None, word_score: float | None, weights: RelevanceWeights
 ) -> float:
-    """How relevant a passage is, in nats per token of likelihood.
-
-    Args:
-        ranked: How likely it makes the question.
-        cosine: With the question's vector; None counts as 0.
-        word_score: How well the question's words stand in it; None counts as 0.
-        weights: What they count for.
-    """
-    return ranked.score + weights.words * (word_score or 0.0) + weights.cosine * (cosine or 0.0)
+    """What words and cosine count for in a rank score; one that is not known counts as 0."""
+    return weights.words * (word_score or 0.0) + weights.cosine * (cosine or 0.0)
 
 
 def is_relevant(passage: Citation, threshold: float | None) -> bool:

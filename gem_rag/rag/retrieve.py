@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
@@ -17,13 +17,22 @@ from gem_rag.index.records import Hit
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
-from gem_rag.rag.relevance import rank_score
+from gem_rag.rag.relevance import MOST_EXPLAINED, explained, known_before
 from gem_rag.store import ReadingStore
 
 CANDIDATES = 16  # how many the index finds for the model to rank, where nobody says otherwise
-RANKED_AT_ONCE = 8
-Rank = Callable[[str, Sequence[str]], list[Ranked]]  # of `GemModel` or a `ReadingStore`
+RANKED_AT_ONCE = 4  # after so many it is seen whether the others can still be better
 T = TypeVar("T")
+
+
+class Rank(Protocol):
+    """`GemModel.rank` of texts, or a `ReadingStore`'s."""
+
+    def __call__(
+        self, query: str, texts: Sequence[str], /, *, floor: float | None = None
+    ) -> list[Ranked]:
+        """One `Ranked` per text, best first."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,8 @@ class Choice:
         candidates: How many a search should find to be ranked.
         least_score: Least cosine.
         least_rank: Least rank score, of what is ranked.
-        weights: What likelihood, words and cosine count for in a rank score.
+        weights: What words and cosine count for beside likelihood, see `gem_rag.rag.relevance`;
+            None ranks by likelihood alone, in nats per token above an empty passage.
     """
 
     k: int | None = None
@@ -79,7 +89,7 @@ class Choice:
     candidates: int = CANDIDATES
     least_score: float | None = None
     least_rank: float | None = None
-    weights: RelevanceWeights = field(default_factory=RelevanceWeights)
+    weights: RelevanceWeights | None = None
 
     @property
     def wanted(self) -> int:
@@ -100,19 +110,40 @@ class Choice:
         ]
         if self.rank is None or not near or not question.strip():
             return near[: self.k]
-        ranked = sorted(self._ranked(question, found, near), key=lambda c: -(c.rank_score or 0.0))
+        ranked = self._ranked(self.rank, question, found, near)
         least = self.least_rank
         return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least][: self.k]
 
     def _ranked(
-        self, question: str, found: Sequence[Candidate[T]], near: Sequence[Chosen[T]]
-    ) -> Iterator[Chosen[T]]:
-        assert self.rank is not None
-        for place in self.rank(question, [found[c.index].text for c in near]):
-            chosen = near[place.index]
-            candidate = found[chosen.index]
-            score = rank_score(place, candidate.score, candidate.word_score, self.weights)
-            yield replace(chosen, rank_score=score)
+        self,
+        rank: Rank,
+        question: str,
+        found: Sequence[Candidate[T]],
+        near: Sequence[Chosen[T]],
+    ) -> list[Chosen[T]]:
+        """Ranked, best first; those that cannot come among the `k` best are left out."""
+        weights = self.weights
+        if weights is None:
+            places = rank(question, [found[c.index].text for c in near])
+            return [replace(near[p.index], rank_score=p.score) for p in places]
+        known = {c.index: known_before(c.score, found[c.index].word_score, weights) for c in near}
+        order = sorted(near, key=lambda c: -known[c.index])
+        ranked: list[Chosen[T]] = []
+        floor: float | None = None
+        while order and not self._settled(ranked, known[order[0].index]):
+            batch, order = order[:RANKED_AT_ONCE], order[RANKED_AT_ONCE:]
+            for place in rank(question, [found[c.index].text for c in batch], floor=floor):
+                floor, chosen = place.floor, batch[place.index]
+                score = explained(place) + known[chosen.index]
+                ranked.append(replace(chosen, rank_score=score))
+            ranked.sort(key=lambda c: -(c.rank_score or 0.0))
+        return ranked
+
+    def _settled(self, ranked: Sequence[Chosen[T]], known: float) -> bool:
+        """Whether the `k` best stay, whatever the likelihood of those that are left."""
+        if self.k is None or len(ranked) < self.k:
+            return False
+        return (ranked[self.k - 1].rank_score or 0.0) >= known + MOST_EXPLAINED
 
 
 @dataclass
@@ -187,7 +218,7 @@ class Retriever:
             timings["rank"] = time.perf_counter() - searched
         return Found(
             citations=[Citation.of(c.item, c.rank_score) for c in chosen],
-            readings=[kept.readings[c.index] for c in chosen] if kept.readings else [],
+            readings=[kept.readings[c.item.words] for c in chosen] if kept.readings else [],
             texts=[c.item.words for c in chosen],
             started=started,
             timings=timings,
@@ -214,9 +245,13 @@ class _KeptRank:
     def __init__(self, model: GemModel, store: ReadingStore) -> None:
         self._model = model
         self._store = store
-        self.readings: list[Reading] = []
+        self.readings: dict[str, Reading] = {}
 
-    def __call__(self, question: str, texts: Sequence[str]) -> list[Ranked]:
-        if self._model.shares_readings:
-            self.readings = self._store.read(texts)
-        return self._model.rank(question, self.readings or texts)
+    def __call__(
+        self, question: str, texts: Sequence[str], /, *, floor: float | None = None
+    ) -> list[Ranked]:
+        if not self._model.shares_readings:
+            return self._model.rank(question, texts, floor=floor)
+        readings = self._store.read(texts)
+        self.readings |= zip(texts, readings, strict=True)
+        return self._model.rank(question, readings, floor=floor)

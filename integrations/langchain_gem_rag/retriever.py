@@ -100,10 +100,10 @@ class GemRetriever(BaseRetriever):
         )
         return chosen(choice, query, [_candidate(hit) for hit in hits])
 
-    def _weights(self) -> RelevanceWeights:
+    def _weights(self) -> RelevanceWeights | None:
         embedding = self.vectorstore.embedding
         gem = embedding.model if isinstance(embedding, GemEmbeddings) else None
-        return RelevanceWeights() if gem is None else gem.config.relevance
+        return None if gem is None else gem.config.relevance
 
     def _rank(self) -> Rank | None:
         """What ranks: kept readings where there are some."""

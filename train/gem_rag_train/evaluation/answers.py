@@ -134,7 +134,7 @@ def _answers(
     file: Path,
     show_progress: bool | None,
 ) -> list[str]:
-    """An answer to each question, neighbouring paragraphs' one after the other (see `rank_top`)."""
+    """An answer to each question, neighbouring paragraphs' one after the other (see `finding`)."""
     kept = KeptAnswers(file.with_suffix(".jsonl"))
     order = np.argsort(data.gold, kind="stable")
     with progress(f"{system}: answering", len(order), show_progress) as advance:

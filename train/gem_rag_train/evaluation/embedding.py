@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gem_rag.model import GemModel
-from gem_rag.progress import progress
-from gem_rag.store import ReadingStore
-from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors, digest
+from gem_rag_train.evaluation.kept import KeptVectors
 from gem_rag_train.evaluation.measures import Measure, measure
 from gem_rag_train.evaluation.sets import Labelled, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
-from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM, first_tokens
+from gem_rag_train.evaluation.systems import MINILM
 
 KEPT_BYTES = 4 << 30  # of readings, while ranking
 AT_ONCE = 1024  # queries whose similarities are held at a time
@@ -24,11 +21,10 @@ ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Means over questions: nDCG@10 and recall@1 by embedding, recall@1 after ranking."""
+    """Means over questions: nDCG@10 and recall@1 by embedding."""
 
     ndcg10: float
     recall1: float
-    ranked_recall1: float | None = None
 
 
 # Similarity
@@ -109,61 +105,6 @@ def find(part: str, name: str, systems: Sequence[KeptVectors], data: Retrieval) 
 def _found(system: KeptVectors, data: Retrieval) -> tuple[np.ndarray, np.ndarray]:
     queries = system.embed([q.text for q in data.questions], "query")
     return places(system.embed(data.paragraphs), queries, data.gold)
-
-
-# Ranking
-
-
-def ranked(
-    model: GemModel,
-    systems: Sequence[KeptVectors],
-    data: Retrieval,
-    answers: KeptAnswers,
-    *,
-    name: str,
-    max_length: int,
-    show_progress: bool | None = None,
-) -> list[Measure]:
-    """Recall@1 after the checkpoint ranked its own ten best; the other systems' by embedding."""
-    samples = {}
-    for system in systems:
-        place, top = _found(system, data)
-        if system.name == CHECKPOINT:
-            best = rank_top(model, data, top, answers, max_length, show_progress)
-            samples[system.name] = Sample.mean(best == np.array(data.gold), data.gold)
-        else:
-            samples[system.name] = Sample.mean(place == 0, data.gold)
-    note = "the checkpoint ranks its ten best by query likelihood; the others by embedding"
-    task = f"{name}: the ten best ranked, {len(data.paragraphs):,} paragraphs"
-    return [measure("ranking", task, "recall@1", samples, against=MINILM, note=note)]
-
-
-def rank_top(
-    model: GemModel,
-    data: Retrieval,
-    top: np.ndarray,
-    answers: KeptAnswers,
-    max_length: int,
-    show_progress: bool | None = None,
-) -> np.ndarray:
-    """The paragraph the model ranks first among each question's ten best: int ``[q]``.
-
-    Questions about neighbouring paragraphs come one after the other: what they find is mostly the
-    same, so a bounded store reads nearly every paragraph once.
-    """
-    store = ReadingStore(model, memory_bytes=KEPT_BYTES)
-    best = np.empty(len(data.questions), dtype=int)
-    order = np.argsort(data.gold, kind="stable")
-    with progress("ranking", len(order), show_progress) as advance:
-        for i in order:
-            question, texts = data.questions[i].text, [data.paragraphs[p] for p in top[i]]
-            key = digest(question, texts, max_length)
-            if key not in answers:
-                cut = [first_tokens(model, text, max_length) for text in texts]
-                answers[key] = store.rank(question, cut)[0].index
-            best[i] = top[i][answers[key]]
-            advance(1)
-    return best
 
 
 # Classification and clustering

@@ -13,10 +13,28 @@ from typing import Any
 from gem_rag.files import atomic_write
 from gem_rag_train.evaluation.measures import Measure
 from gem_rag_train.evaluation.statistics import Score
-from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM
+from gem_rag_train.evaluation.systems import (
+    BASE,
+    CHECKPOINT,
+    HYBRID,
+    MEAN_POOLED,
+    MINILM,
+    MINILM_WORDS,
+    VECTORS,
+    WORDS,
+)
 
-SYSTEMS = (BASE, MEAN_POOLED, MINILM, CHECKPOINT)
-COLOURS = dict(zip(SYSTEMS, ("#9a9a9a", "#c9b458", "#5b8db8", "#c0504d"), strict=True))
+COLOURS = {
+    BASE: "#9a9a9a",
+    MEAN_POOLED: "#c9b458",
+    WORDS: "#8a7aa8",
+    MINILM: "#5b8db8",
+    MINILM_WORDS: "#2f5d86",
+    VECTORS: "#e0a19f",
+    HYBRID: "#d17572",
+    CHECKPOINT: "#c0504d",
+}
+SYSTEMS = tuple(COLOURS)
 JSON_FILE, TABLE_FILE = "eval.json", "eval.md"
 PART = {"stsb": "sts", "mteb": "mteb"}  # settings of one part, of no matter to the others
 OF_ONE_PART = {"only": None, **dict.fromkeys(PART)}

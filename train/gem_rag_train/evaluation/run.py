@@ -14,7 +14,7 @@ from typing import Any
 from gem_rag.errors import GemError, MissingExtraError
 from gem_rag.model import GemModel, as_model, name_of
 from gem_rag_train.evaluation import embedding, sets
-from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
+from gem_rag_train.evaluation.kept import KeptVectors
 from gem_rag_train.evaluation.measures import Measure
 from gem_rag_train.evaluation.report import Report
 from gem_rag_train.evaluation.sets import Retrieval
@@ -52,7 +52,7 @@ class EvalSettings:
         stsb: A CSV of ``sentence1,sentence2,score`` rows, for ``sts``.
         paragraphs: Of each retrieval set.
         questions: Of each retrieval set.
-        ranked: Questions whose ten best are ranked.
+        ranked: Questions of each set that are asked of words, vectors, both, and ranked.
         labelled: Texts of each set for classification and clustering.
         lm: Questions of each multiple-choice task.
         passages: For perplexity.
@@ -229,7 +229,7 @@ class Evaluation:
     def _shifted(self) -> list[Measure]:
         lines: list[Measure] = []
         for name in sets.SHIFTED:
-            lines += self._find("shifted", name, f"shifted: {name.rpartition('_')[0]}")
+            lines += self._find("shifted", name, _shifted(name))
         return lines
 
     def _find(self, part: str, name: str, title: str) -> list[Measure]:
@@ -238,15 +238,23 @@ class Evaluation:
         return embedding.find(part, title, self.systems, data)
 
     def _ranking(self) -> list[Measure]:
-        return embedding.ranked(
-            self.model,
-            self.systems,
-            self._drawn(self.settings.ranked),
-            KeptAnswers(self.kept / "ranking" / f"{self.model.fingerprint[:16]}.jsonl"),
-            name="SQuAD dev",
-            max_length=self.settings.max_length,
-            show_progress=self.show,
-        )
+        from gem_rag_train.evaluation.finding import found
+
+        s = self.settings
+        lines: list[Measure] = []
+        for name, title in ((sets.SQUAD, "SQuAD dev"), *((n, _shifted(n)) for n in sets.SHIFTED)):
+            data = Retrieval(*sets.squad(name)).sample(s.paragraphs, s.ranked, s.seed)
+            lines += found(
+                self.model,
+                self._system(CHECKPOINT),
+                self._system(MINILM),
+                title,
+                data,
+                self.kept / "ranking",
+                max_length=s.max_length,
+                show_progress=self.show,
+            )
+        return lines
 
     def _classification(self) -> list[Measure]:
         return self._labelled(embedding.classify)
@@ -298,3 +306,7 @@ class Evaluation:
         from gem_rag_train.evaluation.mteb_tasks import find_task
 
         return [find_task(name) for name in self.settings.mteb]
+
+
+def _shifted(name: str) -> str:
+    return f"shifted: {name.rpartition('_')[0]}"

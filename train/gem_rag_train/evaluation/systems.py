@@ -28,6 +28,9 @@ CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
     "mean-pooled base",
     "all-MiniLM-L6-v2",
 )
+# Ways to find that are measured beside a checkpoint that finds by all it has.
+WORDS, MINILM_WORDS = "words", f"{MINILM} + words"
+VECTORS, HYBRID = "vectors", "vectors + words"
 MINILM_DIM, MINILM_POSITIONS = 384, 512
 
 Embed = Callable[[Sequence[str]], np.ndarray]
