@@ -1,8 +1,8 @@
 """How much a passage says about a question: likelihood, words and cosine in one number.
 
 The part of the question's surprise that the passage explains (query likelihood, zero-shot: at most
-1, below 0 where the passage misleads), plus what word score and cosine count for. An order by
-that sum finds more than each alone; a threshold on it says whether a passage has to do with it.
+1, below 0 where the passage misleads), plus what word score and cosine count for. Ordering by that
+sum finds more than each alone; one threshold on it says whether a passage is about the question.
 The weights were chosen on questions that are not used to report: see docs/benchmarks.md.
 """
 
