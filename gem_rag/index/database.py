@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.index.sql import CASEFOLD, CompiledFilter
+from gem_rag.forks import in_child
+from gem_rag.index.connection import Connection
+from gem_rag.index.sql import CompiledFilter
 
 APPLICATION_ID = 0x47454D52  # "GEMR" in the file's header
 SCHEMA_VERSION = 1
@@ -90,16 +92,20 @@ class Database:
                     f"`gem-rag index PATH --index {path.parent}`"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors():
-            self._connection = sqlite3.connect(
-                path or ":memory:", timeout=timeout, isolation_level=None, check_same_thread=False
-            )
-            self._connection.create_function(CASEFOLD, 1, str.casefold, deterministic=True)
+        self._opened = Connection(path, timeout)
+        in_child(self._start_anew)
         try:
             self._prepare()
         except BaseException:
-            self._connection.close()
+            self._opened.close()
             raise
+
+    def _start_anew(self) -> None:
+        self.lock = threading.RLock()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._opened.current
 
     def _prepare(self) -> None:
         # A foreign file must not be changed, so nothing is set before this check.
@@ -375,4 +381,4 @@ class Database:
     def close(self) -> None:
         """Close the connection; what is not committed is lost."""
         with self.lock:
-            self._connection.close()
+            self._opened.close()

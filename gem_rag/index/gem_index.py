@@ -18,6 +18,7 @@ from gem_rag.index.ann import KINDS, Kind
 from gem_rag.index.database import Database, StoredChunk
 from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
+from gem_rag.index.handle import Handle
 from gem_rag.index.identity import Identity
 from gem_rag.index.records import (
     Deletion,
@@ -36,7 +37,7 @@ from gem_rag.index.sql import compile_filter
 DATABASE_FILE = "index.sqlite"
 
 
-class GemIndex:
+class GemIndex(Handle):
     """A vector index in a folder, or in memory.
 
     One process may write while others read; each sees every commit from its next call on. An
@@ -83,6 +84,7 @@ class GemIndex:
         except BaseException:
             self._database.close()
             raise
+        self._again = {"create": False, "kind": kind, "timeout": timeout}
         self._follower = Follower(self._database, kind, self.path)
         self._search = Search(self._database, self._identity, self._follower)
 

@@ -1,4 +1,4 @@
-"""GemModel: one set of weights that reads once, and embeds, ranks and answers."""
+"""GemModel: the face of a loaded model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
 
-from gem_rag.checkpoints.folder import load_parts, new_parts, save
-from gem_rag.checkpoints.names import BUNDLED, resolve
+from gem_rag.checkpoints.folder import load_parts, save
+from gem_rag.checkpoints.names import resolve
+from gem_rag.checkpoints.origin import Origin, known
 from gem_rag.checkpoints.shared import Shared
 from gem_rag.compute.adapter import Adapter
 from gem_rag.compute.base import Base
@@ -31,13 +32,11 @@ from gem_rag.engine.streams import AsyncStream, Stream
 from gem_rag.engine.work import apart, when_started
 from gem_rag.text.codec import TextCodec
 
-__all__ = ["GemModel", "Ranked", "Reading"]
-
 
 class GemModel:
     """A decoder with special tokens: read a text once, then embed it, rank it, answer from it.
 
-    Use `from_pretrained`. Safe to use from several threads at once.
+    Use `from_pretrained`. Safe to use from several threads at once; pickled by where it is from.
 
     Attributes:
         parts: Weights, tokenizer and config, and what they are known by.
@@ -47,8 +46,9 @@ class GemModel:
         engine: Runs all of it for many callers.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, origin: Origin | None = None) -> None:
         self.parts = parts
+        self._origin = origin
         # Weakly, or the weights would outlive their last user until a garbage collection.
         self.reader = Reader(parts, weakref.ref(self))
         self.embedder = Embedder(self.reader)
@@ -80,8 +80,19 @@ class GemModel:
             UnsupportedModelError: The base's architecture cannot be used.
         """
         folder = resolve(name_or_path, revision)
-        options = {"device": device, "dtype": dtype, "forward": forward}
-        return _shared.get(folder, device, dtype, forward, partial(load, folder, **options))
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "forward": forward}
+        origin = Origin.of(name_or_path, folder, revision=revision, **options)
+        return _shared.get(folder, origin, lambda: load(folder, origin=origin, **options))
+
+    def __copy__(self, memo: object = None) -> Self:
+        """A copy of a model is the model: one copy of the weights."""
+        return self
+
+    __deepcopy__ = __copy__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is where it is from; `CheckpointError` if it is in no folder."""
+        return _loaded_again, (known(self._origin, self.parts), self.fingerprint)
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -93,7 +104,9 @@ class GemModel:
             card: Markdown of the model card; None writes a short one.
             with_base: Write the base's weights too: for a base that was trained.
         """
-        return save(self.parts, Path(folder), card=card, with_base=with_base)
+        saved = save(self.parts, Path(folder), card=card, with_base=with_base)
+        self._origin = self._origin or Origin.of_saved(self.parts, saved)
+        return saved
 
     @property
     def base(self) -> Base:
@@ -369,31 +382,16 @@ class GemModel:
 
 
 _shared = Shared[GemModel]()
-Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 
-def load(folder: Path, **options: Any) -> GemModel:
+def load(folder: Path, *, origin: Origin | None = None, **options: Any) -> GemModel:
     """A checkpoint's folder as a model of its own: see `load_parts`."""
-    return GemModel(apart(partial(load_parts, folder, **options)))
+    parts = apart(partial(load_parts, folder, **options))
+    return GemModel(parts, origin or Origin.of(folder, folder, **options))
 
 
-def create(base: str | Path, **options: Any) -> GemModel:
-    """A new, untrained model: see `new_parts`."""
-    return GemModel(apart(partial(new_parts, base, **options)))
-
-
-def as_model(model: Model, **options: Any) -> GemModel:
-    """A loaded model as it is, or the shared one of a name; for what takes either."""
-    return model if isinstance(model, GemModel) else GemModel.from_pretrained(model, **options)
-
-
-def name_of(model: GemModel, given: Model = None) -> str:
-    """What a loaded model can be loaded by again: the name given, a bundled one, or its folder.
-
-    A model that was made here and never saved goes by its base's name.
-    """
-    if isinstance(given, str | Path):
-        return str(given)
-    if model.path is None:
-        return model.config.base.name
-    return model.path.name if model.path.parent == BUNDLED else str(model.path)
+def _loaded_again(origin: Origin, fingerprint: str) -> GemModel:
+    """What was pickled, maybe in another process."""
+    model = GemModel.from_pretrained(origin.name, **origin.options)
+    origin.require_same(model.parts, fingerprint)
+    return model
