@@ -23,15 +23,26 @@ def renamed(given: Mapping[str, Any], aliases: Aliases) -> dict[str, Any]:
     """
     out = {name: value for name, value in given.items() if name not in aliases}
     for name, value in given.items():
-        if name not in aliases or value is None:
-            continue
-        own = aliases[name]
-        if out.get(own) is not None and out[own] != value:
-            raise OptionError(
-                f"{own} is {out[own]!r} and {name} is {value!r}; they are the same, give one"
-            )
-        out[own] = value
+        if name in aliases and value is not None:
+            _put(out, aliases[name], value, name)
     return out
+
+
+def merged(given: Mapping[str, Any], more: Mapping[str, Any], aliases: Aliases) -> dict[str, Any]:
+    """Options from two places, as `renamed`."""
+    out = renamed(given, aliases)
+    for name, value in renamed(more, aliases).items():
+        _put(out, name, value, name)
+    return out
+
+
+def _put(options: dict[str, Any], name: str, value: Any, said: str) -> None:
+    known = options.get(name)
+    if known is not None and known != value:
+        raise OptionError(
+            f"{name} is {known!r}, and {value!r} as {said!r}: they are one option, give it once"
+        )
+    options[name] = value
 
 
 def require_known(

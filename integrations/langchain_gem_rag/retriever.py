@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from langchain_core.callbacks import (
@@ -11,31 +12,39 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from pydantic import model_validator
 
+from gem_rag.arguments import merged
 from gem_rag.rag.retrieve import CANDIDATES, Choice, Rank
 from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.options import RETRIEVING, StrictFields
 from langchain_gem_rag.ranking import chosen, with_metadata
 from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 
 
-class GemRetriever(BaseRetriever):
+class GemRetriever(StrictFields, BaseRetriever):
     """The k best documents of a `GemVectorStore` for a query.
 
     Each document's metadata carries ``score`` (cosine), ``rank_score`` where it was ranked, and
     ``start`` and ``end``, its place in the source, where that is known (``start_index`` of
     LangChain's splitters is understood).
 
+    What follows may be given as ``search_kwargs={...}`` as well, and all of it to one ``invoke``.
+
     Attributes:
         vectorstore: Where to search; with `GemEmbeddings` its kept readings serve the ranking.
-        k: How many documents to return; also an argument of ``invoke``.
-        candidates: How many the index finds for the model to rank.
-        filter: Metadata filter; also an argument of ``invoke``.
+        k: How many documents to return.
+        candidates: How many the index finds for the model to rank, or for "mmr" to choose from
+            where nothing is ranked.
+        filter: Metadata filter.
         score_threshold: Least cosine.
         rank_threshold: Least ``rank_score`` (nats per token above an empty passage).
-        search_type: "similarity" or "mmr".
+        search_type: "similarity", the same with a ``score_threshold``, or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
         rank: Rank by query likelihood, where the embeddings are `GemEmbeddings`.
     """
+
+    aliases = RETRIEVING
 
     vectorstore: GemVectorStore
     k: int = 4
@@ -43,9 +52,20 @@ class GemRetriever(BaseRetriever):
     filter: dict[str, Any] | None = None
     score_threshold: float | None = None
     rank_threshold: float | None = None
-    search_type: Literal["similarity", "mmr"] = "similarity"
+    search_type: Literal["similarity", "similarity_score_threshold", "mmr"] = "similarity"
     lambda_mult: float = 0.5
     rank: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_search_kwargs(cls, given: Any) -> Any:
+        return _flat(given) if isinstance(given, Mapping) else given
+
+    def for_call(self, asked: dict[str, Any]) -> GemRetriever:
+        """This retriever with what one call asks for; None is not asked for."""
+        asked = {name: value for name, value in _flat(asked).items() if value is not None}
+        own = {name: value for name, value in self if name in self.model_fields_set}
+        return type(self)(**{**own, **asked}) if asked else self
 
     def _get_relevant_documents(
         self,
@@ -55,7 +75,7 @@ class GemRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         vector = self.vectorstore.embedding.embed_query(query)
-        return self._find(query, vector, **kwargs)
+        return self.for_call(kwargs)._find(query, vector)
 
     async def _aget_relevant_documents(
         self,
@@ -65,27 +85,26 @@ class GemRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         vector = await self.vectorstore.embedding.aembed_query(query)
-        return await asyncio.to_thread(self._find, query, vector, **kwargs)
+        return await asyncio.to_thread(self.for_call(kwargs)._find, query, vector)
 
-    def _find(
-        self,
-        query: str,
-        vector: list[float],
-        *,
-        k: int | None = None,
-        filter: dict[str, Any] | None = None,
-    ) -> list[Document]:
+    def _find(self, query: str, vector: list[float]) -> list[Document]:
         choice = Choice(
-            k=self.k if k is None else k,
+            k=self.k,
             rank=self._rank(),
             candidates=self.candidates,
             least_score=self.score_threshold,
             least_rank=self.rank_threshold,
         )
-        where = self.filter if filter is None else filter
-        index = self.vectorstore.index
+        where, index = self.filter, self.vectorstore.index
         if self.search_type == "mmr":
-            hits = index.mmr(vector, choice.wanted, lambda_mult=self.lambda_mult, where=where)
+            chosen_from = "candidates" in self.model_fields_set and choice.rank is None
+            hits = index.mmr(
+                vector,
+                choice.wanted,
+                fetch_k=self.candidates if chosen_from else None,
+                lambda_mult=self.lambda_mult,
+                where=where,
+            )
         else:
             hits = index.search(vector, choice.wanted, where=where)
         return chosen(choice, query, [_with_place(document_of(h), h.score) for h in hits])
@@ -96,13 +115,19 @@ class GemRetriever(BaseRetriever):
         if self.rank and store is not None:
             return store.rank
         if self.rank and isinstance(embedding, GemEmbeddings):
-            return embedding.model.rank
+            return embedding.gem.rank
         if self.rank_threshold is not None:
             raise ValueError(
                 f"rank_threshold is {self.rank_threshold}, but nothing is ranked: that needs "
                 "rank=True and a vector store with GemEmbeddings"
             )
         return None
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their own names, those in `search_kwargs` beside the others."""
+    rest = {name: value for name, value in given.items() if name != "search_kwargs"}
+    return merged(rest, given.get("search_kwargs") or {}, RETRIEVING)
 
 
 def _with_place(document: Document, score: float) -> Document:

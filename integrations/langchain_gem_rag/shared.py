@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr, SecretStr
 
 from gem_rag.checkpoints.names import DEFAULT
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.results import Generation
 from gem_rag.model import GemModel, as_model
 from gem_rag.model import name_of as checkpoint_name
+from langchain_gem_rag.options import GENERATING, StrictFields, of_call
 
 
-class GeneratesWithGem(Serializable):
+class GeneratesWithGem(StrictFields, Serializable):
     """Fields of a generating class; the weights are shared with every user of the checkpoint."""
 
-    model: str | None = None
-    """Bundled name, folder or hub id; None is the embedded default."""
+    aliases = GENERATING
+
+    model: str = DEFAULT
+    """Bundled name, folder or hub id."""
     device: str = "auto"
     dtype: str = "auto"
     revision: str | None = None
@@ -33,15 +37,19 @@ class GeneratesWithGem(Serializable):
     stop: list[str] | None = None
     truncate: bool = False
     """Cut the start of a prompt that does not fit the context window."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds an answer may take; after that it is an error, and not computed further."""
+    max_retries: int | None = Field(default=None, exclude=True)
+    """Without effect: nothing is sent anywhere that could fail for a moment."""
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """Without effect: the model runs here."""
     _gem: GemModel = PrivateAttr()
 
     def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
-        if isinstance(model, GemModel):
-            name: str | None = checkpoint_name(model)
-        else:
-            name = None if model is None else str(model)
-        super().__init__(model=name, **fields)
-        self._gem = as_model(model, device=self.device, dtype=self.dtype, revision=self.revision)
+        given = fields.pop("model_name", None) if model is None else model
+        name = checkpoint_name(given) if isinstance(given, GemModel) else given
+        super().__init__(**fields if name is None else {**fields, "model": str(name)})
+        self._gem = as_model(given, device=self.device, dtype=self.dtype, revision=self.revision)
 
     @property
     def gem(self) -> GemModel:
@@ -50,13 +58,16 @@ class GeneratesWithGem(Serializable):
 
     def gem_for(self, calls: dict[str, Any]) -> GemModel:
         """The model of one call: another checkpoint where the call names one (``model=...``)."""
-        name = calls.get("model")
+        name = of_call(calls, type(self).__name__).get("model")
         if name is None:
             return self._gem
-        return GemModel.from_pretrained(name, device=self.device, dtype=self.dtype)
+        return as_model(name, device=self.device, dtype=self.dtype)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's tokens of a text, by which LangChain counts and trims."""
+        own: Callable[[str], list[int]] | None = vars(self).get("custom_get_token_ids")
+        if own is not None:
+            return own(text)
         return list(self.gem.codec.encode_texts([text], None)[0].ids)
 
     @property
@@ -92,23 +103,20 @@ class GeneratesWithGem(Serializable):
         """This object's settings with those of one call over them, as `GemModel` takes them."""
         names = GenerationOptions.names()
         own = {name: value for name, value in vars(self).items() if name in names}
-        longest = calls.get("max_tokens")
-        own["max_new_tokens"] = self.max_tokens if longest is None else longest
-        if stop is not None:
-            own["stop"] = stop
-        taken = names - {"stop", "raw"}  # LangChain's own argument; what tells the two classes
-        return own | {k: v for k, v in calls.items() if k in taken and v is not None}
+        asked = of_call({"stop": stop} | calls, type(self).__name__)
+        asked.pop("model", None)
+        return own | {"max_new_tokens": self.max_tokens} | asked
 
     def langsmith(self, params: LangSmithParams, calls: dict[str, Any]) -> LangSmithParams:
         """Tracing parameters with the model's name in them."""
         params["ls_provider"] = "gem-rag"
-        params["ls_model_name"] = name_of(calls.get("model", self.model))
+        params["ls_model_name"] = name_of(str(calls.get("model") or self.model))
         return params
 
 
-def name_of(model: str | None) -> str:
+def name_of(model: str) -> str:
     """A checkpoint's short name."""
-    return DEFAULT if model is None else Path(model).name
+    return Path(model).name
 
 
 def usage(generation: Generation) -> UsageMetadata:
