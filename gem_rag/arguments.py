@@ -66,4 +66,4 @@ def _told(name: str, known: Collection[str], aliases: Aliases) -> str:
     likely = get_close_matches(name.lower(), [*known, *aliases], n=1)
     if likely:
         return f"no option {name!r}; did you mean {aliases.get(likely[0], likely[0])!r}?"
-    return f"no option {name!r}; there are {', '.join(sorted(known))}"
+    return f"no option {name!r}; there are {', '.join(sorted(known)) or 'none'}"
