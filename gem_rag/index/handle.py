@@ -33,7 +33,8 @@ class Handle:
         """
         if self.path is None:
             raise GemIndexError(
-                f"a {type(self).__name__} in memory cannot be pickled, as nothing of it would "
-                "arrive; give it a path, from which the other process opens it"
+                f"a {type(self).__name__} in memory (as a vector store without a path has) cannot "
+                "be pickled, as nothing of it would arrive; give a path, from which the other "
+                "process opens it"
             )
         return partial(type(self), **self._again), (self.path.resolve(),)
