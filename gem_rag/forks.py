@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from weakref import WeakMethod
 
 _starting: list[WeakMethod[Callable[[], None]]] = []
-_threads: int | None = None  # of torch in the parent
+T = TypeVar("T")
 
 
 def in_child(start_anew: Callable[[], None]) -> None:
@@ -19,12 +20,6 @@ def in_child(start_anew: Callable[[], None]) -> None:
     """
     _starting[:] = [known for known in _starting if known() is not None]
     _starting.append(WeakMethod(start_anew))
-
-
-def use_parents_threads() -> None:
-    """In a thread that a forked child started: compute with as many threads as the parent did."""
-    if _threads is not None:
-        _module("torch").set_num_threads(_threads)
 
 
 def _after_fork() -> None:
@@ -37,14 +32,19 @@ def _after_fork() -> None:
 def _forget_thread_pools() -> None:
     """The thread that forked must not wait for OpenMP threads, which stayed in the parent.
 
-    Threads that the child starts have pools of their own, so that only this one is kept to itself.
+    Threads that the child starts have pools of their own: they compute as those of the parent did.
     """
-    global _threads
     if (torch := _module("torch")) is not None:
-        _threads = _threads or torch.get_num_threads()
-        torch.set_num_threads(1)
+        threads = _in_new_thread(torch.get_num_threads)
+        torch.set_num_threads(1)  # for this thread, and for all that have computed nothing yet
+        _in_new_thread(lambda: torch.set_num_threads(threads))
     if (faiss := _module("faiss")) is not None:
-        faiss.omp_set_num_threads(1)
+        faiss.omp_set_num_threads(1)  # for this thread alone
+
+
+def _in_new_thread(call: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
 
 
 def _module(name: str) -> Any:

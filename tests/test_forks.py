@@ -55,7 +55,9 @@ def run(script, gem, tmp_path):
     return done.stdout
 
 
-def test_a_child_of_a_parent_that_only_loaded_answers(gem, tmp_path):
+def test_a_child_of_a_parent_that_only_loaded_answers_and_ends_what_it_cannot_go_on_with(
+    gem, tmp_path
+):
     script = """
     torch.set_num_threads(2)
     def use():
@@ -63,6 +65,20 @@ def test_a_child_of_a_parent_that_only_loaded_answers(gem, tmp_path):
         assert len(embeddings.embed_documents(texts)) == 8
     in_child(use)
     use()
+
+    # What is being generated meanwhile fails in the child, and goes on in the parent.
+    stream = model.stream("Who?", max_new_tokens=60)
+    first, future = next(stream), model.submit("Which?", max_new_tokens=60)
+    def go_on():
+        try:
+            list(stream)
+        except GemError as error:
+            assert "forked" in str(error)
+        else:
+            raise AssertionError("it came to an end")
+    in_child(go_on)
+    assert first + "".join(stream) == model.generate("Who?", max_new_tokens=60).text
+    assert future.result().text
     """
     run(script, gem, tmp_path)
 
@@ -95,6 +111,13 @@ def test_children_compute_what_their_parent_did_before_with_several_threads(gem,
         assert seen == [2], seen  # as fast as the parent
     in_child(use)
     in_child(lambda: in_child(use))  # and a child's own children
+    def asked_for_less():
+        torch.set_num_threads(1)
+        seen = []
+        look = lambda ids, logits: seen.append(torch.get_num_threads()) or logits
+        model.generate("Who?", logits_hook=look, max_new_tokens=1)
+        assert seen == [1], seen
+    in_child(asked_for_less)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         for found in pool.map(embeddings.embed_query, ["Who?"] * 4):
             assert found == embeddings.embed_query("Who?")
@@ -112,7 +135,8 @@ def test_children_are_forked_while_others_are_answered(gem, tmp_path):
         while not stop.is_set():
             chat.invoke("Who? " * 20)
             store.similarity_search("warranty", k=2)
-    threads = [threading.Thread(target=work) for _ in range(3)]
+    chat.invoke("Who?"), store.similarity_search("warranty")  # everything is imported
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for _ in range(4):
@@ -149,23 +173,5 @@ def test_an_index_on_disk_is_shared_and_one_in_memory_is_the_childs_own(gem, tmp
         assert held.index.count() == 0
     in_child(empty)
     check()
-    """
-    run(script, gem, tmp_path)
-
-
-def test_what_was_being_generated_fails_in_the_child_and_goes_on_in_the_parent(gem, tmp_path):
-    script = """
-    stream = model.stream("Who?", max_new_tokens=60)
-    first, future = next(stream), model.submit("Which?", max_new_tokens=60)
-    def use():
-        try:
-            list(stream)
-        except GemError as error:
-            assert "forked" in str(error)
-        else:
-            raise AssertionError("it came to an end")
-    in_child(use)
-    assert first + "".join(stream) == model.generate("Who?", max_new_tokens=60).text
-    assert future.result().text
     """
     run(script, gem, tmp_path)

@@ -16,7 +16,7 @@ from gem_rag.engine.runner import Runner, Task
 from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
 from gem_rag.engine.work import require_wanted
 from gem_rag.errors import EngineFull, GemError
-from gem_rag.forks import in_child, use_parents_threads
+from gem_rag.forks import in_child
 
 T = TypeVar("T")
 IDLE_SECONDS = 5.0
@@ -109,8 +109,6 @@ class Worker:
                 self._thread = thread
 
     def _work(self) -> None:
-        if self._in_child:
-            use_parents_threads()
         while (action := self._next()) is not None:
             started = time.perf_counter()
             over = self._run(action)

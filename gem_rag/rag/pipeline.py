@@ -10,6 +10,7 @@ from typing import Any
 
 from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
+from gem_rag.engine.options import GenerationOptions
 from gem_rag.errors import GemError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.model import GemModel
@@ -156,6 +157,7 @@ class GemRAG:
             rank: Rank by query likelihood; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
         """
+        GenerationOptions.of(generation)  # what is wrong with them is said whatever is found
         found = self._find(in_context(question, history), self.context, where, rank)
         if not found.citations or not is_relevant(found.citations[0], self.threshold):
             return AnswerStream(None, Found([], [], found.started, found.timings))
