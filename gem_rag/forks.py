@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
-_starting: list[WeakMethod[Callable[[], None]]] = []
+_starting: dict[int, WeakMethod[Callable[[], None]]] = {}
+_numbers = count()
 T = TypeVar("T")
 
 
@@ -18,15 +20,15 @@ def in_child(start_anew: Callable[[], None]) -> None:
 
     It must wait for nothing: locks may be held by threads that the child does not have.
     """
-    _starting[:] = [known for known in _starting if known() is not None]
-    _starting.append(WeakMethod(start_anew))
+    number = next(_numbers)
+    _starting[number] = WeakMethod(start_anew, lambda _: _starting.pop(number, None))
 
 
 def _after_fork() -> None:
-    _forget_thread_pools()
-    for method in _starting:
+    for method in list(_starting.values()):
         if (start_anew := method()) is not None:
             start_anew()
+    _forget_thread_pools()
 
 
 def _forget_thread_pools() -> None:

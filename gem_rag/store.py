@@ -91,7 +91,7 @@ class ReadingStore:
             disk_bytes=self.disk_bytes,
             dtype=self.dtype,
         )
-        return make, (self.model, self.folder)
+        return make, (self.model, None if self.folder is None else self.folder.resolve())
 
     def read(self, texts: Sequence[str], *, evict: bool = True) -> list[Reading]:
         """Readings of these texts: kept ones as they are, the others read now and kept.

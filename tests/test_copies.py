@@ -8,7 +8,10 @@ import pickle
 
 import numpy as np
 import pytest
-from langchain_core.runnables import RunnableLambda
+import torch
+from langchain_core.caches import InMemoryCache
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.schema import TextNode
 from tiny import disturb
@@ -196,6 +199,28 @@ def test_a_model_that_changed_since_is_not_taken_for_another(base_folder, tmp_pa
     disturb(new)
     with pytest.raises(CheckpointError, match="another model"):
         pickle.loads(pickle.dumps(new))
+
+
+def test_settings_configured_at_run_time_keep_the_loaded_model(folder):
+    model = GemModel.from_pretrained(folder, dtype="bfloat16", forward="transformers")
+    chat = ChatGem(model, max_tokens=2).configurable_fields(
+        max_tokens=ConfigurableField(id="longest")
+    )
+    seen = []
+    chat.with_config(configurable={"longest": 3}).invoke(
+        "Who?", logits_hook=lambda ids, logits: seen.append(logits.dtype) or logits
+    )
+    assert seen == [torch.bfloat16] * 3
+
+
+def test_copies_share_a_rate_limiter_and_a_cache(loaded):
+    limiter = InMemoryRateLimiter(requests_per_second=1000)
+    chat = ChatGem(loaded, rate_limiter=limiter, cache=InMemoryCache(), max_tokens=2)
+    chat.invoke("Who?")
+    copied = copy.deepcopy(chat)
+    assert copied.gem is loaded
+    assert copied.rate_limiter is limiter
+    assert copied.cache is chat.cache
 
 
 def test_callbacks_that_cannot_be_pickled_stay_behind_with_a_warning(loaded, caplog):

@@ -40,6 +40,7 @@ class GemModel:
 
     Attributes:
         parts: Weights, tokenizer and config, and what they are known by.
+        origin: What it can be loaded by again; None for a new one that was not saved.
         reader: Runs texts (pass 1).
         embedder: Runs special tokens (pass 2).
         ranker: Runs questions after passages.
@@ -48,7 +49,7 @@ class GemModel:
 
     def __init__(self, parts: Parts, origin: Origin | None = None) -> None:
         self.parts = parts
-        self._origin = origin
+        self.origin = origin
         # Weakly, or the weights would outlive their last user until a garbage collection.
         self.reader = Reader(parts, weakref.ref(self))
         self.embedder = Embedder(self.reader)
@@ -92,7 +93,7 @@ class GemModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled is where it is from; `CheckpointError` if it is in no folder."""
-        return _loaded_again, (known(self._origin, self.parts), self.fingerprint)
+        return _loaded_again, (known(self.origin, self.parts), self.fingerprint)
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -105,7 +106,8 @@ class GemModel:
             with_base: Write the base's weights too: for a base that was trained.
         """
         saved = save(self.parts, Path(folder), card=card, with_base=with_base)
-        self._origin = self._origin or Origin.of_saved(self.parts, saved)
+        if self.path is None:
+            self.origin = Origin.of_saved(self.parts, saved)
         return saved
 
     @property

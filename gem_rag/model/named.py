@@ -9,7 +9,6 @@ from typing import Any
 from gem_rag.arguments import require_known
 from gem_rag.checkpoints.base import chosen_device
 from gem_rag.checkpoints.folder import new_parts
-from gem_rag.checkpoints.names import BUNDLED
 from gem_rag.engine.work import apart
 from gem_rag.errors import OptionError
 from gem_rag.model.gem_model import GemModel
@@ -51,16 +50,16 @@ def _is_loaded_with(model: GemModel, name: str, wanted: Any) -> bool:
         return mine.type == asked.type and asked.index in (None, mine.index)
     if name == "dtype":
         return str(model.base.dtype).removeprefix("torch.") == str(wanted).removeprefix("torch.")
-    return bool(name == "forward" and model.parts.decoder is None)
+    return model.origin is not None and bool(model.origin.options[name] == wanted)
 
 
 def name_of(model: GemModel, given: Model = None) -> str:
-    """What a loaded model can be loaded by again: the name given, a bundled one, or its folder.
+    """What a loaded model can be loaded by again: the name given, or where it is from.
 
-    A model that was made here and never saved goes by its base's name.
+    A model that was made here goes by its base's name.
     """
     if isinstance(given, str | Path):
         return str(given)
-    if model.path is None:
+    if model.path is None or model.origin is None:
         return model.config.base.name
-    return model.path.name if model.path.parent == BUNDLED else str(model.path)
+    return model.origin.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from gem_rag.arguments import Aliases, renamed, require_known
 from gem_rag.engine.options import ALIASES as GENERATION
@@ -49,6 +49,7 @@ ASKS_NOTHING: Mapping[str, Any] = {
 class StrictFields(BaseModel):
     """Fields by the names users know them by; a name that would be ignored is an error."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # a key may be among it
     aliases: ClassVar[Aliases] = {}
 
     @model_validator(mode="before")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.load.serializable import Serializable
@@ -12,9 +13,10 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from pydantic import Field, PrivateAttr, SecretStr
 
 from gem_rag.checkpoints.names import DEFAULT
+from gem_rag.compute.parts import Forward
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.results import Generation
-from gem_rag.model import GemModel, as_model
+from gem_rag.model import LOADING, GemModel, Model, as_model
 from gem_rag.model import name_of as checkpoint_name
 from langchain_gem_rag.options import GENERATING, StrictFields, of_call
 
@@ -29,6 +31,7 @@ class GeneratesWithGem(StrictFields, Serializable):
     device: str = "auto"
     dtype: str = "auto"
     revision: str | None = None
+    forward: Forward = "auto"
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -47,9 +50,24 @@ class GeneratesWithGem(StrictFields, Serializable):
 
     def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
         given = fields.pop("model_name", None) if model is None else model
-        name = checkpoint_name(given) if isinstance(given, GemModel) else given
-        super().__init__(**fields if name is None else {**fields, "model": str(name)})
-        self._gem = as_model(given, device=self.device, dtype=self.dtype, revision=self.revision)
+        if isinstance(given, GemModel):
+            # By which it is found again where LangChain makes another object of these fields.
+            own = {} if given.origin is None else dataclasses.asdict(given.origin)
+            fields = {"model": own.pop("name", checkpoint_name(given)), **own, **fields}
+        elif given is not None:
+            fields["model"] = str(given)
+        super().__init__(**fields)
+        self._gem = self._load(given)
+
+    def _load(self, model: Model) -> GemModel:
+        options: dict[str, Any] = {name: vars(self)[name] for name in LOADING}
+        return as_model(model, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy of the settings; what is counted and kept for all calls is shared."""
+        names = ("cache", "callbacks", "rate_limiter")
+        shared = {id(held): held for name in names if (held := vars(self).get(name)) is not None}
+        return super().__deepcopy__({**shared, **(memo or {})})
 
     @property
     def gem(self) -> GemModel:
@@ -61,7 +79,10 @@ class GeneratesWithGem(StrictFields, Serializable):
         name = of_call(calls, type(self).__name__).get("model")
         if name is None:
             return self._gem
-        return as_model(name, device=self.device, dtype=self.dtype)
+        if isinstance(name, GemModel):
+            return name
+        options = {one: vars(self)[one] for one in LOADING if one != "revision"}
+        return GemModel.from_pretrained(name, **options)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's tokens of a text, by which LangChain counts and trims."""
