@@ -10,24 +10,47 @@ from itertools import count
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
-_starting: dict[int, WeakMethod[Callable[[], None]]] = {}
+Method = Callable[[], None]
+Methods = dict[int, WeakMethod[Method]]
+_before: Methods = {}
+_in_parent: Methods = {}
+_in_child: Methods = {}
 _numbers = count()
 T = TypeVar("T")
 
 
-def in_child(start_anew: Callable[[], None]) -> None:
+def around_fork(before: Method, in_parent: Method) -> None:
+    """Have bound methods called around every fork, while their object lives.
+
+    Args:
+        before: What must not be halfway in the child comes to an end.
+        in_parent: And goes on in the parent.
+    """
+    _hold(_before, before)
+    _hold(_in_parent, in_parent)
+
+
+def in_child(start_anew: Method) -> None:
     """Have a bound method called in every process that is forked, while its object lives.
 
     It must wait for nothing: locks may be held by threads that the child does not have.
     """
+    _hold(_in_child, start_anew)
+
+
+def _hold(methods: Methods, method: Method) -> None:
     number = next(_numbers)
-    _starting[number] = WeakMethod(start_anew, lambda _: _starting.pop(number, None))
+    methods[number] = WeakMethod(method, lambda _: methods.pop(number, None))
+
+
+def _call(methods: Methods) -> None:
+    for held in list(methods.values()):
+        if (method := held()) is not None:
+            method()
 
 
 def _after_fork() -> None:
-    for method in list(_starting.values()):
-        if (start_anew := method()) is not None:
-            start_anew()
+    _call(_in_child)
     _forget_thread_pools()
 
 
@@ -55,4 +78,8 @@ def _module(name: str) -> Any:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=lambda: _call(_before),
+        after_in_parent=lambda: _call(_in_parent),
+        after_in_child=_after_fork,
+    )

@@ -165,6 +165,23 @@ def test_an_index_on_disk_is_shared_and_one_in_memory_is_the_childs_own(gem, tmp
     store.add_texts(["written by the parent"], ids=["parent"])
     in_child(lambda: len(store.get_by_ids(["child", "parent"])) == 2 or 1 / 0)
 
+    # What a child has open is safe while its parent closes: no lock is only believed in.
+    ready, go_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        assert store.get_by_ids(["child"])
+        os.write(ready[1], b"x")
+        os.read(go_on[0], 1)
+        store.add_texts(["written when the parent had closed"], ids=["late"])
+        os._exit(0)
+    os.read(ready[0], 1)
+    store.index.close()
+    assert GemIndex(scratch + "/index").count() == 9
+    os.write(go_on[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert GemIndex(scratch + "/index").get(["late"])
+
     held = GemVectorStore.from_texts(texts, embeddings)
     check = same(lambda: [d.id for d in held.similarity_search("warranty", k=3)])
     def empty():

@@ -28,6 +28,7 @@ from gem_rag import (
     GemRetriever,
     GemVectorStore,
 )
+from gem_rag.engine.scheduler import Limits
 from gem_rag.errors import ContextLengthError, GenerationTimeout, OptionError
 from gem_rag.store import ReadingStore
 
@@ -373,6 +374,25 @@ def test_generation_options_by_other_names_and_with_the_likely_one(gem):
         gem.generate("Who?", max_tokens=3, max_new_tokens=4)
     with pytest.raises(OptionError, match="'filters'"):  # and not "nothing was found"
         GemRAG(gem).answer("Who?", filters={})
+
+
+def test_time_is_up_for_what_waits_as_well(gem):
+    def slow(ids, logits):
+        time.sleep(0.05)
+        return logits
+
+    before = gem.engine.limits
+    gem.engine.limits = Limits(rows=1)
+    try:
+        first = gem.submit("Who?", max_new_tokens=20, logits_hook=slow)
+        second = gem.submit("Which?", timeout=0.2)
+        with pytest.raises(GenerationTimeout, match="had 0 tokens"):
+            second.result(timeout=0.6)
+        assert first.result().usage.completion_tokens == 20
+        with pytest.raises(GenerationTimeout):
+            llama_index.GemLLM(gem, timeout=0.2).complete("Who?", logits_hook=slow)
+    finally:
+        gem.engine.limits = before
 
 
 def test_the_name_is_a_string_in_both_frameworks(gem, folder, nodes):

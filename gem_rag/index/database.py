@@ -9,10 +9,9 @@ the copy has to be made afresh.
 import json
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.forks import in_child
 from gem_rag.index.connection import Connection
 from gem_rag.index.sql import CompiledFilter
 
@@ -82,7 +80,6 @@ class Database:
                 f"this Python has SQLite {sqlite3.sqlite_version}; the index needs 3.38 or newer"
             )
         self.path = path
-        self.lock = threading.RLock()
         self._name = str(path) if path else "the index in memory"
         self._timeout = timeout
         if path is not None and not path.exists():
@@ -93,15 +90,16 @@ class Database:
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
         self._opened = Connection(path, timeout)
-        in_child(self._start_anew)
         try:
             self._prepare()
         except BaseException:
             self._opened.close()
             raise
 
-    def _start_anew(self) -> None:
-        self.lock = threading.RLock()
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Held by the thread that uses the connection; several calls may be put under it."""
+        return self._opened.lock
 
     @property
     def _connection(self) -> sqlite3.Connection:
