@@ -351,6 +351,8 @@ def test_llama_indexs_names_for_retrieving(gem, nodes):
         (lambda g, s: llama_index.GemEmbedding(g, embed_batchsize=1), "'embed_batch_size'"),
         (lambda g, s: llama_index.GemReranker(g, topn=1), "'topn'.*'top_n'"),
         (lambda g, s: llama_index.GemRetriever(s, g, similarity_topk=1), "'similarity_top_k'"),
+        (lambda g, s: llama_index.GemRetriever(s, g, cutoff=1, similarity_cutoff=2), "one option"),
+        (lambda g, s: llama_index.GemRetriever(s, g, similarity_top_k=1, k=3), "one option"),
         (lambda g, s: llama_index.GemVectorStore(kindd="flat"), "'kindd'.*'kind'"),
         (lambda g, s: llama_index.GemVectorStore(stores_text=False), "stores_text"),
         (lambda g, s: s.add([], namespace="a"), "namespace"),

@@ -20,6 +20,12 @@ ALIASES = {
     "stop_sequences": "stop",
     "request_timeout": "timeout",
 }
+# Of classes that call the longest answer `max_tokens`, as both frameworks do.
+FIELD_ALIASES = {
+    name: "max_tokens" if own == "max_new_tokens" else own
+    for name, own in {**ALIASES, "max_new_tokens": "max_new_tokens"}.items()
+    if name != "max_tokens"
+}
 
 
 @dataclass(frozen=True)

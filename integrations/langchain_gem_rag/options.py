@@ -8,19 +8,11 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from gem_rag.arguments import Aliases, renamed, require_known
-from gem_rag.engine.options import ALIASES as GENERATION
-from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.options import ALIASES, FIELD_ALIASES, GenerationOptions
 from gem_rag.errors import OptionError
 
 MODEL = {"model_name": "model"}
-# Fields of the generating classes: LangChain calls the longest answer `max_tokens`.
-GENERATING = {
-    **MODEL,
-    **{name: own for name, own in GENERATION.items() if own != "max_new_tokens"},
-    **{name: "max_tokens" for name, own in GENERATION.items() if own == "max_new_tokens"},
-    "max_new_tokens": "max_tokens",
-}
-del GENERATING["max_tokens"]
+GENERATING = {**MODEL, **FIELD_ALIASES}
 RETRIEVING = {
     "filters": "filter",
     "top_k": "k",
@@ -73,7 +65,7 @@ def of_call(given: Mapping[str, Any], owner: str) -> dict[str, Any]:
         OptionError: Something that would be ignored.
     """
     asked = {name: value for name, value in given.items() if value is not None}
-    asked = renamed(asked, {**GENERATION, **MODEL})
+    asked = renamed(asked, {**ALIASES, **MODEL})
     for name in WITHOUT_EFFECT & asked.keys():
         del asked[name]
     for name in ASKS_NOTHING.keys() & asked.keys():
@@ -83,5 +75,5 @@ def of_call(given: Mapping[str, Any], owner: str) -> dict[str, Any]:
                 "with batch, a temperature and seeds"
             )
     known = {*GenerationOptions.names(), "model"} - {"raw"}  # which tells the two classes apart
-    require_known(asked, known, owner, {**GENERATION, **MODEL})
+    require_known(asked, known, owner, {**ALIASES, **MODEL})
     return asked

@@ -22,7 +22,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
 from gem_rag.arguments import renamed, require_known
-from gem_rag.engine.options import ALIASES, GenerationOptions
+from gem_rag.engine.options import ALIASES, FIELD_ALIASES, GenerationOptions
 from gem_rag.engine.streams import AsyncStream
 from gem_rag.errors import OptionError
 from gem_rag.model import LOADING, GemModel, Model, as_model, name_of
@@ -33,7 +33,6 @@ from llama_index_gem_rag.messages import (
     to_response,
     tool_choice_of,
 )
-from llama_index_gem_rag.options import GENERATING
 from llama_index_gem_rag.pickling import PickledWhole
 from llama_index_gem_rag.schemas import closed
 from llama_index_gem_rag.structured import StructuredGenerator
@@ -77,11 +76,11 @@ class GemLLM(PickledWhole, StructuredGenerator):
     _model: GemModel = PrivateAttr()
 
     def __init__(self, model: Model = None, **options: Any) -> None:
-        options = renamed(options, GENERATING)
+        options = renamed(options, FIELD_ALIASES)
         loading = {name: options.pop(name) for name in LOADING if name in options}
         options.pop("class_name", None)
         known = {*type(self).model_fields, *LOADING}
-        require_known(options, known, self.class_name(), GENERATING)
+        require_known(options, known, self.class_name(), FIELD_ALIASES)
         if model is None:
             model = options.get("model_name")
         loaded = as_model(model, **loading)

@@ -68,9 +68,11 @@ class GemRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
-        options = renamed(options, RETRIEVING)
+        if similarity_top_k != DEFAULT_SIMILARITY_TOP_K:
+            options["similarity_top_k"] = similarity_top_k
+        options = renamed({"filters": filters, "cutoff": cutoff, **options}, RETRIEVING)
         similarity_top_k = options.pop("similarity_top_k", similarity_top_k)
-        filters, cutoff = options.pop("filters", filters), options.pop("cutoff", cutoff)
+        filters, cutoff = options.pop("filters"), options.pop("cutoff")
         require_known(options, (*BASE_OPTIONS, *OWN_OPTIONS), type(self).__name__, RETRIEVING)
         if similarity_top_k < 1 or candidates < 1:
             raise GemError(
