@@ -20,7 +20,7 @@ def main(paths: list[str], questions: list[str] | None = None) -> None:
     embeddings, chat = GemEmbeddings(), ChatGem()  # one copy of the weights
     store = GemVectorStore(embeddings)
     for path in paths:
-        chunks = split(load_file(path), embeddings.model.codec.backend, max_tokens=256)
+        chunks = split(load_file(path), embeddings.gem.codec.backend, max_tokens=256)
         store.add_texts([c.text for c in chunks], [{"source": path} for _ in chunks])
     retriever = GemRetriever(vectorstore=store, k=1)
     history: list[BaseMessage] = []

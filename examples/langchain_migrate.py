@@ -28,4 +28,4 @@ recent = {"year": {"$gte": 2000}}  # applied in the search: k documents come whe
 (best, cosine), *_ = store.similarity_search_with_score("How long is the warranty?", filter=recent)
 print(f"{best.page_content} ({cosine:.2f})")
 print(llm.invoke(f"{best.page_content}\n\nHow long is the warranty?").text)
-print("one copy of the weights:", llm.gem is embeddings.model)
+print("one copy of the weights:", llm.gem is embeddings.gem)

@@ -25,6 +25,14 @@ class EngineFull(GemError):  # noqa: N818
     """Too many requests are waiting for the model, and the caller would not wait."""
 
 
+class GenerationTimeout(GemError, TimeoutError):  # noqa: N818
+    """An answer was not whole in the time it was given; it is not computed further."""
+
+
+class OptionError(GemError, TypeError, ValueError):
+    """An option that nobody would honour: its name is unknown, or it says two things."""
+
+
 class FetchError(GemError):
     """Something could not be fetched from the package index, or arrived damaged."""
 

@@ -9,7 +9,9 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.errors import ReadingError
 from gem_rag.files import atomic_write
+from gem_rag.forks import in_child
 from gem_rag.model import GemModel
 from gem_rag.text.codec import Tokenized
 
@@ -62,13 +65,33 @@ class ReadingStore:
         self.memory_bytes = memory_bytes
         self.disk_bytes = disk_bytes
         self.dtype = dtype
-        self._lock = threading.RLock()
+        self._start_anew()
+        in_child(self._start_anew)
         self._is_full = False
         self._memory: OrderedDict[str, Reading] = OrderedDict()
         self._held = 0
         self._disk_sizes: OrderedDict[str, int] = OrderedDict()  # oldest use first
         if self.folder is not None:
             self._scan(self.folder)
+
+    def _start_anew(self) -> None:
+        self._lock = threading.RLock()
+
+    def __copy__(self, memo: object = None) -> Self:
+        """A copy of a store is the store."""
+        return self
+
+    __deepcopy__ = __copy__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled are its settings: readings are looked up in its folder, or made again."""
+        make = partial(
+            ReadingStore,
+            memory_bytes=self.memory_bytes,
+            disk_bytes=self.disk_bytes,
+            dtype=self.dtype,
+        )
+        return make, (self.model, None if self.folder is None else self.folder.resolve())
 
     def read(self, texts: Sequence[str], *, evict: bool = True) -> list[Reading]:
         """Readings of these texts: kept ones as they are, the others read now and kept.

@@ -49,14 +49,14 @@ def test_one_checkpoint_is_loaded_once(saved, gem):
 
     name = str(saved)
     users = [
-        GemEmbeddings(saved).model,
+        GemEmbeddings(saved).gem,
         ChatGem(model=name).gem,
-        GemEmbedding(name).model,
-        GemLLM(name).model,
+        GemEmbedding(name).gem,
+        GemLLM(name).gem,
         load_model(name),
     ]
     assert all(user is first for user in users)
-    assert GemEmbeddings(gem).model is gem
+    assert GemEmbeddings(gem).gem is gem
     pointers = {p.data_ptr() for p in first.base.model.parameters()}
     used = {
         p.data_ptr() for p in [*first.base.decoder.parameters(), *first.base.blocks.parameters()]

@@ -195,7 +195,7 @@ def test_everyone_shares_one_copy_of_the_weights(default_model):
     from gem_rag import GemEmbeddings, GemModel
     from gem_rag.cli.console import load_model as _load
 
-    users = [GemModel.from_pretrained(), GemEmbeddings().model, _load(None)]
+    users = [GemModel.from_pretrained(), GemEmbeddings().gem, _load(None)]
     weight = default_model.base.model.get_input_embeddings().weight
     assert all(
         u.base.model.get_input_embeddings().weight.data_ptr() == weight.data_ptr() for u in users

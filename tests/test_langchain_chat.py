@@ -160,7 +160,7 @@ def test_one_copy_of_the_weights_serves_every_class(gem, tmp_path):
     folder = gem.save_pretrained(tmp_path / "checkpoint")
     chat, llm, embeddings = ChatGem(str(folder)), GemLLM(str(folder)), GemEmbeddings(str(folder))
     first = [p.data_ptr() for p in chat.gem.base.model.parameters()]
-    for other in (llm.gem, embeddings.model):
+    for other in (llm.gem, embeddings.gem):
         assert [p.data_ptr() for p in other.base.model.parameters()] == first
 
 

@@ -285,7 +285,7 @@ def test_a_chain_of_all_three_loads_one_model(gem, tmp_path):
     folder = str(gem.save_pretrained(tmp_path / "checkpoint"))
     store = GemVectorStore.from_texts(TEXTS, GemEmbeddings(folder))
     chat = ChatGem(folder, max_tokens=8)
-    assert chat.gem is store.embedding.model
+    assert chat.gem is store.embedding.gem
     retriever = GemRetriever(vectorstore=store, k=1)
     chain = (
         {"context": retriever, "question": RunnablePassthrough()}

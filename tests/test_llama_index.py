@@ -105,15 +105,15 @@ def test_all_classes_share_one_copy_of_the_weights(gem, tmp_path):
     store = GemVectorStore()
     retriever = GemRetriever(store, folder)
     users = [
-        GemEmbedding(folder).model,
-        GemEmbedding(str(folder)).model,
-        GemLLM(folder).model,
+        GemEmbedding(folder).gem,
+        GemEmbedding(str(folder)).gem,
+        GemLLM(folder).gem,
         GemReranker(folder).readings.model,
         retriever.readings.model,
     ]
     pointers = {tuple(p.data_ptr() for p in model.base.model.parameters()) for model in users}
     assert len(pointers) == 1
-    assert GemLLM(gem).model is GemEmbedding(gem).model is gem
+    assert GemLLM(gem).gem is GemEmbedding(gem).gem is gem
 
 
 # Embedding
@@ -193,7 +193,7 @@ def test_embedding_is_serialised_and_restored(gem, tmp_path):
     again = GemEmbedding.from_dict(embed.to_dict())
     assert (again.model_name, again.embed_batch_size) == (folder, 7)
     assert again.fingerprint == gem.fingerprint == embed.to_dict()["fingerprint"]
-    assert again.model is embed.model
+    assert again.gem is embed.gem
 
 
 def test_embedding_is_pickled_by_its_models_name(gem, tmp_path):
@@ -201,7 +201,7 @@ def test_embedding_is_pickled_by_its_models_name(gem, tmp_path):
     embed = GemEmbedding(GemModel.from_pretrained(gem.save_pretrained(tmp_path / "model")))
     assert embed.model_name == str(tmp_path / "model")
     again = pickle.loads(pickle.dumps(embed))
-    assert again.model is embed.model
+    assert again.gem is embed.gem
     assert again.get_query_embedding("a") == pytest.approx(embed.get_query_embedding("a"))
 
 
@@ -412,7 +412,7 @@ def test_llm_is_serialised_and_restored(gem, tmp_path):
     llm = GemLLM(folder, max_tokens=7, temperature=0.5, seed=3, stop=["x"])
     again = GemLLM.from_dict(llm.to_dict())
     assert (again.max_tokens, again.temperature, again.seed, again.stop) == (7, 0.5, 3, ["x"])
-    assert again.model is llm.model
+    assert again.gem is llm.gem
     assert llm.to_dict()["class_name"] == "GemLLM"
 
 
@@ -709,7 +709,7 @@ DOCUMENTS = [Document(id_=f"d{i}", text=text) for i, text in enumerate(TEXTS)]
 
 
 def test_use_gem_sets_everything_from_one_model(gem, settings):
-    assert settings.llm.model is settings.embed_model.model is gem
+    assert settings.llm.gem is settings.embed_model.gem is gem
     assert use_gem(gem, max_tokens=9, temperature=0.1) is gem
     assert (settings.llm.max_tokens, settings.llm.temperature) == (9, 0.1)
     assert settings.tokenizer("Rivers run") == gem.codec.backend.encode("Rivers run").ids

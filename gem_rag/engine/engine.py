@@ -151,7 +151,7 @@ class Engine:
             Answer(row, self._parts, asked=ask, unwanted=unwanted)
             for row, ask in zip(rows, asked, strict=True)
         ]
-        self._worker.submit(answers)
+        self._submit(answers, options)
         return finished([answer.future for answer in answers])
 
     def stream(
@@ -164,7 +164,7 @@ class Engine:
         """One answer piece by piece."""
         (row,) = self._requests.rows([request], None if after is None else [after], options)
         answer = Answer(row, self._parts, is_streamed=True, read_on=self._worker.wake)
-        begin = partial(self._worker.submit, [answer], wait=wait)
+        begin = partial(self._submit, [answer], options, wait=wait)
         return Stream(answer, begin, partial(_stop, self._worker, answer))
 
     def submit(
@@ -182,8 +182,17 @@ class Engine:
             failed.set_exception(error)
             return failed
         answer = Answer(row, self._parts)
-        self._worker.submit([answer], wait=wait)
+        self._submit([answer], options, wait=wait)
         return answer.future
+
+    def _submit(
+        self, answers: Sequence[Answer], options: GenerationOptions, *, wait: bool = True
+    ) -> None:
+        self._worker.submit(answers, wait=wait)
+        if options.timeout is not None:
+            for answer in answers:
+                leave = partial(self._worker.leave, answer, wait=False)
+                answer.end_after(options.timeout, leave)
 
     def stats(self) -> Stats:
         """What it is doing, and what it has done so far."""

@@ -6,10 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gem_rag.arguments import renamed, require_known
 from gem_rag.engine.sampling import LogitsHook, Sampling
 from gem_rag.text.tools import Tool
 
 Schema = Mapping[str, Any]
+# What other libraries call these.
+ALIASES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "num_predict": "max_new_tokens",
+    "num_output": "max_new_tokens",
+    "stop_sequences": "stop",
+    "request_timeout": "timeout",
+}
+# Of classes that call the longest answer `max_tokens`, as both frameworks do.
+FIELD_ALIASES = {
+    name: "max_tokens" if own == "max_new_tokens" else own
+    for name, own in {**ALIASES, "max_new_tokens": "max_new_tokens"}.items()
+    if name != "max_tokens"
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,8 @@ class GenerationOptions:
         tool_choice: "any" makes the model call one, a tool's name that one, "none" none. "auto"
             leaves it to the model, where its template knows tools; where not, ranking decides
             (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters.
+        timeout: Seconds from when the request is queued, in which its answer must be whole; after
+            that it is an error (`GenerationTimeout`), and not computed further. None waits.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
             the logits to use.
 
@@ -50,23 +68,26 @@ class GenerationOptions:
     schema: Schema | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     tool_choice: str = "auto"
+    timeout: float | None = None
     logits_hook: LogitsHook | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected >= 1")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"timeout is {self.timeout} s; expected > 0, or None")
         self.sampling(None)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
-        """From a call's keyword arguments.
+        """From a call's keyword arguments, by these names or those of `ALIASES`.
 
         Raises:
-            TypeError: An argument is none of the options.
+            OptionError: An argument is none of the options.
         """
-        if unknown := sorted(options.keys() - cls.names()):
-            raise TypeError(f"unknown options {unknown}; expected some of {sorted(cls.names())}")
-        return cls(**options)
+        own = renamed(options, ALIASES)
+        require_known(own, cls.names(), "generation", ALIASES)
+        return cls(**own)
 
     @classmethod
     def names(cls) -> set[str]:

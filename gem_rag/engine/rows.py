@@ -16,6 +16,7 @@ from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
 from gem_rag.engine.slots import Slot
 from gem_rag.engine.stops import TextAssembler
+from gem_rag.errors import GemError, GenerationTimeout
 
 LOOK_AHEAD = 4  # tokens that a stream may be ahead of whoever reads it
 
@@ -91,6 +92,7 @@ class Answer:
         self._text = TextAssembler(self.parts.codec, self.row.stops)
         self._ends = self.parts.end_ids
         self._pieces: deque[Piece] = deque()
+        self._timer: threading.Timer | None = None
         self._changed = threading.Condition()
         self._is_stopped = self._is_over = False
 
@@ -143,7 +145,7 @@ class Answer:
     def is_done(self) -> bool:
         """Whether its end was reached, or nobody wants it any more."""
         ended = self._reason != "cancelled" or self._is_stopped
-        return ended or self.future.cancelled() or self.unwanted()
+        return ended or self._is_over or self.future.cancelled() or self.unwanted()
 
     def end(self, error: BaseException | None = None) -> None:
         """Tell those who wait: it is over."""
@@ -152,12 +154,45 @@ class Answer:
                 return
             self._is_over = True
             self._changed.notify_all()
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.future.set_running_or_notify_cancel():
             return
         if error is None:
             self.future.set_result(self.result())
         else:
             self.future.set_exception(error)
+
+    def end_after(self, seconds: float, leave: Callable[[], None]) -> None:
+        """Fail when so much time has passed from now on.
+
+        Args:
+            seconds: The time.
+            leave: Called then: puts the answer out of the worker's way.
+        """
+
+        def fail() -> None:
+            self.end(
+                GenerationTimeout(
+                    f"the answer had {len(self.ids)} tokens after {seconds:g} s, its timeout; give "
+                    "it more time, or a smaller max_new_tokens"
+                )
+            )
+            leave()
+
+        with self._changed:
+            if self._is_over:
+                return
+            self._timer = threading.Timer(seconds, fail)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end_in_child(self) -> None:
+        """Fail in a forked process: what computed this stayed in the parent."""
+        self._changed = threading.Condition()  # which a thread of the parent may have held
+        self.end(
+            GemError("the process forked while this was generated; the child has to ask again")
+        )
 
     # What those who wait see
 

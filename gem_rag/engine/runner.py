@@ -12,6 +12,7 @@ from gem_rag.compute.parts import Parts
 from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.rows import Answer
 from gem_rag.engine.slots import Slots
+from gem_rag.errors import GemError
 
 ROOM = 128  # tokens a row is given room for at first, however long it may become
 
@@ -40,6 +41,15 @@ class Runner:
     def start_anew(self) -> None:
         """With no row in any slot."""
         self.slots = Slots(self._parts)
+
+    def require_usable_in_child(self) -> None:
+        """Raise `GemError` in a forked child for weights that stayed with the parent."""
+        device = self._parts.base.device.type
+        if device != "cpu":
+            raise GemError(
+                f"the model is on {device}, which a forked process cannot use; start processes by "
+                "'spawn', or load the model after the fork"
+            )
 
     def task(self, task: Task) -> None:
         """Run a task, unless it was cancelled."""

@@ -120,6 +120,11 @@ class Scheduler(Generic[R, U]):
         """Rows and units that have not begun."""
         return len(self._waiting) + len(self._units)
 
+    @property
+    def rows(self) -> list[R]:
+        """All rows, running and waiting."""
+        return [*self.running, *(row for _, row in self._waiting)]
+
     def remove(self, row: R) -> None:
         """Forget a row, running or waiting."""
         if self.running.pop(row, None) is None:

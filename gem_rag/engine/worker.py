@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 import weakref
@@ -17,6 +16,7 @@ from gem_rag.engine.runner import Runner, Task
 from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
 from gem_rag.engine.work import require_wanted
 from gem_rag.errors import EngineFull, GemError
+from gem_rag.forks import in_child
 
 T = TypeVar("T")
 IDLE_SECONDS = 5.0
@@ -34,12 +34,21 @@ class Worker:
     def __init__(self, runner: Runner, limits: Limits) -> None:
         self._runner = runner
         self._limits = limits
+        self._in_child = False
         self._start_anew()
         _workers.add(self)
+        in_child(self._start_in_child)
+
+    def _start_in_child(self) -> None:
+        """A forked child has its parent's queue, and no thread that would work on it."""
+        self._in_child = True
+        pending = self.scheduler.rows
+        self._start_anew()
+        for answer in pending:
+            answer.end_in_child()
 
     def _start_anew(self) -> None:
-        """With nothing queued and no thread: a forked child has its parent's queue, and no thread
-        that would work on it."""
+        """With nothing queued and no thread."""
         self._runner.start_anew()
         self.scheduler: Scheduler[Answer, Task] = Scheduler(self._limits)
         self._changed = threading.Condition()
@@ -78,6 +87,8 @@ class Worker:
         self._queue(lambda: self.scheduler.add_rows(answers), wait)
 
     def _queue(self, add: Callable[[], None], wait: bool) -> None:
+        if self._in_child:
+            self._runner.require_usable_in_child()
         with self._changed:
             most = self.scheduler.limits.queued
             if not wait and self.scheduler.queued >= most:
@@ -175,11 +186,4 @@ def _at_exit() -> None:
         worker.stop()
 
 
-def _after_fork() -> None:
-    for worker in list(_workers):
-        worker._start_anew()
-
-
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

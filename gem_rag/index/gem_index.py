@@ -18,6 +18,7 @@ from gem_rag.index.database import Database, StoredChunk
 from gem_rag.index.documents import Documents
 from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
+from gem_rag.index.handle import Handle
 from gem_rag.index.identity import Identity
 from gem_rag.index.records import (
     Deletion,
@@ -38,7 +39,7 @@ from gem_rag.index.writer import Writer
 DATABASE_FILE = "index.sqlite"
 
 
-class GemIndex:
+class GemIndex(Handle):
     """Chunks, their words and vectors, in a folder, or in memory.
 
     One process may write while others read; each sees every commit from its next call on. An
@@ -85,6 +86,7 @@ class GemIndex:
         except BaseException:
             self._database.connection.close()
             raise
+        self._again = {"create": False, "kind": kind, "timeout": timeout}
         self._follower = Follower(self._database, kind, self.path)
         self._writer = Writer(self._database, self._identity)
         self.documents = Documents(self._database, self._identity)

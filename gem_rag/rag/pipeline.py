@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
+from gem_rag.engine.options import GenerationOptions
 from gem_rag.errors import GemError
 from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
@@ -174,6 +175,7 @@ class GemRAG:
             mode: What finds; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
         """
+        GenerationOptions.of(generation)  # what is wrong with them is said whatever is found
         found, asked = self._relevant(question, history, where, rank, mode)
         if not found.citations:
             return AnswerStream(None, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -17,7 +18,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from gem_rag.engine.results import Generation
 from gem_rag.engine.work import finished
+from gem_rag.model import GemModel
+from langchain_gem_rag.failures import fails_as_langchain
 from langchain_gem_rag.messages import last_chunk, to_core, to_message
+from langchain_gem_rag.profile import profile_of, prompt_tokens
 from langchain_gem_rag.shared import GeneratesWithGem
 
 
@@ -36,12 +40,37 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         seed: Makes sampling repeatable.
         stop: Strings that end an answer.
         truncate: Cut the start of a prompt that does not fit, instead of an error.
+        timeout: Seconds an answer may take; after that it is an error.
+        streaming: Generate piece by piece even where the whole is asked for.
         device: As for `GemModel.from_pretrained`, like ``dtype`` and ``revision``.
+        max_retries: Accepted as everywhere in LangChain, like ``api_key``, and without effect.
     """
+
+    streaming: bool = False
+
+    def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
+        super().__init__(model, **fields)
+        if self.profile is None:
+            self.profile = profile_of(self.gem, self.model_name, self.max_tokens)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Tokens of the prompt these messages become, tools and template included.
+
+        Args:
+            messages: A conversation, or part of one; of none it is 0.
+            tools: As for `bind_tools`.
+        """
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        known = [convert_to_openai_tool(tool) for tool in tools or []]
+        return prompt_tokens(self.gem.codec, to_core(messages), known)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.langsmith(super()._get_ls_params(stop=stop, **kwargs), kwargs)
 
+    @fails_as_langchain
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -53,6 +82,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         (answer,) = finished([gem.submit(to_core(messages), **options)])
         return self._result(answer)
 
+    @fails_as_langchain
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -71,6 +101,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
             generations=[ChatGeneration(message=message, generation_info=info)], llm_output=output
         )
 
+    @fails_as_langchain
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -86,6 +117,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
                 yield chunk
             yield ChatGenerationChunk(message=last_chunk(pieces.generation, self.model_name))
 
+    @fails_as_langchain
     async def _astream(
         self,
         messages: list[BaseMessage],

@@ -14,6 +14,7 @@ from langchain_core.outputs import GenerationChunk, LLMResult
 
 from gem_rag.engine.results import Generation
 from gem_rag.engine.work import finished
+from langchain_gem_rag.failures import fails_as_langchain
 from langchain_gem_rag.shared import GeneratesWithGem, usage
 
 
@@ -26,6 +27,7 @@ class GemLLM(GeneratesWithGem, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.langsmith(super()._get_ls_params(stop=stop, **kwargs), kwargs)
 
+    @fails_as_langchain
     def _generate(
         self,
         prompts: list[str],
@@ -37,6 +39,7 @@ class GemLLM(GeneratesWithGem, BaseLLM):
         # Through the queue, which bounds how many are generated at once.
         return self._result(finished([gem.submit(p, raw=True, **options) for p in prompts]))
 
+    @fails_as_langchain
     async def _agenerate(
         self,
         prompts: list[str],
@@ -61,6 +64,7 @@ class GemLLM(GeneratesWithGem, BaseLLM):
         output = {"model_name": self.model_name, "token_usage": total}
         return LLMResult(generations=generations, llm_output=output)
 
+    @fails_as_langchain
     def _stream(
         self,
         prompt: str,
@@ -76,6 +80,7 @@ class GemLLM(GeneratesWithGem, BaseLLM):
                 yield chunk
             yield GenerationChunk(text="", generation_info=_info(pieces.generation))
 
+    @fails_as_langchain
     async def _astream(
         self,
         prompt: str,

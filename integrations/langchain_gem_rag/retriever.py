@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from langchain_core.callbacks import (
@@ -11,17 +12,20 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from pydantic import model_validator
 
+from gem_rag.arguments import merged
 from gem_rag.config import RelevanceWeights
 from gem_rag.index import Hit
 from gem_rag.index.search import Mode
 from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice, Rank
 from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.options import RETRIEVING, StrictFields
 from langchain_gem_rag.ranking import chosen, with_metadata
 from langchain_gem_rag.vectorstore import GemVectorStore, document_of
 
 
-class GemRetriever(BaseRetriever):
+class GemRetriever(StrictFields, BaseRetriever):
     """The k best documents of a `GemVectorStore` for a query.
 
     Each document's metadata carries the scores that found it: ``score`` (cosine), ``word_score``
@@ -29,18 +33,23 @@ class GemRetriever(BaseRetriever):
     and ``end``, its place in the source, where that is known (``start_index`` of LangChain's
     splitters is understood). Equal texts count once.
 
+    What follows may be given as ``search_kwargs={...}`` as well, and all of it to one ``invoke``.
+
     Attributes:
         vectorstore: Where to search; with `GemEmbeddings` its kept readings serve the ranking.
-        k: How many documents to return; also an argument of ``invoke``.
-        candidates: How many the index finds for the model to rank.
-        filter: Metadata filter; also an argument of ``invoke``.
+        k: How many documents to return.
+        candidates: How many the index finds for the model to rank, or for "mmr" to choose from
+            where nothing is ranked.
+        filter: Metadata filter.
         score_threshold: Least cosine.
         rank_threshold: Least ``rank_score`` (see `gem_rag.rag.relevance`).
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
-        search_type: "similarity" or "mmr".
+        search_type: "similarity", the same with a ``score_threshold``, or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
         rank: Rank what is found, where the embeddings are `GemEmbeddings`.
     """
+
+    aliases = RETRIEVING
 
     vectorstore: GemVectorStore
     k: int = 4
@@ -48,10 +57,21 @@ class GemRetriever(BaseRetriever):
     filter: dict[str, Any] | None = None
     score_threshold: float | None = None
     rank_threshold: float | None = None
-    search_type: Literal["similarity", "mmr"] = "similarity"
+    search_type: Literal["similarity", "similarity_score_threshold", "mmr"] = "similarity"
     lambda_mult: float = 0.5
     rank: bool = True
     mode: Mode = "hybrid"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_search_kwargs(cls, given: Any) -> Any:
+        return _flat(given) if isinstance(given, Mapping) else given
+
+    def for_call(self, asked: dict[str, Any]) -> GemRetriever:
+        """This retriever with what one call asks for; None is not asked for."""
+        asked = {name: value for name, value in _flat(asked).items() if value is not None}
+        own = {name: value for name, value in self if name in self.model_fields_set}
+        return type(self)(**{**own, **asked}) if asked else self
 
     def _get_relevant_documents(
         self,
@@ -60,7 +80,7 @@ class GemRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        return self._find(query, None, **kwargs)
+        return self.for_call(kwargs).find(query)
 
     async def _aget_relevant_documents(
         self,
@@ -69,40 +89,38 @@ class GemRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        words = self.mode == "words"
+        called = self.for_call(kwargs)
+        words = called.mode == "words"
         vector = None if words else await self.vectorstore.embedding.aembed_query(query)
-        return await asyncio.to_thread(self._find, query, vector, **kwargs)
+        return await asyncio.to_thread(called.find, query, vector)
 
-    def _find(
-        self,
-        query: str,
-        vector: list[float] | None,
-        *,
-        k: int | None = None,
-        filter: dict[str, Any] | None = None,
-    ) -> list[Document]:
+    def find(self, query: str, vector: list[float] | None = None) -> list[Document]:
+        """The documents for a query, whose vector ``[d]`` may be at hand."""
         choice = Choice(
-            k=self.k if k is None else k,
+            k=self.k,
             rank=self._rank(),
             candidates=self.candidates,
             least_score=self.score_threshold,
             least_rank=self.rank_threshold,
             weights=self._weights(),
         )
+        # What MMR chooses from, where nothing is ranked and somebody said it.
+        chosen_from = "candidates" in self.model_fields_set and choice.rank is None
         hits = self.vectorstore.find(
             query,
             choice.wanted,
             vector=vector,
             mode=self.mode,
-            filter=self.filter if filter is None else filter,
+            filter=self.filter,
             distinct=True,
             mmr=self.lambda_mult if self.search_type == "mmr" else None,
+            fetch_k=self.candidates if chosen_from else None,
         )
         return chosen(choice, query, [_candidate(hit) for hit in hits])
 
     def _weights(self) -> RelevanceWeights | None:
         embedding = self.vectorstore.embedding
-        gem = embedding.model if isinstance(embedding, GemEmbeddings) else None
+        gem = embedding.gem if isinstance(embedding, GemEmbeddings) else None
         return None if gem is None else gem.config.relevance
 
     def _rank(self) -> Rank | None:
@@ -111,13 +129,19 @@ class GemRetriever(BaseRetriever):
         if self.rank and store is not None:
             return store.rank
         if self.rank and isinstance(embedding, GemEmbeddings):
-            return embedding.model.rank
+            return embedding.gem.rank
         if self.rank_threshold is not None:
             raise ValueError(
                 f"rank_threshold is {self.rank_threshold}, but nothing is ranked: that needs "
                 "rank=True and a vector store with GemEmbeddings"
             )
         return None
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their own names, those in `search_kwargs` beside the others."""
+    rest = {name: value for name, value in given.items() if name != "search_kwargs"}
+    return merged(rest, given.get("search_kwargs") or {}, RETRIEVING)
 
 
 def _candidate(hit: Hit) -> Candidate[Document]:

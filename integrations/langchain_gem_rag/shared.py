@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.load.serializable import Serializable
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr, SecretStr
 
 from gem_rag.checkpoints.names import DEFAULT
+from gem_rag.compute.parts import Forward
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.results import Generation
-from gem_rag.model import GemModel, as_model
+from gem_rag.model import LOADING, GemModel, Model, as_model
 from gem_rag.model import name_of as checkpoint_name
+from langchain_gem_rag.options import GENERATING, StrictFields, of_call
 
 
-class GeneratesWithGem(Serializable):
+class GeneratesWithGem(StrictFields, Serializable):
     """Fields of a generating class; the weights are shared with every user of the checkpoint."""
 
-    model: str | None = None
-    """Bundled name, folder or hub id; None is the embedded default."""
+    aliases = GENERATING
+
+    model: str = DEFAULT
+    """Bundled name, folder or hub id."""
     device: str = "auto"
     dtype: str = "auto"
     revision: str | None = None
+    forward: Forward = "auto"
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -33,15 +40,34 @@ class GeneratesWithGem(Serializable):
     stop: list[str] | None = None
     truncate: bool = False
     """Cut the start of a prompt that does not fit the context window."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds an answer may take; after that it is an error, and not computed further."""
+    max_retries: int | None = Field(default=None, exclude=True)
+    """Without effect: nothing is sent anywhere that could fail for a moment."""
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """Without effect: the model runs here."""
     _gem: GemModel = PrivateAttr()
 
     def __init__(self, model: str | Path | GemModel | None = None, **fields: Any) -> None:
-        if isinstance(model, GemModel):
-            name: str | None = checkpoint_name(model)
-        else:
-            name = None if model is None else str(model)
-        super().__init__(model=name, **fields)
-        self._gem = as_model(model, device=self.device, dtype=self.dtype, revision=self.revision)
+        given = fields.pop("model_name", None) if model is None else model
+        if isinstance(given, GemModel):
+            # By which it is found again where LangChain makes another object of these fields.
+            own = {} if given.origin is None else dataclasses.asdict(given.origin)
+            fields = {"model": own.pop("name", checkpoint_name(given)), **own, **fields}
+        elif given is not None:
+            fields["model"] = str(given)
+        super().__init__(**fields)
+        self._gem = self._load(given)
+
+    def _load(self, model: Model) -> GemModel:
+        options: dict[str, Any] = {name: vars(self)[name] for name in LOADING}
+        return as_model(model, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy of the settings; what is counted and kept for all calls is shared."""
+        names = ("cache", "callbacks", "rate_limiter")
+        shared = {id(held): held for name in names if (held := vars(self).get(name)) is not None}
+        return super().__deepcopy__({**shared, **(memo or {})})
 
     @property
     def gem(self) -> GemModel:
@@ -50,13 +76,19 @@ class GeneratesWithGem(Serializable):
 
     def gem_for(self, calls: dict[str, Any]) -> GemModel:
         """The model of one call: another checkpoint where the call names one (``model=...``)."""
-        name = calls.get("model")
+        name = of_call(calls, type(self).__name__).get("model")
         if name is None:
             return self._gem
-        return GemModel.from_pretrained(name, device=self.device, dtype=self.dtype)
+        if isinstance(name, GemModel):
+            return name
+        options = {one: vars(self)[one] for one in LOADING if one != "revision"}
+        return GemModel.from_pretrained(name, **options)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's tokens of a text, by which LangChain counts and trims."""
+        own: Callable[[str], list[int]] | None = vars(self).get("custom_get_token_ids")
+        if own is not None:
+            return own(text)
         return list(self.gem.codec.encode_texts([text], None)[0].ids)
 
     @property
@@ -92,23 +124,20 @@ class GeneratesWithGem(Serializable):
         """This object's settings with those of one call over them, as `GemModel` takes them."""
         names = GenerationOptions.names()
         own = {name: value for name, value in vars(self).items() if name in names}
-        longest = calls.get("max_tokens")
-        own["max_new_tokens"] = self.max_tokens if longest is None else longest
-        if stop is not None:
-            own["stop"] = stop
-        taken = names - {"stop", "raw"}  # LangChain's own argument; what tells the two classes
-        return own | {k: v for k, v in calls.items() if k in taken and v is not None}
+        asked = of_call({"stop": stop} | calls, type(self).__name__)
+        asked.pop("model", None)
+        return own | {"max_new_tokens": self.max_tokens} | asked
 
     def langsmith(self, params: LangSmithParams, calls: dict[str, Any]) -> LangSmithParams:
         """Tracing parameters with the model's name in them."""
         params["ls_provider"] = "gem-rag"
-        params["ls_model_name"] = name_of(calls.get("model", self.model))
+        params["ls_model_name"] = name_of(str(calls.get("model") or self.model))
         return params
 
 
-def name_of(model: str | None) -> str:
+def name_of(model: str) -> str:
     """A checkpoint's short name."""
-    return DEFAULT if model is None else Path(model).name
+    return Path(model).name
 
 
 def usage(generation: Generation) -> UsageMetadata:

@@ -12,14 +12,19 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from gem_rag.arguments import merged, renamed, require_known
+from gem_rag.errors import OptionError
 from gem_rag.index import GemIndex, Hit
 from gem_rag.index.records import Chunk, encode_chunks
 from gem_rag.index.search import Mode
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.options import SEARCHING
 from langchain_gem_rag.store_retriever import BY_WORDS, GemStoreRetriever
 
 Filter = dict[str, Any]
+INDEX_OPTIONS = ("fingerprint", "dim", "kind", "create", "timeout")
+SEARCH_OPTIONS = ("k", "filter", "fetch_k", "lambda_mult", "score_threshold")
 
 
 class GemVectorStore(VectorStore):
@@ -54,13 +59,14 @@ class GemVectorStore(VectorStore):
         self.readings: ReadingStore | None = None
         if index is not None and (path is not None or options):
             raise ValueError("got an index, and path or options to open one; give either")
+        require_known(options, INDEX_OPTIONS, type(self).__name__)
         if isinstance(self.embedding, GemEmbeddings):
-            options.setdefault("fingerprint", self.embedding.model.fingerprint)
+            options.setdefault("fingerprint", self.embedding.gem.fingerprint)
         self.index = GemIndex(path, **options) if index is None else index
         self.index.claim(options.get("fingerprint"))
         if isinstance(self.embedding, GemEmbeddings) and keep_readings:
             folder = None if self.index.path is None else self.index.path / "readings"
-            self.readings = ReadingStore(self.embedding.model, folder)
+            self.readings = ReadingStore(self.embedding.gem, folder)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -75,9 +81,10 @@ class GemVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        batch_size: int | None = None,  # noqa: ARG002  (LangChain's `index` gives it)
+        **kwargs: Any,
     ) -> list[str]:
-        """Embed and add texts in one commit; those whose id exists are replaced.
+        """Embed and add texts in one commit, of any size; those whose id exists are replaced.
 
         Returns:
             Their ids, made up where none was given.
@@ -85,6 +92,7 @@ class GemVectorStore(VectorStore):
         Raises:
             GemIndexError: An id is given twice, or metadata is not JSON; nothing is embedded then.
         """
+        _require_none(kwargs)
         texts = list(texts)
         names = _names(texts, metadatas, ids)
         if self.readings is not None:
@@ -99,11 +107,13 @@ class GemVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
+        batch_size: int | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[str]:
         """`add_texts` without blocking the event loop."""
+        _require_none(kwargs)
         if self.readings is not None:
-            return await asyncio.to_thread(self.add_texts, texts, metadatas, ids=ids, **kwargs)
+            return await asyncio.to_thread(self.add_texts, texts, metadatas, ids=ids)
         texts = list(texts)
         names = _names(texts, metadatas, ids)
         vectors = await self.embedding.aembed_documents(texts)
@@ -116,11 +126,13 @@ class GemVectorStore(VectorStore):
 
         An id that does not exist is no error.
         """
-        _require_none(kwargs)
-        if ids is not None and filter is not None:
+        asked = renamed({"filter": filter, **kwargs}, {"filters": "filter"})
+        where = asked.pop("filter")
+        _require_none(asked)
+        if ids is not None and where is not None:
             raise ValueError("got both ids and filter; give one of them")
         if ids is None:
-            self.index.delete(where=filter or {})
+            self.index.delete(where=where or {})
         else:
             self.index.delete(ids)
         return True
@@ -172,8 +184,8 @@ class GemVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[tuple[Document, float]]:
         """The k documents nearest to a vector ``[d]``, each with its cosine."""
-        _require_none(kwargs)
-        hits = self.index.search(embedding, k, where=filter, min_score=score_threshold)
+        wanted, where = _searched(k, filter, kwargs)
+        hits = self.index.search(embedding, wanted, where=where, min_score=score_threshold)
         return [(document_of(hit), hit.score or 0.0) for hit in hits]
 
     def similarity_search_by_vector(
@@ -228,8 +240,10 @@ class GemVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector ``[d]``."""
-        _require_none(kwargs)
-        hits = self.index.mmr(embedding, k, fetch_k=fetch_k, lambda_mult=lambda_mult, where=filter)
+        wanted, where = _searched(k, filter, kwargs)
+        hits = self.index.mmr(
+            embedding, wanted, fetch_k=fetch_k, lambda_mult=lambda_mult, where=where
+        )
         return [document_of(hit) for hit in hits]
 
     async def amax_marginal_relevance_search_by_vector(
@@ -262,6 +276,7 @@ class GemVectorStore(VectorStore):
         filter: Filter | None = None,
         distinct: bool = False,
         mmr: float | None = None,
+        fetch_k: int | None = None,
     ) -> list[Hit]:
         """The k best chunks, with every score that is known of them: see `GemIndex.search`.
 
@@ -273,12 +288,15 @@ class GemVectorStore(VectorStore):
             filter: As for the class.
             distinct: Count equal texts once.
             mmr: Search by maximal marginal relevance: 1 relevance alone, 0 diversity alone.
+            fetch_k: For that, how many of the best chunks to choose from.
         """
         if vector is None and mode != "words":
             vector = self.embedding.embed_query(query)
         text = None if mode == "vector" else query
         if mmr is not None:
-            return self.index.mmr(vector, k, text=text, mode=mode, lambda_mult=mmr, where=filter)
+            return self.index.mmr(
+                vector, k, text=text, mode=mode, lambda_mult=mmr, fetch_k=fetch_k, where=filter
+            )
         return self.index.search(vector, k, text=text, mode=mode, where=filter, distinct=distinct)
 
     def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
@@ -307,11 +325,6 @@ class GemVectorStore(VectorStore):
         _require_none(kwargs)
         mode: Mode = "words" if search_type == "words" else "hybrid"
         return self.find(query, k, vector=vector, mode=mode, filter=filter)
-
-    def as_retriever(self, **kwargs: Any) -> GemStoreRetriever:
-        """A retriever over this store; ``search_type`` may be "hybrid" and "words" too."""
-        tags = kwargs.pop("tags", None) or [*self._get_retriever_tags()]
-        return GemStoreRetriever(vectorstore=self, tags=tags, **kwargs)
 
     # Making and keeping
 
@@ -345,6 +358,21 @@ class GemVectorStore(VectorStore):
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
 
+    def as_retriever(self, **kwargs: Any) -> GemStoreRetriever:
+        """LangChain's retriever over this store (`GemRetriever` also ranks).
+
+        ``search_type`` may be "hybrid" and "words" too.
+
+        Args:
+            **kwargs: Its fields (``search_type``, ``search_kwargs``, ``tags``, ...); options of the
+                search (``k``, ``filter``, ...) may stand beside ``search_kwargs`` or in it.
+        """
+        own = {name: kwargs.pop(name) for name in GemStoreRetriever.model_fields & kwargs.keys()}
+        require_known(kwargs, {*SEARCH_OPTIONS, *SEARCHING}, "as_retriever", SEARCHING)
+        searched = merged(kwargs, own.pop("search_kwargs", None) or {}, SEARCHING)
+        tags = own.pop("tags", None) or [*self._get_retriever_tags()]
+        return GemStoreRetriever(vectorstore=self, tags=tags, search_kwargs=searched, **own)
+
     def save_local(self, folder_path: str | Path) -> None:
         """Write a copy to a new folder (a store with a ``path`` is on disk already)."""
         self.index.save(folder_path)
@@ -373,10 +401,18 @@ def _names(
     return names
 
 
+def _searched(k: int, filter: Filter | None, options: dict[str, Any]) -> tuple[int, Filter | None]:
+    """How many and which, where other names than these were used for them."""
+    own = renamed({"filter": filter, **options}, SEARCHING)
+    wanted, where = own.pop("k", k), own.pop("filter")
+    _require_none(own)
+    return wanted, where
+
+
 def _require_none(options: dict[str, Any]) -> None:
     """An option that would be ignored could be a filter that was meant."""
     if options:
-        raise TypeError(f"unknown options {sorted(options)}; conditions go into `filter`")
+        raise OptionError(f"unknown options {sorted(options)}; conditions go into `filter`")
 
 
 def document_of(chunk: Chunk) -> Document:

@@ -8,8 +8,10 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
-from gem_rag.model import GemModel, Model, as_model, name_of
+from gem_rag.arguments import require_known
+from gem_rag.model import LOADING, GemModel, Model, as_model, name_of
 from gem_rag.store import ReadingStore
+from llama_index_gem_rag.pickling import PickledWhole
 
 # What BaseEmbedding and its parents take; anything else is an option of the model's loading.
 _FIELDS = {
@@ -22,7 +24,7 @@ _FIELDS = {
 }
 
 
-class GemEmbedding(BaseEmbedding):
+class GemEmbedding(PickledWhole, BaseEmbedding):
     """Embeds texts as texts and queries as queries; vectors are unit length.
 
     Args:
@@ -44,6 +46,7 @@ class GemEmbedding(BaseEmbedding):
         fields: dict[str, Any] = {n: options.pop(n) for n in _FIELDS & options.keys()}
         options.pop("class_name", None)
         options.pop("fingerprint", None)  # of a serialised one: the model loaded has its own
+        require_known(options, {*LOADING, *_FIELDS}, self.class_name())
         if model is None:
             model = fields.get("model_name")
         loaded = as_model(model, **options)
@@ -61,9 +64,14 @@ class GemEmbedding(BaseEmbedding):
         return "GemEmbedding"
 
     @property
-    def model(self) -> GemModel:
-        """The model that embeds."""
+    def gem(self) -> GemModel:
+        """The loaded model that embeds."""
         return self._model
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.model_name
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a question, as a question: a unit vector."""

@@ -21,9 +21,11 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
-from gem_rag.engine.options import GenerationOptions
+from gem_rag.arguments import renamed, require_known
+from gem_rag.engine.options import ALIASES, FIELD_ALIASES, GenerationOptions
 from gem_rag.engine.streams import AsyncStream
-from gem_rag.model import GemModel, Model, as_model, name_of
+from gem_rag.errors import OptionError
+from gem_rag.model import LOADING, GemModel, Model, as_model, name_of
 from llama_index_gem_rag.messages import (
     arguments_of,
     to_messages,
@@ -31,6 +33,7 @@ from llama_index_gem_rag.messages import (
     to_response,
     tool_choice_of,
 )
+from llama_index_gem_rag.pickling import PickledWhole
 from llama_index_gem_rag.schemas import closed
 from llama_index_gem_rag.structured import StructuredGenerator
 
@@ -41,16 +44,15 @@ if TYPE_CHECKING:
     from gem_rag.engine.results import Generation
     from gem_rag.engine.streams import Stream
 
-_LOADING = {"device", "dtype", "revision"}
 
-
-class GemLLM(StructuredGenerator):
+class GemLLM(PickledWhole, StructuredGenerator):
     """Answers, streams, calls tools and fills classes with a GEM model's base.
 
     Every call takes the fields below and any other option of `GemModel.generate` by name
     (``stop``, ``truncate``, ``schema``, ``logits_hook``, ...; ``max_new_tokens`` is the same as
-    ``max_tokens``); what it is not given is as set here. Responses hold model name, finish reason
-    and token counts in ``raw``; when streaming, all do, and the last one's are the whole's.
+    ``max_tokens``, here and there); what it is not given is as set here. Responses hold model name,
+    finish reason and token counts in ``raw``; when streaming, all do, and the last one's are the
+    whole's.
     Async calls that wait at the same time are generated together.
 
     Args:
@@ -67,17 +69,29 @@ class GemLLM(StructuredGenerator):
     top_k: int = Field(default=0, description="Sample from so many tokens; 0 is all.", ge=0)
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
+    timeout: float | None = Field(default=None, description="Seconds for an answer.", gt=0)
+    context_window: int | None = Field(
+        default=None, description="Tokens to tell LlamaIndex of; None is the model's.", gt=0
+    )
     _model: GemModel = PrivateAttr()
 
     def __init__(self, model: Model = None, **options: Any) -> None:
-        loading = {name: options.pop(name) for name in _LOADING & options.keys()}
+        options = renamed(options, FIELD_ALIASES)
+        loading = {name: options.pop(name) for name in LOADING if name in options}
         options.pop("class_name", None)
+        known = {*type(self).model_fields, *LOADING}
+        require_known(options, known, self.class_name(), FIELD_ALIASES)
         if model is None:
             model = options.get("model_name")
         loaded = as_model(model, **loading)
         options.setdefault("model_name", name_of(loaded, given=model))
         super().__init__(**options)
         self._model = loaded
+        if (self.context_window or 0) > loaded.max_context:
+            raise OptionError(
+                f"context_window is {self.context_window}, but the model has "
+                f"{loaded.max_context} tokens; expected at most as many"
+            )
 
     @classmethod
     def class_name(cls) -> str:
@@ -85,15 +99,20 @@ class GemLLM(StructuredGenerator):
         return "GemLLM"
 
     @property
-    def model(self) -> GemModel:
-        """The model that answers."""
+    def gem(self) -> GemModel:
+        """The loaded model that answers."""
         return self._model
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.model_name
 
     @property
     def metadata(self) -> LLMMetadata:
         """Context window and longest answer in tokens, and what the model can do."""
         return LLMMetadata(
-            context_window=self._model.max_context,
+            context_window=self.context_window or self._model.max_context,
             num_output=self.max_tokens,
             is_chat_model=self._model.codec.has_template,
             is_function_calling_model=True,
@@ -256,7 +275,7 @@ class GemLLM(StructuredGenerator):
         """A call's options over this object's."""
         given = {name: value for name, value in kwargs.items() if value is not None}
         own = {n: value for n, value in vars(self).items() if n in GenerationOptions.names()}
-        return {**own, "max_new_tokens": given.pop("max_tokens", self.max_tokens), **given}
+        return {**own, "max_new_tokens": self.max_tokens, **renamed(given, ALIASES)}
 
     def _prompt(self, prompt: str, formatted: bool) -> tuple[str, bool]:
         """The prompt, and whether it is taken as it stands."""

@@ -8,13 +8,16 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from gem_rag.model import Model, as_model, name_of
+from gem_rag.arguments import renamed, require_known
+from gem_rag.model import LOADING, GemModel, Model, as_model, name_of
 from gem_rag.rag.retrieve import Choice
 from gem_rag.store import ReadingStore
+from llama_index_gem_rag.options import RERANKING
+from llama_index_gem_rag.pickling import PickledWhole
 from llama_index_gem_rag.ranking import candidate, chosen, store_for
 
 
-class GemReranker(BaseNodePostprocessor):
+class GemReranker(PickledWhole, BaseNodePostprocessor):
     """Ranks nodes by how likely each makes the question; works after any retriever.
 
     The async twin runs in a worker thread.
@@ -42,10 +45,14 @@ class GemReranker(BaseNodePostprocessor):
         **options: Any,
     ) -> None:
         options.pop("class_name", None)
-        own: dict[str, Any] = {"top_n": top_n, "cutoff": cutoff}
-        own |= {n: options.pop(n) for n in ("callback_manager", "model_name") if n in options}
+        own = renamed({"top_n": top_n, "cutoff": cutoff, **options}, RERANKING)
+        loading = {name: own.pop(name) for name in LOADING if name in own}
+        known = {*type(self).model_fields, *LOADING}
+        require_known(own, known, self.class_name(), RERANKING)
         model = own.get("model_name") if model is None else model
-        loaded = as_model(model, **options)
+        if model is None and readings is not None:
+            model = readings.model
+        loaded = as_model(model, **loading)
         own.setdefault("model_name", name_of(loaded, given=model))
         super().__init__(**own)
         self._readings = store_for(loaded, readings)
@@ -54,6 +61,16 @@ class GemReranker(BaseNodePostprocessor):
     def class_name(cls) -> str:
         """The name in serialised form."""
         return "GemReranker"
+
+    @property
+    def gem(self) -> GemModel:
+        """The loaded model that ranks."""
+        return self._readings.model
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.model_name
 
     @property
     def readings(self) -> ReadingStore:

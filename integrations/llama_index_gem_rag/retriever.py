@@ -15,14 +15,27 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
 )
 
+from gem_rag.arguments import renamed, require_known
 from gem_rag.errors import GemError
 from gem_rag.index import Hit
 from gem_rag.index.search import Mode
-from gem_rag.model import Model, as_model
+from gem_rag.model import GemModel, Model, as_model, name_of
 from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice
 from gem_rag.store import ReadingStore
+from llama_index_gem_rag.options import RETRIEVING
 from llama_index_gem_rag.ranking import candidate, chosen, store_for
 from llama_index_gem_rag.vector_store import GemVectorStore, node_of
+
+BASE_OPTIONS = ("object_map", "objects", "verbose")
+OWN_OPTIONS = (
+    "similarity_top_k",
+    "candidates",
+    "filters",
+    "mode",
+    "rank",
+    "cutoff",
+    "mmr_threshold",
+)
 
 
 class GemRetriever(BaseRetriever):
@@ -66,12 +79,18 @@ class GemRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
+        if similarity_top_k != DEFAULT_SIMILARITY_TOP_K:
+            options["similarity_top_k"] = similarity_top_k
+        options = renamed({"filters": filters, "cutoff": cutoff, **options}, RETRIEVING)
+        similarity_top_k = options.pop("similarity_top_k", similarity_top_k)
+        filters, cutoff = options.pop("filters"), options.pop("cutoff")
+        require_known(options, (*BASE_OPTIONS, *OWN_OPTIONS), type(self).__name__, RETRIEVING)
         if similarity_top_k < 1 or candidates < 1:
             raise GemError(
                 f"similarity_top_k {similarity_top_k}, candidates {candidates}; expected both >= 1"
             )
         self._vector_store = vector_store
-        self._model = as_model(model)
+        self._model = as_model(readings.model if model is None and readings else model)
         self._readings = store_for(self._model, readings)
         self._choice = Choice(
             k=similarity_top_k,
@@ -85,6 +104,16 @@ class GemRetriever(BaseRetriever):
         self._filters = filters
         self._mmr_threshold = mmr_threshold
         super().__init__(callback_manager=callback_manager, **options)
+
+    @property
+    def gem(self) -> GemModel:
+        """The loaded model that embeds questions and ranks."""
+        return self._model
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return name_of(self._model)
 
     @property
     def readings(self) -> ReadingStore:

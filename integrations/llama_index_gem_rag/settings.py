@@ -23,7 +23,7 @@ def use_gem(model: Model = None, **options: Any) -> GemModel:
         The model both share.
     """
     llm = GemLLM(model, **options)
-    loaded = llm.model
+    loaded = llm.gem
     Settings.llm = llm
     Settings.embed_model = GemEmbedding(loaded, model_name=llm.model_name)
     # Chunk sizes and prompt lengths are counted in this model's tokens, not in OpenAI's.

@@ -24,11 +24,13 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from gem_rag.errors import GemIndexError
+from gem_rag.arguments import require_known
+from gem_rag.errors import GemIndexError, OptionError
 from gem_rag.index import GemIndex
 from gem_rag.index.records import Hit, Record
 from llama_index_gem_rag.embedding import GemEmbedding
 from llama_index_gem_rag.filters import to_where
+from llama_index_gem_rag.pickling import PickledWhole
 
 # Where LlamaIndex's `StorageContext.persist` puts the store named "default".
 DEFAULT_NAMESPACE = "default"
@@ -37,9 +39,12 @@ MMR_THRESHOLD = 0.5
 MMR_PREFETCH_FACTOR = 4
 COPIED_AT_ONCE = 1000
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
+INDEX_OPTIONS = ("fingerprint", "dim", "kind", "create", "timeout")
+QUERY_OPTIONS = ("fingerprint", "mmr_threshold", "mmr_prefetch_factor", "mmr_prefetch_k")
+FIXED = {"stores_text": True, "is_embedding_query": True, "flat_metadata": False}
 
 
-class GemVectorStore(BasePydanticVectorStore):
+class GemVectorStore(PickledWhole, BasePydanticVectorStore):
     """Nodes with their text, metadata, relationships and vectors, in memory or in a folder.
 
     Every change is committed when the call returns; what another process commits is seen by the
@@ -69,8 +74,11 @@ class GemVectorStore(BasePydanticVectorStore):
         index: GemIndex | None = None,
         **options: Any,
     ) -> None:
-        for name in ("class_name", "stores_text", "is_embedding_query", "flat_metadata"):
-            options.pop(name, None)  # in the serialised form, and not to be chosen
+        options.pop("class_name", None)
+        for name, value in FIXED.items():  # in the serialised form, and not to be chosen
+            if options.pop(name, value) != value:
+                raise OptionError(f"{name} is {not value}; a GemVectorStore's is {value}")
+        require_known(options, INDEX_OPTIONS, self.class_name())
         if index is not None and (path is not None or options):
             raise ValueError("got an index, and path or options to open one; give either")
         if isinstance(embed_model, GemEmbedding):
@@ -100,6 +108,7 @@ class GemVectorStore(BasePydanticVectorStore):
             ValueError: A node has no embedding.
             GemIndexError: An embedding is zero or of another length, or metadata is not JSON.
         """
+        require_known(kwargs, (), "GemVectorStore.add")
         last = {node.node_id: node for node in nodes}
         self._index.upsert(
             [node.get_content(MetadataMode.NONE) for node in last.values()],
@@ -115,6 +124,7 @@ class GemVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete all nodes of a source document."""
+        require_known(delete_kwargs, (), "GemVectorStore.delete")
         self._index.delete(where=to_where(doc_ids=[ref_doc_id]))
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -132,6 +142,7 @@ class GemVectorStore(BasePydanticVectorStore):
         Raises:
             ValueError: Neither is given; `clear` deletes everything.
         """
+        require_known(delete_kwargs, ("node_ids", "filters"), "GemVectorStore.delete_nodes")
         if node_ids is None and filters is None:
             raise ValueError("delete_nodes takes node_ids, filters or both; clear() deletes all")
         self._index.delete(where=to_where(filters, node_ids=node_ids))
@@ -192,6 +203,7 @@ class GemVectorStore(BasePydanticVectorStore):
             ValueError: The query lacks the vector or words its mode needs, or has another mode.
             GemIndexError: The vector is malformed or another model's, or a filter is.
         """
+        require_known(kwargs, QUERY_OPTIONS, "GemVectorStore.query")
         hits = self.hits(query, **kwargs)
         best = {
             VectorStoreQueryMode.HYBRID: "fused_score",

@@ -1,4 +1,4 @@
-"""GemModel: one set of weights that reads once, and embeds, ranks and answers."""
+"""GemModel: the face of a loaded model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
 
-from gem_rag.checkpoints.folder import is_base, load_parts, new_parts, save
-from gem_rag.checkpoints.names import BUNDLED, resolve, resolve_base
+from gem_rag.checkpoints.folder import is_base, load_parts, save
+from gem_rag.checkpoints.names import resolve, resolve_base
+from gem_rag.checkpoints.origin import Origin, known
 from gem_rag.checkpoints.shared import Shared
 from gem_rag.compute.adapter import Adapter
 from gem_rag.compute.base import Base
@@ -32,24 +33,24 @@ from gem_rag.engine.streams import AsyncStream, Stream
 from gem_rag.engine.work import apart, when_started
 from gem_rag.text.codec import TextCodec
 
-__all__ = ["GemModel", "Ranked", "Reading"]
-
 
 class GemModel:
     """A decoder with special tokens: read a text once, then embed it, rank it, answer from it.
 
-    Use `from_pretrained`. Safe to use from several threads at once.
+    Use `from_pretrained`. Safe to use from several threads at once; pickled by where it is from.
 
     Attributes:
         parts: Weights, tokenizer and config, and what they are known by.
+        origin: What it can be loaded by again; None for a new one that was not saved.
         reader: Runs texts (pass 1).
         embedder: Runs special tokens (pass 2).
         ranker: Runs questions after passages.
         engine: Runs all of it for many callers.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, origin: Origin | None = None) -> None:
         self.parts = parts
+        self.origin = origin
         # Weakly, or the weights would outlive their last user until a garbage collection.
         self.reader = Reader(parts, weakref.ref(self))
         self.embedder = Embedder(self.reader)
@@ -87,7 +88,8 @@ class GemModel:
                 "not embed until a checkpoint is trained for it (`gem-rag train --base ...`)",
                 stacklevel=2,
             )
-        return _loaded(folder, device, dtype, forward)
+        options = {"device": device, "dtype": dtype, "forward": forward}
+        return _loaded(name_or_path, folder, revision, **options)
 
     @classmethod
     def from_base(
@@ -104,7 +106,19 @@ class GemModel:
         Arguments as for `from_pretrained`; the embedded base is
         ``embedded:smollm2-135m-instruct``.
         """
-        return _loaded(resolve_base(name_or_path, revision), device, dtype, forward)
+        folder = resolve_base(name_or_path, revision)
+        options = {"device": device, "dtype": dtype, "forward": forward}
+        return _loaded(name_or_path, folder, revision, **options)
+
+    def __copy__(self, memo: object = None) -> Self:
+        """A copy of a model is the model: one copy of the weights."""
+        return self
+
+    __deepcopy__ = __copy__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is where it is from; `CheckpointError` if it is in no folder."""
+        return _loaded_again, (known(self.origin, self.parts), self.fingerprint)
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, with_base: bool = False
@@ -116,7 +130,10 @@ class GemModel:
             card: Markdown of the model card; None writes a short one.
             with_base: Write the base's weights too: for a base that was trained.
         """
-        return save(self.parts, Path(folder), card=card, with_base=with_base)
+        saved = save(self.parts, Path(folder), card=card, with_base=with_base)
+        if self.path is None:
+            self.origin = Origin.of_saved(self.parts, saved)
+        return saved
 
     @property
     def base(self) -> Base:
@@ -399,36 +416,23 @@ class GemModel:
 
 
 _shared = Shared[GemModel]()
-Model = str | Path | GemModel | None  # what everything takes that needs a model
 
 
-def _loaded(folder: Path, device: str, dtype: str, forward: Forward) -> GemModel:
-    options = {"device": device, "dtype": dtype, "forward": forward}
-    return _shared.get(folder, device, dtype, forward, partial(load, folder, **options))
+def _loaded(
+    name: str | Path | None, folder: Path, revision: str | None, **options: Any
+) -> GemModel:
+    origin = Origin.of(name, folder, revision=revision, **options)
+    return _shared.get(folder, origin, lambda: load(folder, origin=origin, **options))
 
 
-def load(folder: Path, **options: Any) -> GemModel:
+def load(folder: Path, *, origin: Origin | None = None, **options: Any) -> GemModel:
     """A checkpoint's folder as a model of its own: see `load_parts`."""
-    return GemModel(apart(partial(load_parts, folder, **options)))
+    parts = apart(partial(load_parts, folder, **options))
+    return GemModel(parts, origin or Origin.of(folder, folder, **options))
 
 
-def create(base: str | Path, **options: Any) -> GemModel:
-    """A new, untrained model: see `new_parts`."""
-    return GemModel(apart(partial(new_parts, base, **options)))
-
-
-def as_model(model: Model, **options: Any) -> GemModel:
-    """A loaded model as it is, or the shared one of a name; for what takes either."""
-    return model if isinstance(model, GemModel) else GemModel.from_pretrained(model, **options)
-
-
-def name_of(model: GemModel, given: Model = None) -> str:
-    """What a loaded model can be loaded by again: the name given, a bundled one, or its folder.
-
-    A model that was made here and never saved goes by its base's name.
-    """
-    if isinstance(given, str | Path):
-        return str(given)
-    if model.path is None:
-        return model.config.base.name
-    return model.path.name if model.path.parent == BUNDLED else str(model.path)
+def _loaded_again(origin: Origin, fingerprint: str) -> GemModel:
+    """What was pickled, maybe in another process."""
+    model = GemModel.from_pretrained(origin.name, **origin.options)
+    origin.require_same(model.parts, fingerprint)
+    return model
