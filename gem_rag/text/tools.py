@@ -13,6 +13,7 @@ from typing import Any
 
 from gem_rag.errors import GemError
 from gem_rag.text.prompts import CALL_TOOLS, TOOL_RESULT
+from gem_rag.text.schemas import arguments
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 
@@ -38,15 +39,17 @@ class Tool:
                 f"a tool is {tool!r}; expected "
                 "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
             )
-        parameters = {"properties": {}, **(function.get("parameters") or {"type": "object"})}
-        parameters.setdefault("additionalProperties", False)  # functions take no unknown arguments
-        return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+        return cls(
+            str(function["name"]),
+            str(function.get("description") or ""),
+            arguments(function.get("parameters")),
+        )
 
     @property
     def signature(self) -> str:
         """Name, description and argument names as one line."""
-        arguments = ", ".join(self.parameters.get("properties", {}))
-        return f"{self.name}: {self.description} Arguments: {arguments}"
+        names = ", ".join(self.parameters.get("properties", {}))
+        return f"{self.name}: {self.description} Arguments: {names}"
 
     def to_dict(self) -> dict[str, Any]:
         """The OpenAI-style dict."""
