@@ -142,7 +142,9 @@ class _State:
             longer: dict[tuple[object, ...], _State] = {}
             for state in level:
                 if QUOTE in state.allowed and not state.place.escaped:
-                    if (ended := state.after(b'"')) and (end := ended.forced()).likeness not in ends:
+                    if (ended := state.after(b'"')) and (
+                        end := ended.forced()
+                    ).likeness not in ends:
                         ends.add(end.likeness)
                         yield end
                     left = min(left, LONGER)
@@ -177,7 +179,7 @@ class _Bytes:
 
     eos_token_id = 256
     bos_token_id = None
-    tokens = [bytes([byte]) for byte in range(256)] + [b"<|end|>"]  # noqa: RUF012
+    tokens = [bytes([byte]) for byte in range(256)] + [b"<|end|>"]
     special_token_ids = [256]  # noqa: RUF012
 
     def __call__(self, text: bytes) -> list[int]:

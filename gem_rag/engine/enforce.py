@@ -109,7 +109,7 @@ def _with_pattern(part: dict[str, Any], pattern: str, notes: list[str]) -> dict[
 
 
 def without_looking(pattern: str) -> str:
-    """A pattern without what looks around (``(?!...)``, ``\\b``): it matches what it did, and more."""
+    """A pattern without what looks around (``(?!...)``, ``\\b``): it matches no less."""
     out, at = "", 0
     while at < len(pattern):
         if look := re.compile(r"\(\?<?[=!]").match(pattern, at):

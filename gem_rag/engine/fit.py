@@ -71,9 +71,11 @@ class _Check:
             if not isinstance(value, list):
                 return True
             found = sum(self._fits(item, asked, at, depth) for item in value)
-            return schema.get("minContains", 1) <= found <= schema.get("maxContains", found)
+            return bool(schema.get("minContains", 1) <= found <= schema.get("maxContains", found))
         fitting = sum(self._fits(value, part, at, depth) for part in asked)
-        return {"allOf": fitting == len(asked), "anyOf": fitting > 0, "oneOf": fitting == 1}[keyword]
+        return {"allOf": fitting == len(asked), "anyOf": fitting > 0, "oneOf": fitting == 1}[
+            keyword
+        ]
 
     def _parts(self, value: Any, schema: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
         """Inner values with the schemas they have to fit."""

@@ -118,7 +118,7 @@ class Grammars:
         """The search for endings, and how many tokens the shortest whole answer takes."""
         shortest = Shortest(grammar)
         whole = shortest.ending(b"") or b""
-        return shortest, len(self.tokens(whole))
+        return shortest, len(self.tokens(whole) or ())
 
     def allowed(self, matcher: LLMatcher) -> np.ndarray:
         """bool ``[vocab]``: which tokens the grammar allows next.
@@ -159,16 +159,21 @@ class Grammars:
         """bool ``[vocab]``: tokens that begin a list or an object."""
         return self.only([i for text, i in self._ids.items() if b"{" in text or b"[" in text])
 
-    def tokens(self, text: bytes) -> list[int]:
-        """Token ids of a text that may begin inside a character, the longest first."""
-        ids, at = [], 0
-        longest = max(map(len, self._ids))
-        while at < len(text):
-            ends = range(min(len(text), at + longest), at, -1)
-            end = next(end for end in ends if text[at:end] in self._ids)
-            ids.append(self._ids[text[at:end]])
-            at = end
+    def tokens(self, text: bytes) -> list[int] | None:
+        """Token ids of a text that may begin inside a character; None where there are none."""
+        ids: list[int] = []
+        while text:
+            begins = (text[:length] for length in range(self._longest, 0, -1))
+            piece = next((begin for begin in begins if begin in self._ids), None)
+            if piece is None:
+                return None
+            ids.append(self._ids[piece])
+            text = text[len(piece) :]
         return ids
+
+    @cached_property
+    def _longest(self) -> int:
+        return min(32, max(map(len, self._ids)))
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -257,12 +262,13 @@ class _Followed:
         text = self._text(seen)
         in_string = is_in_string(text)
         for closers in [self._grammars.quote] if in_string else self._grammars.closers:
-            if (allowed & closers).any():
-                return allowed & closers
+            ending = allowed & closers
+            if ending.any():
+                return np.asarray(ending)
         if not in_string:
             for opener in np.flatnonzero(allowed & self._grammars.openers):
-                ending = self._tokens_to_end(self._text([*seen, int(opener)]))
-                if ending is None or len(ending) + SPARE_TOKENS >= left:
+                way = self._tokens_to_end(self._text([*seen, int(opener)]))
+                if way is None or len(way) + SPARE_TOKENS >= left:
                     allowed[opener] = False
         return allowed
 
@@ -294,7 +300,9 @@ class _IfCalled:
                 return logits
             self._before = len(generated)
             # Elsewhere than at the start a token may hold the end of the text before it too.
-            self._opening = self._codec.encode_texts([text[at:]], None)[0].ids if at else generated[:]
+            self._opening = (
+                self._codec.encode_texts([text[at:]], None)[0].ids if at else generated[:]
+            )
         return self._hook(self._opening + generated[self._before :], logits, len(generated))
 
 

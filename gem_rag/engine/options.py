@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gem_rag.engine.sampling import LogitsHook, Sampling
-from gem_rag.text.tools import Tool
+from gem_rag.text.tools import Tool, choice_of
 
 Schema = Mapping[str, Any]
 
@@ -31,12 +31,15 @@ class GenerationOptions:
         tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
         tool_choice: "any" makes the model call one, a tool's name that one, "none" none. "auto"
             leaves it to the model, where its template knows tools; where not, ranking decides
-            (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters.
+            (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters. Other
+            providers' forms (True, "required", ``{"type": "any"}``) say the same. With a schema
+            beside the tools, an answer that calls none fits that.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
             the logits to use.
 
     Raises:
         ValueError: A number is out of its range.
+        GemError: A tool choice that says nothing.
     """
 
     max_new_tokens: int = 256
@@ -49,13 +52,14 @@ class GenerationOptions:
     truncate: bool = False
     schema: Schema | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
-    tool_choice: str = "auto"
+    tool_choice: str | bool | Mapping[str, Any] | None = "auto"
     logits_hook: LogitsHook | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected >= 1")
         self.sampling(None)
+        choice_of(self.tool_choice)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
@@ -86,4 +90,9 @@ class GenerationOptions:
     @property
     def callable_tools(self) -> list[Tool]:
         """The tools, none where the choice is "none"."""
-        return [] if self.tool_choice == "none" else [Tool.of(tool) for tool in self.tools or []]
+        return [] if self.choice == "none" else [Tool.of(tool) for tool in self.tools or []]
+
+    @property
+    def choice(self) -> str:
+        """The tool choice: "auto", "any", "none" or a tool's name."""
+        return choice_of(self.tool_choice)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
-from gem_rag.engine.calls import before_calls, parse_calls
+from gem_rag.engine.calls import taken_apart
 from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
 from gem_rag.engine.slots import Slot
@@ -184,10 +184,10 @@ class Answer:
         count = len(self.ids) if upto is None else upto.tokens
         text = self._text.text if upto is None else self._text.text[: upto.characters]
         is_whole = count == len(self.ids)
-        calls = parse_calls(text, self.row.tools)
+        said = taken_apart(text, self.row.tools)
         past = self.row.past
         return Generation(
-            text=before_calls(text) if calls else text,
+            text=said.text,
             finish_reason=self._reason if is_whole else "cancelled",
             usage=Usage(
                 prompt_tokens=len(past) + len(self.row.prompt),
@@ -195,7 +195,8 @@ class Answer:
                 completion_tokens=count,
                 truncated_tokens=self.row.truncated,
             ),
-            tool_calls=calls,
+            tool_calls=said.calls,
+            invalid_tool_calls=said.broken if is_whole else (),
             ids=tuple(self.ids[:count]),
             prompt_ids=(*past, *self.row.prompt),
         )

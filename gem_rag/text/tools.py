@@ -61,6 +61,31 @@ class Tool:
         return {"type": "function", "function": function}
 
 
+def choice_of(choice: Any) -> str:
+    """A tool choice, in the words of any provider, as "auto", "any", "none" or a tool's name.
+
+    Raises:
+        GemError: It names no tool.
+    """
+    if choice is None:
+        return "auto"
+    if isinstance(choice, bool):
+        return "any" if choice else "none"
+    if isinstance(choice, str):
+        return "any" if choice == "required" else choice
+    if isinstance(choice, Mapping):
+        named = choice.get("function", choice.get("tool", choice))
+        name = named.get("name") if isinstance(named, Mapping) else named
+        if name:
+            return str(name)
+        if (kind := choice.get("type", choice.get("mode"))) in ("auto", "any", "none", "required"):
+            return choice_of(kind)
+    raise GemError(
+        f"tool_choice is {choice!r}; expected 'auto', 'any', 'none', a tool's name, or a dict that "
+        "holds one of them as type or name"
+    )
+
+
 def with_tools(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
 ) -> list[dict[str, Any]]:
