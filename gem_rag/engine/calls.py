@@ -72,7 +72,9 @@ class CallPiece:
     is_broken: bool = False
 
 
-def taken_apart(text: str, names: Collection[str] | None = None) -> Said:
+def taken_apart(
+    text: str, names: Collection[str] | None = None, *, must_call: bool = False
+) -> Said:
     """An answer's words and calls.
 
     A whole call needs no end tag. A call of a tool that was not offered is words.
@@ -80,6 +82,7 @@ def taken_apart(text: str, names: Collection[str] | None = None) -> Said:
     Args:
         text: The answer.
         names: Tools that can be called; None is any.
+        must_call: Whether the answer was held to a call, so that it is no words.
     """
     if names is not None and not names:
         return Said(text)
@@ -87,6 +90,8 @@ def taken_apart(text: str, names: Collection[str] | None = None) -> Said:
         return Said("", (BrokenCall("", ""),))
     read = [(at, _read(part, names)) for at, part in _parts(text)]
     found = [(at, call) for at, call in read if call is not None]
+    if must_call and text and not found:
+        return Said("", (BrokenCall("", ""),))
     words = text[: found[0][0]] if found else text
     return Said(words, tuple(call for _, call in found))
 
@@ -141,7 +146,9 @@ def _name(found: re.Match[str] | None) -> str:
         return ""
 
 
-def with_calls(pieces: Iterator[str], names: Collection[str]) -> Iterator[str | CallPiece]:
+def with_calls(
+    pieces: Iterator[str], names: Collection[str], *, must_call: bool = False
+) -> Iterator[str | CallPiece]:
     """An answer piece by piece: its text up to the first call, and its calls as they are written.
 
     What may be a call is held back until it is one, or is none.
@@ -157,7 +164,8 @@ def with_calls(pieces: Iterator[str], names: Collection[str]) -> Iterator[str | 
         if held.startswith(CALL_START):
             yield from calls.pieces(held)
     is_begun = held.startswith(CALL_START)  # "<to" at the end of other words is a word
-    said = taken_apart(held, names) if is_begun or not spoken else Said(held)
+    is_apart = is_begun or not spoken
+    said = taken_apart(held, names, must_call=must_call) if is_apart else Said(held)
     if said.text:
         yield said.text
     yield from calls.rest(said)

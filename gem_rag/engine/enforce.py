@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from gem_rag.text.schemas import each
@@ -20,7 +20,7 @@ _DATE = (
 _DAYS = r"(\d{1,3}Y(\d{1,3}M)?(\d{1,3}D)?|\d{1,3}M(\d{1,3}D)?|\d{1,4}D)"
 _HOURS = r"T(\d{1,3}H(\d{1,3}M)?(\d{1,3}S)?|\d{1,3}M(\d{1,3}S)?|\d{1,4}S)"
 _BASE64 = r"([A-Za-z0-9{more}]{{4}})*([A-Za-z0-9{more}]{{2}}==|[A-Za-z0-9{more}]{{3}}=)?"
-_WORD = r"[A-Za-z0-9_+-]{1,32}"
+_WORD = r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
 _HOST = rf"({_LABEL}\.){{1,4}}[A-Za-z]{{2,12}}"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -71,18 +71,23 @@ def enforceable(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return each(schema, change), notes
 
 
-def tell(notes: list[str]) -> None:
-    """Warn of what is not enforced, once of each."""
+@lru_cache(1024)
+def tell(notes: tuple[str, ...], of: int) -> None:  # noqa: ARG001
+    """Warn of what is not enforced, once a schema.
+
+    Args:
+        notes: What the schema asks for.
+        of: The schema's hash.
+    """
     for note in notes:
-        _tell(note)
+        _warn(note)
 
 
-@cache
-def _tell(note: str) -> None:
+def _warn(note: str) -> None:
     warnings.warn(
         f"a JSON schema asks for what decoding cannot be held to ({note}): it is taken as a note, "
         "and what comes out may not fit it",
-        stacklevel=2,
+        stacklevel=3,
     )
 
 

@@ -29,6 +29,14 @@ def misfit(value: Any, schema: Any) -> str | None:
     return _Check(schema).problem(value, schema, "$")
 
 
+def misfit_of_text(text: str, schema: Any) -> str | None:
+    """Why a text is no JSON that fits; None where it is."""
+    try:
+        return misfit(json.loads(text), schema)
+    except json.JSONDecodeError as error:
+        return f"the text is no JSON: {error}"
+
+
 class _Check:
     def __init__(self, root: Any) -> None:
         self._root = root

@@ -99,7 +99,7 @@ class Grammars:
         """A tool's parameters; a server's tool with a schema nobody can follow is called too."""
         grammar = _json(tool.parameters)
         if _error(f"start: {grammar}"):
-            tell([f"parameters of the tool {tool.name!r}"])
+            tell((f"parameters of the tool {tool.name!r}",), hash(grammar))
             return _json({"type": "object"})
         return grammar
 
@@ -111,7 +111,7 @@ class Grammars:
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]
             raise GemError(f"this JSON schema cannot be enforced: {reason}")
-        tell(matcher.get_grammar_warnings())
+        tell(tuple(dict.fromkeys(matcher.get_grammar_warnings())), hash(rules))
         return _Followed(self, matcher, *self._shortest(grammar), max_new_tokens)
 
     def _shortest_of(self, grammar: str) -> tuple[Shortest, int]:
@@ -309,10 +309,11 @@ class _IfCalled:
 def _json(schema: Mapping[str, Any]) -> str:
     """The grammar of JSON that fits a schema."""
     kept, notes = enforceable(schema)
-    tell(notes)
+    tell(tuple(dict.fromkeys(notes)), hash(json.dumps(schema)))
     return f"%json {json.dumps({**kept, 'x-guidance': _JSON})}"
 
 
+@lru_cache(256)
 def _error(rules: str) -> str:
     from llguidance import LLMatcher
 

@@ -93,6 +93,8 @@ class Requests:
             limit=limit,
             truncated=cut,
             tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
+            must_call=bool(tools) and choice not in ("auto", "none"),
+            schema=options.schema,
         )
 
     def _prompt(

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
-from gem_rag.engine.calls import taken_apart
+from gem_rag.engine.calls import Said, taken_apart
+from gem_rag.engine.fit import misfit_of_text
+from gem_rag.engine.options import Schema
 from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
 from gem_rag.engine.slots import Slot
@@ -32,6 +34,8 @@ class Row:
         limit: Most tokens to generate.
         truncated: Tokens cut from its prompt.
         tools: Names of the tools it may call.
+        must_call: Whether it has to call one.
+        schema: What its text has to fit.
     """
 
     prompt: list[int]
@@ -41,6 +45,8 @@ class Row:
     limit: int
     truncated: int
     tools: Sequence[str]
+    must_call: bool = False
+    schema: Schema | None = None
 
     @property
     def past(self) -> list[int]:
@@ -184,7 +190,7 @@ class Answer:
         count = len(self.ids) if upto is None else upto.tokens
         text = self._text.text if upto is None else self._text.text[: upto.characters]
         is_whole = count == len(self.ids)
-        said = taken_apart(text, self.row.tools)
+        said = taken_apart(text, self.row.tools, must_call=self.row.must_call)
         past = self.row.past
         return Generation(
             text=said.text,
@@ -197,6 +203,13 @@ class Answer:
             ),
             tool_calls=said.calls,
             invalid_tool_calls=said.broken if is_whole else (),
+            misfit=self._misfit(said) if is_whole else None,
             ids=tuple(self.ids[:count]),
             prompt_ids=(*past, *self.row.prompt),
         )
+
+    def _misfit(self, said: Said) -> str | None:
+        """Why a finished answer does not fit its schema; None where it does or calls a tool."""
+        if self.row.schema is None or said.found or self._reason == "cancelled":
+            return None
+        return misfit_of_text(said.text, self.row.schema)

@@ -44,7 +44,9 @@ class Stream:
     ) -> None:
         self._read = _Read(answer, begin)
         names, pieces = answer.row.tools, iter(self._read)
-        self._pieces: Iterator[str | CallPiece] = with_calls(pieces, names) if names else pieces
+        self._pieces: Iterator[str | CallPiece] = (
+            with_calls(pieces, names, must_call=answer.row.must_call) if names else pieces
+        )
         self._stop = stop
         self._left = weakref.finalize(self, stop, False)
 

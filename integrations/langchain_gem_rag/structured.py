@@ -105,7 +105,7 @@ def _value(message: BaseMessage) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         cut = message.response_metadata.get("finish_reason") == "length"
-        reason = "was cut off by max_tokens before it was whole; raise max_tokens"
+        reason = "was cut off before it was whole; raise max_tokens, or shorten the prompt"
         raise OutputParserException(
             f"the answer {reason if cut else f'is no JSON ({error})'}", llm_output=_written(message)
         ) from error
