@@ -78,8 +78,9 @@ def choice_of(choice: Any) -> str:
         name = named.get("name") if isinstance(named, Mapping) else named
         if name:
             return str(name)
-        if (kind := choice.get("type", choice.get("mode"))) in ("auto", "any", "none", "required"):
-            return choice_of(kind)
+        for kind in (choice.get("type"), choice.get("mode")):
+            if kind in ("auto", "any", "none", "required"):
+                return choice_of(kind)
     raise GemError(
         f"tool_choice is {choice!r}; expected 'auto', 'any', 'none', a tool's name, or a dict that "
         "holds one of them as type or name"

@@ -163,10 +163,11 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         """
         if kwargs:
             raise ValueError(f"with_structured_output got {sorted(kwargs)}; it knows none of them")
-        function = as_tool(schema)["function"]
+        tool = as_tool(schema)
+        function = tool["function"]
         is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
         fitted = schema_of(schema) if is_class else function.get("parameters") or {}
-        traced = {"kwargs": {"method": method}, "schema": schema}
+        traced = {"kwargs": {"method": method}, "schema": tool}
         if method == "function_calling" and is_object(fitted):
             llm = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=traced)
         else:

@@ -41,11 +41,6 @@ NAMED_ROLES = {
     "developer": "system",
     "function": "tool",
 }
-# What a user shows or a tool brings, and this model cannot see.
-MEDIA = {
-    *("audio", "document", "file", "image", "image_url", "input_audio", "input_file"),
-    *("input_image", "media", "video", "video_url"),
-}
 CALLS = {"function_call", "tool_call", "tool_use"}
 # What another model thought, or did by itself: no words of the conversation.
 THOUGHTS = {
@@ -97,31 +92,22 @@ def _content(content: Any, role: str) -> Any:
     """The words of a message; nothing that a user or a tool shows is left out silently."""
     if not isinstance(content, list):
         return content
-    texts = []
-    for block in content:
-        words = _words(block)
-        if words is None and role != "assistant" and _kind(block) in MEDIA:
-            raise GemError(
-                f"message has a block of type {_kind(block)!r}; this model takes text only"
-            )
-        texts.append(words or "")
-    return "".join(texts)
+    return "".join(_words(block, role) for block in content)
 
 
-def _words(block: Any) -> str | None:
+def _words(block: Any, role: str) -> str:
     if isinstance(block, str):
         return block
-    if not isinstance(block, Mapping) or _kind(block) in THOUGHTS:
-        return None
-    source = block.get("source")
-    held = source if _kind(block) == "document" and isinstance(source, Mapping) else block
-    if held is source and held.get("type") == "text":
-        return str(held.get("data", ""))
-    found = next((held[name] for name in WORDS if held.get(name) is not None), None)
-    if isinstance(found, list):
-        inner = [words for part in found if (words := _words(part))]
-        return "".join(inner) or None
-    return found if isinstance(found, str) else None
+    if isinstance(block, Mapping) and _kind(block) not in THOUGHTS:
+        source = block.get("source")
+        if isinstance(source, Mapping) and source.get("type") == "text":  # a document
+            return str(source.get("data", ""))
+        found = next((block[name] for name in WORDS if block.get(name) is not None), None)
+        if isinstance(found, str | list):
+            return str(_content(found, role))
+    if role == "assistant" or _kind(block) in THOUGHTS:
+        return ""
+    raise GemError(f"message has a block of type {_kind(block)!r}; this model takes text only")
 
 
 def _kind(block: Any) -> str:

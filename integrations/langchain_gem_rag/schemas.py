@@ -5,6 +5,7 @@ LangChain's own conversion writes out references, and so empties those of a clas
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from langchain_core.tools import BaseTool, Tool
 from langchain_core.tools.base import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from typing_extensions import is_typeddict
 
 from gem_rag.errors import GemError
@@ -36,7 +37,11 @@ def as_tool(tool: AnyTool) -> dict[str, Any]:
         said = dict(schema) if isinstance(schema, Mapping) else schema_of(schema)
         return _function(said, tool.name, tool.description)
     if is_typeddict(tool):
-        return convert_to_openai_tool(tool)
+        try:
+            return convert_to_openai_tool(tool)
+        except RecursionError:
+            schema = at_root(closed(TypeAdapter[Any](tool).json_schema()))
+            return _function(schema, tool.__name__, inspect.getdoc(tool))
     name = getattr(tool, "__name__", type(tool).__name__)
     model = create_schema_from_function(
         name,
