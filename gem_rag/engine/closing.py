@@ -119,9 +119,11 @@ class _State:
 
     @cached_property
     def likeness(self) -> tuple[object, ...]:
-        """The same for states that go on the same way, as far as two bytes show it."""
+        """The same for states that go on the same way, as far as two bytes and what
+        is forced show it."""
         probed = (self.after(bytes([byte])) for byte in _PROBES if byte in self.allowed)
-        return self.place, self.allowed, *(state.allowed for state in probed if state is not None)
+        shown = (state.allowed for state in probed if state is not None)
+        return self.place, self.allowed, self.matcher.compute_ff_bytes(), *shown
 
     def next_states(self) -> Iterator[_State]:
         """Ways that go on from here: a string is one step, and so is what has no alternative."""

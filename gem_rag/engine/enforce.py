@@ -6,9 +6,10 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
+from gem_rag.errors import GemError
 from gem_rag.text.schemas import each
 
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
@@ -44,12 +45,18 @@ _FORMATS = {
 _WEB_ADDRESS = rf"https?://{_HOST}(/[A-Za-z0-9._~%/?#=&+-]*)?"
 _WEB_ADDRESS_LENGTH = 2083  # by which pydantic's HttpUrl, whose format is "uri", is known
 
+_JSON = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": True,  # keywords it does not know are notes
+}
+
 
 def enforceable(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A schema as llguidance takes it, and what of it is not enforced.
 
     Formats become patterns, patterns lose what looks around, other documents are not looked up.
-    Keywords that llguidance does not know are for its ``lenient`` option.
     """
     notes: list[str] = []
 
@@ -71,24 +78,45 @@ def enforceable(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return each(schema, change), notes
 
 
-@lru_cache(1024)
-def tell(notes: tuple[str, ...], of: int) -> None:  # noqa: ARG001
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """A rule of llguidance's grammars for JSON that fits a schema; warns of what is not enforced.
+
+    Raises:
+        GemError: The schema is malformed, or nothing fits it.
+    """
+    kept, notes = enforceable(schema)
+    rule = f"%json {json.dumps({**kept, 'x-guidance': _JSON})}"
+    is_error, messages = _compiled(f"start: {rule}")
+    if is_error:
+        raise GemError(f"this JSON schema cannot be enforced: {messages[0].partition(chr(10))[0]}")
+    tell((*notes, *messages), rule)
+    return rule
+
+
+@lru_cache(256)
+def _compiled(rules: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether a grammar is wrong, and what is to be said about it."""
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_lark(rules)
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    return is_error, tuple(messages)
+
+
+@lru_cache(256)
+def tell(notes: tuple[str, ...], of: str) -> None:  # noqa: ARG001
     """Warn of what is not enforced, once a schema.
 
     Args:
         notes: What the schema asks for.
-        of: The schema's hash.
+        of: The schema.
     """
-    for note in notes:
-        _warn(note)
-
-
-def _warn(note: str) -> None:
-    warnings.warn(
-        f"a JSON schema asks for what decoding cannot be held to ({note}): it is taken as a note, "
-        "and what comes out may not fit it",
-        stacklevel=3,
-    )
+    for note in dict.fromkeys(notes):
+        warnings.warn(
+            f"a JSON schema asks for what decoding cannot be held to ({note}): it is taken as a "
+            "note, and what comes out may not fit it",
+            stacklevel=3,
+        )
 
 
 def _with_format(part: dict[str, Any]) -> dict[str, Any]:
@@ -138,9 +166,5 @@ def _group_end(pattern: str, at: int) -> int:
     return len(pattern)
 
 
-@cache
 def _compiles(pattern: str) -> bool:
-    from llguidance import LLMatcher
-
-    schema = json.dumps({"type": "string", "pattern": pattern})
-    return not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: %json {schema}"))
+    return not _compiled(f"start: %json {json.dumps({'type': 'string', 'pattern': pattern})}")[0]

@@ -9,16 +9,16 @@ itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gem_rag.engine.closing import Shortest, is_in_string
-from gem_rag.engine.enforce import enforceable, tell
+from gem_rag.engine.enforce import json_rule, tell
 from gem_rag.engine.options import Schema
 from gem_rag.engine.sampling import LogitsHook
 from gem_rag.errors import GemError
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 CLOSERS = ("}", "]", ",")  # best first
 CLOSING_TOKENS = 128  # at most this much of the end of an answer is kept for closing it
 SPARE_TOKENS = 8  # what one token may add to the shortest way to the end, half a character, say
-_JSON = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "lenient": True,  # what cannot be enforced is a note
-}
 
 
 class Grammars:
@@ -60,7 +54,7 @@ class Grammars:
         Raises:
             GemError: The schema is malformed, or nothing fits it.
         """
-        return self._hook(f"start: {_json(schema)}", max_new_tokens)
+        return self._hook(f"start: {json_rule(schema)}", max_new_tokens)
 
     def tools(
         self,
@@ -85,7 +79,7 @@ class Grammars:
         if choice not in ("auto", "any", *names):
             raise GemError(f"tool_choice is {choice!r}; expected 'auto', 'any' or one of {names}")
         usable = [tool for tool in tools if choice in ("auto", "any", tool.name)]
-        answer = f" | {_json(schema)}" if schema is not None and choice == "auto" else ""
+        answer = f" | {json_rule(schema)}" if schema is not None and choice == "auto" else ""
         rules = [f"start: called{answer}"]
         rules += [f"called: {json.dumps(CALL_START)} call {json.dumps(CALL_END)}"]
         rules += [f"call: {' | '.join(f'call{i}' for i in range(len(usable)))}"]
@@ -97,11 +91,11 @@ class Grammars:
 
     def _arguments(self, tool: Tool) -> str:
         """A tool's parameters; a server's tool with a schema nobody can follow is called too."""
-        grammar = _json(tool.parameters)
-        if _error(f"start: {grammar}"):
-            tell((f"parameters of the tool {tool.name!r}",), hash(grammar))
-            return _json({"type": "object"})
-        return grammar
+        try:
+            return json_rule(tool.parameters)
+        except GemError:
+            tell((f"parameters of the tool {tool.name!r}",), json.dumps(tool.parameters))
+            return json_rule({"type": "object"})
 
     def _hook(self, rules: str, max_new_tokens: int) -> _Followed:
         from llguidance import LLMatcher
@@ -111,7 +105,6 @@ class Grammars:
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]
             raise GemError(f"this JSON schema cannot be enforced: {reason}")
-        tell(tuple(dict.fromkeys(matcher.get_grammar_warnings())), hash(rules))
         return _Followed(self, matcher, *self._shortest(grammar), max_new_tokens)
 
     def _shortest_of(self, grammar: str) -> tuple[Shortest, int]:
@@ -304,17 +297,3 @@ class _IfCalled:
                 self._codec.encode_texts([text[at:]], None)[0].ids if at else generated[:]
             )
         return self._hook(self._opening + generated[self._before :], logits, len(generated))
-
-
-def _json(schema: Mapping[str, Any]) -> str:
-    """The grammar of JSON that fits a schema."""
-    kept, notes = enforceable(schema)
-    tell(tuple(dict.fromkeys(notes)), hash(json.dumps(schema)))
-    return f"%json {json.dumps({**kept, 'x-guidance': _JSON})}"
-
-
-@lru_cache(256)
-def _error(rules: str) -> str:
-    from llguidance import LLMatcher
-
-    return LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(rules))

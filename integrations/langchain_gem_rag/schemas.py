@@ -40,8 +40,9 @@ def as_tool(tool: AnyTool) -> dict[str, Any]:
         try:
             return convert_to_openai_tool(tool)
         except RecursionError:
-            schema = at_root(closed(TypeAdapter[Any](tool).json_schema()))
-            return _function(schema, tool.__name__, inspect.getdoc(tool))
+            recursive: Any = tool
+            schema = at_root(closed(TypeAdapter(recursive).json_schema()))
+            return _function(schema, recursive.__name__, inspect.getdoc(recursive))
     name = getattr(tool, "__name__", type(tool).__name__)
     model = create_schema_from_function(
         name,
