@@ -17,12 +17,18 @@ OPENING, CLOSING = b"{[", b"}]"
 ENDS = b"}],"  # outside a string: what is closed need not be filled, what is next must be there
 EFFORT = 1000  # steps of a search before it is given up
 LONGEST = 300  # bytes of a string, likewise
-LONGER = 12  # how much longer than the shortest a string may be: the next key may be worth it
+LONGER = 12  # how much longer than the shortest a string may be: another key may be worth it,
+FEW = 8  # where the choice is between so many
 # Of ways that look alike the first is kept. What separates leads on; ones, since in dates and
 # numbers a zero is often refused.
 _FIRST = b"@.:/-1aA"
 _ORDER = bytes([*_FIRST, *(byte for byte in range(256) if byte not in _FIRST)])
-_KINDS = (b"1234567890", b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_KINDS = (
+    b"1234567890",
+    b"abcdefghijklmnopqrstuvwxyz",
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    b" !#$%&'()*+,;<=>?[]^_`{|}~",
+)
 _PROBES = b'"@.:/-1aA, '  # what comes after them tells ways apart
 
 
@@ -106,8 +112,11 @@ class _State:
 
     @property
     def telling(self) -> bytes:
-        """What may come next, with one for all where every letter or every digit may."""
-        out = self.allowed
+        """What may come next, with one for all where every letter or every digit may.
+
+        Characters of several bytes and escapes are no shorter than others.
+        """
+        out = bytes(byte for byte in self.allowed if byte < 128 and byte != ESCAPE) or self.allowed
         for kind in _KINDS:
             if all(byte in out for byte in kind):
                 out = bytes(byte for byte in out if byte not in kind[1:])
@@ -119,8 +128,7 @@ class _State:
 
     @cached_property
     def likeness(self) -> tuple[object, ...]:
-        """The same for states that go on the same way, as far as two bytes and what
-        is forced show it."""
+        """The same for states that go on the same way, as far as two bytes show it."""
         probed = (self.after(bytes([byte])) for byte in _PROBES if byte in self.allowed)
         shown = (state.allowed for state in probed if state is not None)
         return self.place, self.allowed, self.matcher.compute_ff_bytes(), *shown
@@ -144,12 +152,11 @@ class _State:
             longer: dict[tuple[object, ...], _State] = {}
             for state in level:
                 if QUOTE in state.allowed and not state.place.escaped:
-                    if (ended := state.after(b'"')) and (
-                        end := ended.forced()
-                    ).likeness not in ends:
+                    end = (state.after(b'"') or state).forced()
+                    if end.likeness not in ends:
                         ends.add(end.likeness)
                         yield end
-                    left = min(left, LONGER)
+                    left = min(left, LONGER) if len(level) <= FEW else 0
                     continue
                 for byte in state.telling:
                     if (following := state.after(bytes([byte]))) is not None:

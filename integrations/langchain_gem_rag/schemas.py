@@ -5,7 +5,6 @@ LangChain's own conversion writes out references, and so empties those of a clas
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,12 +36,7 @@ def as_tool(tool: AnyTool) -> dict[str, Any]:
         said = dict(schema) if isinstance(schema, Mapping) else schema_of(schema)
         return _function(said, tool.name, tool.description)
     if is_typeddict(tool):
-        try:
-            return convert_to_openai_tool(tool)
-        except RecursionError:
-            recursive: Any = tool
-            schema = at_root(closed(TypeAdapter(recursive).json_schema()))
-            return _function(schema, recursive.__name__, inspect.getdoc(recursive))
+        return _typed_dict(tool)
     name = getattr(tool, "__name__", type(tool).__name__)
     model = create_schema_from_function(
         name,
@@ -53,6 +47,16 @@ def as_tool(tool: AnyTool) -> dict[str, Any]:
         include_injected=False,
     )
     return _function(schema_of(model), name, model.__doc__ or "")
+
+
+def _typed_dict(cls: Any) -> dict[str, Any]:
+    try:
+        out = convert_to_openai_tool(cls)
+    except RecursionError:
+        return _function(closed(at_root(TypeAdapter(cls).json_schema())), cls.__name__)
+    if not cls.__doc__:  # LangChain's conversion takes that of `dict`
+        out["function"]["description"] = ""
+    return out
 
 
 def schema_of(cls: Any) -> dict[str, Any]:
