@@ -78,12 +78,17 @@ def test_a_tool_with_a_choice_of_arguments_is_not_closed():
         ({"type": ["integer", "null"]}, 2.0, 2.5),
         ({"enum": [1, "a"]}, 1.0, True),
         ({"multipleOf": 0.1}, 0.3, 0.35),
+        ({"type": "integer"}, 10**30, float("inf")),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_what_decoding_cannot_be_held_to_is_found_afterwards(schema, fits, does_not):
     assert misfit(fits, schema) is None
     assert misfit(does_not, schema)
+
+
+def test_what_is_malformed_in_a_schema_says_nothing():
+    assert misfit({"a": 1}, {"dependentRequired": ["a"], "required": True}) is None
 
 
 def test_a_misfit_is_named_by_its_place():

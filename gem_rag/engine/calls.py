@@ -118,7 +118,7 @@ def _read(part: str, names: Collection[str] | None) -> ToolCall | BrokenCall | N
         return None
     try:
         call, _ = json.JSONDecoder().raw_decode(part.lstrip())
-    except json.JSONDecodeError:
+    except ValueError:
         return _cut(part, name)
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
         return None
@@ -135,14 +135,14 @@ def _cut(part: str, name: str) -> ToolCall | BrokenCall | None:
     arguments = part[head.end() :] if head else ""
     try:
         return ToolCall(name, json.loads(arguments))
-    except json.JSONDecodeError:
+    except ValueError:
         return BrokenCall(name, arguments)
 
 
 def _name(found: re.Match[str] | None) -> str:
     try:
         return str(json.loads(found[1])) if found else ""
-    except json.JSONDecodeError:
+    except ValueError:
         return ""
 
 

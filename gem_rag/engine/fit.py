@@ -12,7 +12,7 @@ from gem_rag.text.schemas import referred
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda v: v is None,
     "boolean": lambda v: isinstance(v, bool),
-    "integer": lambda v: _is_number(v) and v == int(v),
+    "integer": lambda v: _is_number(v) and (isinstance(v, int) or v.is_integer()),
     "number": lambda v: _is_number(v),
     "string": lambda v: isinstance(v, str),
     "array": lambda v: isinstance(v, list),
@@ -26,14 +26,17 @@ def misfit(value: Any, schema: Any) -> str | None:
 
     Formats and what a schema refers to elsewhere are not checked.
     """
-    return _Check(schema).problem(value, schema, "$")
+    try:
+        return _Check(schema).problem(value, schema, "$")
+    except (AttributeError, TypeError, ValueError):  # what is malformed says nothing
+        return None
 
 
 def misfit_of_text(text: str, schema: Any) -> str | None:
     """Why a text is no JSON that fits; None where it is."""
     try:
         return misfit(json.loads(text), schema)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # numbers of thousands of digits among them
         return f"the text is no JSON: {error}"
 
 
@@ -132,7 +135,10 @@ def _matches(text: str, pattern: str) -> bool:
 
 
 def _is_multiple(value: float, of: float) -> bool:
-    return abs(value / of - round(value / of)) < 1e-9
+    try:
+        return abs(value / of - round(value / of)) < 1e-9
+    except (OverflowError, ZeroDivisionError):
+        return True
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from langchain_core.output_parsers import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.json import parse_partial_json
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from gem_rag.engine.fit import misfit
 
@@ -69,7 +69,7 @@ class StructuredOutput(BaseCumulativeTransformOutputParser[Any]):
             return value
         try:
             return _validated(self.output_class, value)
-        except (ValidationError, ValueError):
+        except ValueError:  # pydantic's errors are such
             return None
 
 
@@ -103,7 +103,7 @@ def _value(message: BaseMessage) -> Any:
     text = message.text
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         cut = message.response_metadata.get("finish_reason") == "length"
         reason = "was cut off before it was whole; raise max_tokens, or shorten the prompt"
         raise OutputParserException(
@@ -118,7 +118,7 @@ def _value_so_far(message: BaseMessage) -> Any:
     text = message.text
     try:
         return parse_partial_json(text) if text.strip() else None
-    except json.JSONDecodeError:
+    except ValueError:
         return None
 
 
