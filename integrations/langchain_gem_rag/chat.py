@@ -21,7 +21,7 @@ from gem_rag.engine.streams import AwaitedPieces, CallStream
 from gem_rag.engine.work import finished
 from gem_rag.text.tools import choice_of
 from langchain_gem_rag.messages import Chunks, last_chunk, to_core, to_message
-from langchain_gem_rag.schemas import as_tool, asked_schema, schema_of
+from langchain_gem_rag.schemas import as_tool, asked_schema, schema_of, traceable
 from langchain_gem_rag.shared import GeneratesWithGem
 from langchain_gem_rag.structured import StructuredOutput, is_object, with_parser
 
@@ -167,7 +167,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         function = tool["function"]
         is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
         fitted = schema_of(schema) if is_class else function.get("parameters") or {}
-        traced = {"kwargs": {"method": method}, "schema": tool}
+        traced = {"kwargs": {"method": method}, "schema": traceable(schema, tool)}
         if method == "function_calling" and is_object(fitted):
             llm = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=traced)
         else:

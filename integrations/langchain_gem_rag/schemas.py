@@ -65,6 +65,12 @@ def schema_of(cls: Any) -> dict[str, Any]:
     return dict(closed(at_root(own)))
 
 
+def traceable(schema: Any, tool: dict[str, Any]) -> Any:
+    """What tracing is told was asked for: LangChain cannot write a recursive `TypedDict` out."""
+    is_recursive = is_typeddict(schema) and "$defs" in tool["function"]["parameters"]
+    return tool if is_recursive else schema
+
+
 def _is_schema(value: Mapping[str, Any]) -> bool:
     return bool({"title", "$ref", "$defs", "properties", "type", "anyOf"} & value.keys())
 
