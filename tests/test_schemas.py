@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import ipaddress
 import uuid
 import warnings
+from typing import Literal
 
 import pytest
 from llguidance import LLMatcher
@@ -15,6 +17,11 @@ from gem_rag.engine.closing import Shortest
 from gem_rag.engine.enforce import enforceable, json_rule, without_looking
 from gem_rag.engine.fit import misfit
 from gem_rag.text.schemas import arguments, at_root, closed, untitled
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
 
 
 def shortest(schema):
@@ -133,6 +140,7 @@ def test_what_cannot_be_enforced_is_noted():
     [
         *(dt.date, dt.time, dt.datetime, dt.timedelta, AwareDatetime),
         *(uuid.UUID, ipaddress.IPv4Address, IPvAnyAddress, HttpUrl, Base64Bytes, list[str], int),
+        ipaddress.IPv4Network,
     ],
     ids=str,
 )
@@ -160,6 +168,13 @@ def test_an_answer_is_ended_the_shortest_way(schema, begun, ending):
     found = shortest(schema).ending(begun)
     assert len(found) == len(ending)
     assert schema.get("type") != "string" or schema.get("format") != "email" or found == ending
+
+
+@pytest.mark.parametrize("key", [Literal["p", "q"], Color, dt.date, uuid.UUID], ids=str)
+def test_keys_of_a_kind_are_held_to_it(key):
+    schema = {**TypeAdapter(dict[key, int]).json_schema(), "minProperties": 1}
+    written = shortest(schema).ending(b'{"')
+    TypeAdapter(dict[key, int]).validate_json(b'{"' + written)
 
 
 def test_a_union_of_recursive_classes_comes_to_its_end():

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from gem_rag.errors import GemError
-from gem_rag.text.schemas import each
+from gem_rag.text.schemas import each, referred
 
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 _TIME = rf"{_CLOCK}:[0-5]\d(\.\d{{1,6}})?(Z|[+-]{_CLOCK})"
@@ -25,6 +25,8 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
 _HOST = rf"({_LABEL}\.){{1,4}}[A-Za-z]{{2,12}}"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_ADDRESS = rf"({_BYTE}\.){{3}}{_BYTE}"
+_NETWORK = rf"({_BYTE}\.){{3}}(0/24|{_BYTE}/32)|({_BYTE}\.){{2}}0\.0/16|{_BYTE}\.0\.0\.0/8"
 _HEX = r"[0-9a-f]"
 # Formats as the parsers of Python's world take them: the grammar's own ones let the 61st second
 # and domains without a dot through, or do not know the format.
@@ -36,7 +38,9 @@ _FORMATS = {
     "email": rf"{_WORD}(\.{_WORD})?@{_HOST}",
     "base64": _BASE64.format(more="+/"),
     "base64url": _BASE64.format(more="_-"),
-    "ipvanyaddress": rf"({_BYTE}\.){{3}}{_BYTE}",
+    **dict.fromkeys(("ipvanyaddress", "ipv4interface", "ipvanyinterface"), _ADDRESS),
+    **dict.fromkeys(("ipv4network", "ipvanynetwork"), _NETWORK),
+    "uuid": rf"{_HEX}{{8}}-({_HEX}{{4}}-){{3}}{_HEX}{{12}}",
     **{
         f"uuid{n}": rf"{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}"
         for n in range(1, 9)
@@ -61,7 +65,7 @@ def enforceable(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     notes: list[str] = []
 
     def change(part: dict[str, Any]) -> dict[str, Any]:
-        part = _with_format(part)
+        part = _with_names(_with_format(part), schema)
         if isinstance(pattern := part.get("pattern"), str):
             part = _with_pattern(part, pattern, notes)
         named = part.get("patternProperties")
@@ -129,6 +133,23 @@ def _with_format(part: dict[str, Any]) -> dict[str, Any]:
     if "pattern" not in rest:
         return {**rest, "pattern": f"^({pattern})$"}
     return {**rest, "allOf": [*rest.get("allOf", []), {"pattern": f"^({pattern})$"}]}
+
+
+def _with_names(part: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """Names that are listed or have a pattern, as properties: those decoding can be held to."""
+    names, value = part.get("propertyNames"), part.get("additionalProperties", True)
+    if isinstance(names, Mapping) and isinstance(ref := names.get("$ref"), str):
+        names = referred(root, ref)
+    if not isinstance(names, Mapping) or {"properties", "patternProperties"} & part.keys():
+        return part
+    rest = {keyword: inner for keyword, inner in part.items() if keyword != "propertyNames"}
+    rest["additionalProperties"] = False
+    listed = names.get("enum", [names["const"]] if "const" in names else None)
+    if listed is not None:
+        return {**rest, "properties": dict.fromkeys(map(str, listed), value)}
+    if isinstance(names.get("pattern"), str) and _compiles(names["pattern"]):
+        return {**rest, "patternProperties": {names["pattern"]: value}}
+    return part
 
 
 def _with_pattern(part: dict[str, Any], pattern: str, notes: list[str]) -> dict[str, Any]:
