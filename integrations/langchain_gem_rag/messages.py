@@ -49,7 +49,8 @@ THOUGHTS = {
     *("server_tool_call", "server_tool_result", "server_tool_use", "web_search_tool_result"),
 }
 # Where the words of blocks are that are not plain text.
-WORDS = ("text", "refusal", "content")
+WORDS = ("text", "refusal")
+HOLDERS = {"document", "search_result", "tool_result"}  # of words, or of blocks of them
 
 
 def to_core(messages: Sequence[BaseMessage]) -> list[Message]:
@@ -102,7 +103,8 @@ def _words(block: Any, role: str) -> str:
         source = block.get("source")
         if isinstance(source, Mapping) and source.get("type") == "text":  # a document
             return str(source.get("data", ""))
-        found = next((block[name] for name in WORDS if block.get(name) is not None), None)
+        places = WORDS + ("content",) * (_kind(block) in HOLDERS)
+        found = next((block[name] for name in places if block.get(name) is not None), None)
         if isinstance(found, str | list):
             return str(_content(found, role))
     if role == "assistant" or _kind(block) in THOUGHTS:
