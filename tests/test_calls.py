@@ -199,3 +199,19 @@ def test_near_the_limit_every_kind_is_closed(gem, inner, seed):
         result = gem.generate("x", schema=schema, max_new_tokens=limit, temperature=1.5, seed=seed)
         assert result.finish_reason == "stop"
         assert result.misfit is None
+
+
+@pytest.mark.parametrize("limit", [20, 60, 100])
+def test_what_needs_room_is_not_begun_near_the_limit(gem, limit):
+    inner = {
+        "type": "object",
+        "properties": {name: {"type": "string", "minLength": 3} for name in ("one", "two", "six")},
+        "required": ["one", "two", "six"],
+        "additionalProperties": False,
+    }
+    schema = {"type": "array", "items": {"anyOf": [inner, {"type": "null"}]}, "minItems": 2}
+    for seed in range(4):
+        options = {"max_new_tokens": limit, "temperature": 2.0, "seed": seed}
+        assert gem.generate("x", schema=schema, **options).misfit is None
+    needed = {**schema, "items": inner}
+    assert gem.generate("x", schema=needed, max_new_tokens=20).finish_reason == "length"

@@ -258,12 +258,13 @@ class _Followed:
             ending = allowed & closers
             if ending.any():
                 return np.asarray(ending)
-        if not in_string:
-            for opener in np.flatnonzero(allowed & self._grammars.openers):
-                way = self._tokens_to_end(self._text([*seen, int(opener)]))
-                if way is None or len(way) + SPARE_TOKENS >= left:
-                    allowed[opener] = False
-        return allowed
+        if in_string:
+            return allowed
+        in_time = allowed.copy()
+        for opener in np.flatnonzero(allowed & self._grammars.openers):
+            way = self._tokens_to_end(self._text([*seen, int(opener)]))
+            in_time[opener] = way is not None and len(way) + SPARE_TOKENS < left
+        return in_time if in_time.any() else allowed
 
     def _text(self, ids: Sequence[int]) -> bytes:
         return self._grammars.tokenizer.decode_bytes(list(ids))
