@@ -62,6 +62,10 @@ def test_a_tool_without_arguments_takes_none(parameters):
     }
 
 
+def test_a_tools_arguments_are_an_object_whatever_else_they_may_be():
+    assert arguments({"type": ["object", "null"], "properties": {"a": {}}})["type"] == "object"
+
+
 def test_a_tool_with_a_choice_of_arguments_is_not_closed():
     choice = {"oneOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
     assert arguments(choice) == {**choice, "type": "object"}

@@ -85,8 +85,7 @@ def referred(root: Any, ref: str) -> Any:
 
 def arguments(schema: Mapping[str, Any] | None) -> Schema:
     """A tool's parameters as the schema of one object without arguments it does not know."""
-    out = at_root(schema or {})
-    out.setdefault("type", "object")
+    out = {**at_root(schema or {}), "type": "object"}
     if not _UNIONS & out.keys():  # these may name properties that stand nowhere else
         out = {"properties": {}, "additionalProperties": False, **out}
     return out
