@@ -8,7 +8,7 @@ from typing import Any
 
 from gem_rag.arguments import renamed, require_known
 from gem_rag.engine.sampling import LogitsHook, Sampling
-from gem_rag.text.tools import Tool
+from gem_rag.text.tools import Tool, choice_of
 
 Schema = Mapping[str, Any]
 # What other libraries call these.
@@ -47,7 +47,9 @@ class GenerationOptions:
         tools: Functions the model may call, as OpenAI-style dicts; see `Generation.tool_calls`.
         tool_choice: "any" makes the model call one, a tool's name that one, "none" none. "auto"
             leaves it to the model, where its template knows tools; where not, ranking decides
-            (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters.
+            (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters. Other
+            providers' forms (True, "required", ``{"type": "any"}``) say the same. With a schema
+            beside the tools, an answer that calls none fits that.
         timeout: Seconds from when the request is queued, in which its answer must be whole; after
             that it is an error (`GenerationTimeout`), and not computed further. None waits.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
@@ -55,6 +57,7 @@ class GenerationOptions:
 
     Raises:
         ValueError: A number is out of its range.
+        GemError: A tool choice that says nothing.
     """
 
     max_new_tokens: int = 256
@@ -67,7 +70,7 @@ class GenerationOptions:
     truncate: bool = False
     schema: Schema | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
-    tool_choice: str = "auto"
+    tool_choice: str | bool | Mapping[str, Any] | None = "auto"
     timeout: float | None = None
     logits_hook: LogitsHook | None = None
 
@@ -77,6 +80,7 @@ class GenerationOptions:
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"timeout is {self.timeout} s; expected > 0, or None")
         self.sampling(None)
+        choice_of(self.tool_choice)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
@@ -107,4 +111,9 @@ class GenerationOptions:
     @property
     def callable_tools(self) -> list[Tool]:
         """The tools, none where the choice is "none"."""
-        return [] if self.tool_choice == "none" else [Tool.of(tool) for tool in self.tools or []]
+        return [] if self.choice == "none" else [Tool.of(tool) for tool in self.tools or []]
+
+    @property
+    def choice(self) -> str:
+        """The tool choice: "auto", "any", "none" or a tool's name."""
+        return choice_of(self.tool_choice)

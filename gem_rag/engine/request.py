@@ -12,7 +12,7 @@ from gem_rag.engine.grammar import Grammars
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.rows import Row
 from gem_rag.engine.sampling import LogitsHook
-from gem_rag.errors import ContextLengthError, GemError
+from gem_rag.errors import ContextLengthError
 from gem_rag.text.template import Message, as_text
 from gem_rag.text.tools import Tool
 
@@ -68,7 +68,7 @@ class Requests:
             self._prompt(request, reading, tools, options)
             for request, reading in zip(requests, readings, strict=True)
         ]
-        choices = [self._tool_choice(request, tools, options.tool_choice) for request in requests]
+        choices = [self._tool_choice(request, tools, options.choice) for request in requests]
         return [
             self._row(ids, cut, reading, tools, choice, options)
             for (ids, cut), reading, choice in zip(prompts, readings, choices, strict=True)
@@ -93,6 +93,8 @@ class Requests:
             limit=limit,
             truncated=cut,
             tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
+            must_call=bool(tools) and choice not in ("auto", "none"),
+            schema=options.schema,
         )
 
     def _prompt(
@@ -128,13 +130,9 @@ class Requests:
     def _constraint(
         self, options: GenerationOptions, tools: Sequence[Tool], choice: str, limit: int
     ) -> LogitsHook | None:
-        if options.schema is not None and tools:
-            raise GemError("got both schema and tools; an answer can follow one of them")
-        if options.schema is not None:
-            return self.grammars.schema(options.schema, limit)
-        if not tools or choice == "none":
-            return None
-        return self.grammars.tools(tools, choice, limit)
+        if tools and choice != "none":
+            return self.grammars.tools(tools, choice, limit, options.schema)
+        return None if options.schema is None else self.grammars.schema(options.schema, limit)
 
     def _tool_choice(self, request: Request, tools: Sequence[Tool], choice: str) -> str:
         """ "auto" for a model that was not trained on tools, made up by ranking.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gem_rag.engine.calls import ToolCall
+from gem_rag.engine.calls import BrokenCall, ToolCall
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -41,6 +41,9 @@ class Generation:
         finish_reason: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
         usage: Token counts.
         tool_calls: Calls of the tools that were given; `text` is then what was said before them.
+        invalid_tool_calls: Calls that came to nothing, cut off by the token limit, say.
+        misfit: Why the text does not fit the schema that was given: it was cut off, or decoding
+            could not be held to all that the schema says. None where it fits.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included.
     """
@@ -49,5 +52,7 @@ class Generation:
     finish_reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[BrokenCall, ...] = ()
+    misfit: str | None = None
     ids: tuple[int, ...] = field(repr=False, default=())
     prompt_ids: tuple[int, ...] = field(repr=False, default=())

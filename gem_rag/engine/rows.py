@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
-from gem_rag.engine.calls import before_calls, parse_calls
+from gem_rag.engine.calls import Said, taken_apart
+from gem_rag.engine.fit import misfit_of_text
+from gem_rag.engine.options import Schema
 from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
 from gem_rag.engine.slots import Slot
@@ -33,6 +35,8 @@ class Row:
         limit: Most tokens to generate.
         truncated: Tokens cut from its prompt.
         tools: Names of the tools it may call.
+        must_call: Whether it has to call one.
+        schema: What its text has to fit.
     """
 
     prompt: list[int]
@@ -42,6 +46,8 @@ class Row:
     limit: int
     truncated: int
     tools: Sequence[str]
+    must_call: bool = False
+    schema: Schema | None = None
 
     @property
     def past(self) -> list[int]:
@@ -219,10 +225,10 @@ class Answer:
         count = len(self.ids) if upto is None else upto.tokens
         text = self._text.text if upto is None else self._text.text[: upto.characters]
         is_whole = count == len(self.ids)
-        calls = parse_calls(text, self.row.tools)
+        said = taken_apart(text, self.row.tools, must_call=self.row.must_call)
         past = self.row.past
         return Generation(
-            text=before_calls(text) if calls else text,
+            text=said.text,
             finish_reason=self._reason if is_whole else "cancelled",
             usage=Usage(
                 prompt_tokens=len(past) + len(self.row.prompt),
@@ -230,7 +236,15 @@ class Answer:
                 completion_tokens=count,
                 truncated_tokens=self.row.truncated,
             ),
-            tool_calls=calls,
+            tool_calls=said.calls,
+            invalid_tool_calls=said.broken if is_whole else (),
+            misfit=self._misfit(said) if is_whole else None,
             ids=tuple(self.ids[:count]),
             prompt_ids=(*past, *self.row.prompt),
         )
+
+    def _misfit(self, said: Said) -> str | None:
+        """Why a finished answer does not fit its schema; None where it does or calls a tool."""
+        if self.row.schema is None or said.found or self._reason == "cancelled":
+            return None
+        return misfit_of_text(said.text, self.row.schema)

@@ -8,17 +8,20 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from gem_rag.engine.calls import without_calls
+from gem_rag.engine.calls import CallPiece, with_calls
 from gem_rag.engine.results import Generation
 from gem_rag.engine.rows import Answer, Piece
 
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
 
-class Pieces(Protocol):
-    """Text that comes piece by piece and can be stopped."""
 
-    def __iter__(self) -> Iterator[str]: ...
+class Pieces(Protocol[P_co]):
+    """What comes piece by piece and can be stopped."""
+
+    def __iter__(self) -> Iterator[P_co]: ...
 
     def close(self, *, wait: bool = True) -> None:
         """Stop; nothing more is computed."""
@@ -41,7 +44,9 @@ class Stream:
     ) -> None:
         self._read = _Read(answer, begin)
         names, pieces = answer.row.tools, iter(self._read)
-        self._pieces = without_calls(pieces, names) if names else pieces
+        self._pieces: Iterator[str | CallPiece] = (
+            with_calls(pieces, names, must_call=answer.row.must_call) if names else pieces
+        )
         self._stop = stop
         self._left = weakref.finalize(self, stop, False)
 
@@ -49,7 +54,13 @@ class Stream:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while not isinstance(piece := next(self._pieces), str):
+            pass
+        return piece
+
+    def with_calls(self) -> Iterator[str | CallPiece]:
+        """The pieces with those of tool calls among them, as they are written."""
+        return self._pieces
 
     def __enter__(self) -> Stream:
         return self
@@ -91,11 +102,34 @@ class _Read:
                 yield piece.text
 
 
-S = TypeVar("S", bound=Pieces)
+class CallStream:
+    """A `Stream` whose pieces have those of tool calls among them, as they are written.
+
+    Args:
+        stream: What is read.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str | CallPiece]:
+        return self._stream.with_calls()
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop; nothing more is computed."""
+        self._stream.close(wait=wait)
+
+    @property
+    def generation(self) -> Generation:
+        """What was generated so far: see `Stream.generation`."""
+        return self._stream.generation
+
+
+S = TypeVar("S", bound=Pieces[Any])
 T = TypeVar("T")
 
 
-class AwaitedPieces(Generic[S]):
+class AwaitedPieces(Generic[S, P]):
     """`Pieces` that are awaited; leaving the loop or cancelling stops the computation.
 
     Args:
@@ -109,10 +143,10 @@ class AwaitedPieces(Generic[S]):
         # Its own: a stream that waits for its turn must not keep others from being read.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gem-rag-stream")
 
-    def __aiter__(self) -> AsyncIterator[str]:
+    def __aiter__(self) -> AsyncIterator[P]:
         return self._pieces()
 
-    async def _pieces(self) -> AsyncIterator[str]:
+    async def _pieces(self) -> AsyncIterator[P]:
         if self._closed:
             return
         try:
@@ -139,10 +173,10 @@ class AwaitedPieces(Generic[S]):
         return stream
 
     @cached_property
-    def _iterator(self) -> Iterator[str]:
+    def _iterator(self) -> Iterator[P]:
         return iter(self.stream)
 
-    def _piece(self) -> str | None:
+    def _piece(self) -> P | None:
         piece = None if self._closed else next(self._iterator, None)
         return None if self._closed else piece
 
@@ -153,7 +187,7 @@ class AwaitedPieces(Generic[S]):
             self.stream.close(wait=False)
 
 
-class AsyncStream(AwaitedPieces[Stream]):
+class AsyncStream(AwaitedPieces[Stream, str]):
     """A `Stream` whose pieces are awaited."""
 
     @property

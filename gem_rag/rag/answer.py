@@ -72,7 +72,7 @@ class AnswerStream:
         return _answer(self._found, generation, self._first)
 
 
-class AsyncAnswerStream(AwaitedPieces[AnswerStream]):
+class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):
     """An `AnswerStream` whose pieces are awaited; retrieval is done for the first one."""
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from gem_rag.errors import GemError
 from gem_rag.text.prompts import CALL_TOOLS, TOOL_RESULT
+from gem_rag.text.schemas import arguments
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 
@@ -38,15 +39,17 @@ class Tool:
                 f"a tool is {tool!r}; expected "
                 "{'type': 'function', 'function': {'name', 'description', 'parameters'}}"
             )
-        parameters = {"properties": {}, **(function.get("parameters") or {"type": "object"})}
-        parameters.setdefault("additionalProperties", False)  # functions take no unknown arguments
-        return cls(str(function["name"]), str(function.get("description") or ""), parameters)
+        return cls(
+            str(function["name"]),
+            str(function.get("description") or ""),
+            arguments(function.get("parameters")),
+        )
 
     @property
     def signature(self) -> str:
         """Name, description and argument names as one line."""
-        arguments = ", ".join(self.parameters.get("properties", {}))
-        return f"{self.name}: {self.description} Arguments: {arguments}"
+        names = ", ".join(self.parameters.get("properties", {}))
+        return f"{self.name}: {self.description} Arguments: {names}"
 
     def to_dict(self) -> dict[str, Any]:
         """The OpenAI-style dict."""
@@ -56,6 +59,32 @@ class Tool:
             "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": function}
+
+
+def choice_of(choice: Any) -> str:
+    """A tool choice, in the words of any provider, as "auto", "any", "none" or a tool's name.
+
+    Raises:
+        GemError: It names no tool.
+    """
+    if choice is None:
+        return "auto"
+    if isinstance(choice, bool):
+        return "any" if choice else "none"
+    if isinstance(choice, str):
+        return "any" if choice == "required" else choice
+    if isinstance(choice, Mapping):
+        named = choice.get("function", choice.get("tool", choice))
+        name = named.get("name") if isinstance(named, Mapping) else named
+        if name:
+            return str(name)
+        for kind in (choice.get("type"), choice.get("mode")):
+            if kind in ("auto", "any", "none", "required"):
+                return choice_of(kind)
+    raise GemError(
+        f"tool_choice is {choice!r}; expected 'auto', 'any', 'none', a tool's name, or a dict that "
+        "holds one of them as type or name"
+    )
 
 
 def with_tools(

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
+from gem_rag.engine.calls import CallPiece
 from gem_rag.engine.results import Generation
+from gem_rag.engine.streams import AwaitedPieces, CallStream
 from gem_rag.engine.work import finished
 from gem_rag.model import GemModel
+from gem_rag.text.tools import choice_of
 from langchain_gem_rag.failures import fails_as_langchain
-from langchain_gem_rag.messages import last_chunk, to_core, to_message
+from langchain_gem_rag.messages import Chunks, last_chunk, to_core, to_message
 from langchain_gem_rag.profile import profile_of, prompt_tokens
+from langchain_gem_rag.schemas import as_tool, asked_schema, schema_of, traceable
 from langchain_gem_rag.shared import GeneratesWithGem
+from langchain_gem_rag.structured import StructuredOutput, is_object, with_parser
 
 
 class ChatGem(GeneratesWithGem, BaseChatModel):
@@ -64,7 +69,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         """
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
-        known = [convert_to_openai_tool(tool) for tool in tools or []]
+        known = [as_tool(tool) for tool in tools or []]
         return prompt_tokens(self.gem.codec, to_core(messages), known)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -78,7 +83,8 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        gem, options = self.gem_for(kwargs), self.options(stop, kwargs)
+        asked = _with_schema(kwargs)
+        gem, options = self.gem_for(asked), self.options(stop, asked)
         (answer,) = finished([gem.submit(to_core(messages), **options)])
         return self._result(answer)
 
@@ -90,8 +96,9 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> ChatResult:
-        options = self.options(stop, kwargs)
-        return self._result(await self.gem_for(kwargs).agenerate(to_core(messages), **options))
+        asked = _with_schema(kwargs)
+        options = self.options(stop, asked)
+        return self._result(await self.gem_for(asked).agenerate(to_core(messages), **options))
 
     def _result(self, generation: Generation) -> ChatResult:
         message = to_message(generation, self.model_name)
@@ -109,13 +116,15 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self.gem_for(kwargs).stream(to_core(messages), **self.options(stop, kwargs)) as pieces:
-            for piece in pieces:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        asked, chunks = _with_schema(kwargs), Chunks()
+        options = self.options(stop, asked)
+        with self.gem_for(asked).stream(to_core(messages), **options) as stream:
+            for piece in stream.with_calls():
+                chunk = ChatGenerationChunk(message=chunks.of(piece))
                 if run_manager is not None:
-                    run_manager.on_llm_new_token(piece, chunk=chunk)
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-            yield ChatGenerationChunk(message=last_chunk(pieces.generation, self.model_name))
+            yield ChatGenerationChunk(message=last_chunk(stream.generation, self.model_name))
 
     @fails_as_langchain
     async def _astream(
@@ -125,15 +134,18 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        options = self.options(stop, kwargs)
-        # Tokenizing and compiling a schema take a moment, so they leave the event loop as well.
-        pieces = await asyncio.to_thread(self.gem_for(kwargs).astream, to_core(messages), **options)
+        asked, chunks = _with_schema(kwargs), Chunks()
+        options = self.options(stop, asked)
+        # In a thread: tokenizing and compiling a schema take a moment.
+        pieces = AwaitedPieces[CallStream, str | CallPiece](
+            lambda: CallStream(self.gem_for(asked).stream(to_core(messages), **options))
+        )
         async for piece in pieces:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            chunk = ChatGenerationChunk(message=chunks.of(piece))
             if run_manager is not None:
-                await run_manager.on_llm_new_token(piece, chunk=chunk)
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
-        yield ChatGenerationChunk(message=last_chunk(pieces.generation, self.model_name))
+        yield ChatGenerationChunk(message=last_chunk(pieces.stream.generation, self.model_name))
 
     def bind_tools(
         self,
@@ -147,19 +159,63 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         Args:
             tools: Functions, classes, `BaseTool` objects or OpenAI-style dicts.
             tool_choice: "auto" or None leaves the choice to the model; "any", "required" or True
-                makes it call one; a tool's name that one; "none" or False none.
-            **kwargs: Bound as well. ``strict`` and ``parallel_tool_calls`` change nothing:
-                arguments always fit, and an answer holds one call.
+                makes it call one; a tool's name that one; "none" or False none. Dicts of other
+                providers (``{"type": "any"}``) say the same.
+            **kwargs: Bound as well. With ``response_format`` an answer that calls no tool is JSON
+                of that schema. ``strict`` and ``parallel_tool_calls`` change nothing: arguments
+                always fit, and an answer holds one call.
         """
-        known = [convert_to_openai_tool(tool) for tool in tools]
-        return self.bind(tools=known, tool_choice=_choice(tool_choice), **kwargs)
+        known = [as_tool(tool) for tool in tools]
+        return self.bind(tools=known, tool_choice=choice_of(tool_choice), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["function_calling", "json_schema", "json_mode"] = "function_calling",
+        strict: bool | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers as objects of a class, or as dicts that fit a schema; they grow when streamed.
+
+        Args:
+            schema: A pydantic class, a `TypedDict`, a JSON schema or an OpenAI-style function.
+            include_raw: Give a dict of ``raw``, ``parsed`` and ``parsing_error``; without it what
+                cannot be parsed is raised.
+            method: "function_calling" has the answer in a tool call; the others in the text.
+            strict: Changes nothing: answers always fit.
+            **kwargs: None are known.
+
+        Raises:
+            ValueError: Unknown arguments.
+        """
+        if kwargs:
+            raise ValueError(f"with_structured_output got {sorted(kwargs)}; it knows none of them")
+        tool = as_tool(schema)
+        function = tool["function"]
+        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+        fitted = schema_of(schema) if is_class else function.get("parameters") or {}
+        traced = {"kwargs": {"method": method}, "schema": traceable(schema, tool)}
+        if method == "function_calling" and is_object(fitted):
+            llm = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=traced)
+        else:
+            described = {"name": function["name"], "schema": fitted}
+            llm = self.bind(
+                response_format={"type": "json_schema", "json_schema": described},
+                ls_structured_output_format=traced,
+            )
+        parser = (
+            StructuredOutput(output_class=schema)
+            if is_class
+            else StructuredOutput(fitted_schema=dict(fitted))
+        )
+        return with_parser(llm, parser, include_raw)
 
 
-def _choice(tool_choice: str | dict[str, Any] | bool | None) -> str:
-    if isinstance(tool_choice, dict):
-        return str(tool_choice.get("function", tool_choice)["name"])
-    if tool_choice is None:
-        return "auto"
-    if isinstance(tool_choice, bool):
-        return "any" if tool_choice else "none"
-    return "any" if tool_choice == "required" else tool_choice
+def _with_schema(calls: dict[str, Any]) -> dict[str, Any]:
+    """What one call asks for, its ``response_format`` as a schema."""
+    asked = {name: value for name, value in calls.items() if name != "response_format"}
+    if (schema := asked_schema(calls.get("response_format"))) is not None:
+        asked["schema"] = schema
+    return asked

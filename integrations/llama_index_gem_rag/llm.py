@@ -32,9 +32,10 @@ from llama_index_gem_rag.messages import (
     to_raw,
     to_response,
     tool_choice_of,
+    why_no_call,
 )
 from llama_index_gem_rag.pickling import PickledWhole
-from llama_index_gem_rag.schemas import closed
+from llama_index_gem_rag.schemas import as_tool
 from llama_index_gem_rag.structured import StructuredGenerator
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class GemLLM(PickledWhole, StructuredGenerator):
             return {"messages": messages, **kwargs}
         return {
             "messages": messages,
-            "tools": [closed(t.metadata.to_openai_tool(skip_length_check=True)) for t in tools],
+            "tools": [as_tool(tool) for tool in tools],
             "tool_choice": tool_choice_of(tool_choice, required=tool_required),
             **kwargs,
         }
@@ -256,10 +257,7 @@ class GemLLM(PickledWhole, StructuredGenerator):
         """
         blocks = [b for b in response.message.blocks if isinstance(b, ToolCallBlock)]
         if not blocks and error_on_no_tool_call:
-            raise ValueError(
-                f"expected a tool call, found the text {response.message.content!r}; pass "
-                "tool_required=True to make the model call one"
-            )
+            raise ValueError(why_no_call(response))
         return [
             ToolSelection(
                 tool_id=block.tool_call_id or "",

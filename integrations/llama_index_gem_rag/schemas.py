@@ -1,22 +1,25 @@
-"""JSON schemas of Python functions and classes, as an answer is held to them."""
+"""JSON schemas of tools and classes, as an answer is held to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from gem_rag.text.schemas import at_root, closed
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+    from pydantic import BaseModel
 
 
-def closed(schema: Any) -> Any:
-    """The schema with its objects holding no other properties than those named.
+def schema_of(cls: type[BaseModel]) -> dict[str, Any]:
+    """A class' own JSON schema, without room for what the class does not know."""
+    return dict(closed(at_root(cls.model_json_schema())))
 
-    JSON schema lets everything else in where nothing is said; a Python function does not take it
-    and a class drops it.
-    """
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    out = {key: closed(part) for key, part in schema.items()}
-    if out.get("type") == "object" and "properties" in out:
-        out.setdefault("additionalProperties", False)
-    return out
+
+def as_tool(tool: BaseTool) -> dict[str, Any]:
+    """A tool as an OpenAI-style dict, with all that its schema says."""
+    metadata = tool.metadata
+    out = metadata.to_openai_tool(skip_length_check=True)
+    if metadata.fn_schema is None:
+        return out
+    return {**out, "function": {**out["function"], "parameters": schema_of(metadata.fn_schema)}}

@@ -11,7 +11,7 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.types import Model
 from pydantic_core import from_json
 
-from llama_index_gem_rag.schemas import closed
+from llama_index_gem_rag.schemas import schema_of
 
 if TYPE_CHECKING:
     from llama_index.core.prompts import PromptTemplate
@@ -93,7 +93,7 @@ class StructuredGenerator(FunctionCallingLLM):
         prompt_args: dict[str, Any],
     ) -> tuple[list[ChatMessage], dict[str, Any]]:
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        return messages, {**(options or {}), "schema": closed(output_cls.model_json_schema())}
+        return messages, {**(options or {}), "schema": schema_of(output_cls)}
 
 
 def _parsed(output_cls: type[Model], response: ChatResponse) -> Model:
