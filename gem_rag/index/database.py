@@ -94,6 +94,15 @@ class Database:
         return self._schema.full_text if self._schema.has_words else None
 
     @property
+    def why_no_words(self) -> str:
+        """What keeps an index without `full_text` from being searched by words."""
+        if not self._schema.full_text.is_available:
+            return "this Python's SQLite has no full-text search (FTS5)"
+        return (
+            "it was written by an older gem-rag, or without FTS5: words are indexed at its next change"
+        )
+
+    @property
     def is_old(self) -> bool:
         """Whether the file has an older layout, until the next change."""
         return self._schema.is_old
@@ -119,10 +128,13 @@ class Database:
     def snapshot(self) -> Iterator[None]:
         """Reads inside see one state, whatever other processes commit meanwhile."""
         with self.connection.lock:
-            if self._schema.is_old:
-                self._schema.refresh()
-            with self.connection.snapshot():
-                yield
+            while True:
+                if self._schema.is_old:
+                    self._schema.refresh()
+                with self.connection.snapshot():
+                    if self._schema.is_seen:  # or it was upgraded in between
+                        yield
+                        return
 
     # History and properties
 
@@ -297,6 +309,11 @@ class Database:
         """How many chunks have a vector."""
         [(count,)] = self.run("SELECT count(*) FROM vectors")
         return int(count)
+
+    def last_vector(self) -> int:
+        """The largest row number that has a vector; 0 where none has."""
+        [(row,)] = self.run("SELECT coalesce(max(row), 0) FROM vectors")
+        return int(row)
 
     def vectors(self, rows: Iterable[int], dim: int) -> dict[int, NDArray[np.float32]]:
         """Vectors by row number, float32 [dim]; rows that have none are left out."""

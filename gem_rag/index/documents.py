@@ -14,7 +14,7 @@ from gem_rag.index.schema import SOURCE
 _REST = "SELECT rest FROM documents WHERE source = ?"
 _OLD = (  # what layout 1 knows of documents
     f"(SELECT substr(key, {len(SOURCE) + 1}) AS source, json_extract(value, '$') AS hash, "
-    f"'{READY}' AS state FROM meta WHERE key LIKE '{SOURCE}%')"
+    f"'{READY}' AS state FROM meta WHERE key GLOB '{SOURCE}*')"
 )
 
 

@@ -175,6 +175,11 @@ class Schema:
         self._viewed = layout
 
     @property
+    def is_seen(self) -> bool:
+        """Whether the view `passages` is of the file's layout."""
+        return not self.is_old or self._layout() == self._viewed
+
+    @property
     def is_old(self) -> bool:
         """Whether the file has an older layout, which is read as it is until the first write."""
         return self._viewed != VERSION
@@ -203,14 +208,14 @@ class Schema:
         chunks = self._connection.run(ours)
         self._statements(_SECOND)
         known = self._connection.run(
-            "SELECT substr(key, ?), value FROM meta WHERE key LIKE ?",
-            (len(SOURCE) + 1, f"{SOURCE}%"),
+            "SELECT substr(key, ?), json_extract(value, '$') FROM meta WHERE key GLOB ?",
+            (len(SOURCE) + 1, f"{SOURCE}*"),
         )
         self._connection.run_many(
             "INSERT INTO documents (source, hash, state) VALUES (?, ?, 'ready')",
-            ((source, json.loads(value)) for source, value in known),
+            ((source, str(value)) for source, value in known),
         )
-        self._connection.run("DELETE FROM meta WHERE key LIKE ?", (f"{SOURCE}%",))
+        self._connection.run("DELETE FROM meta WHERE key GLOB ?", (f"{SOURCE}*",))
         documents = dict(self._connection.run("SELECT source, document FROM documents"))
         self._connection.run_many(
             "UPDATE chunks SET metadata = ?, document = ?, start = ?, stop = ?, heading = ?, "

@@ -59,6 +59,8 @@ class Query:
         missing = [name for name in needed.get(self.mode or "", []) if not given[name]]
         if missing:
             raise GemIndexError(f"a search of mode {self.mode!r} needs {missing[0]} too")
+        if self.texts is not None:
+            _check_texts(self.texts)
         if self.min_score is not None and self.vectors is None:
             raise GemIndexError("min_score is a least cosine, which needs a vector: give one")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
@@ -86,18 +88,13 @@ class Query:
 
 
 class Scored(NamedTuple):
-    """A row that was found, and what by."""
+    """A row that was found, what it is ordered by, and what by it was found."""
 
     row: int
+    order: float
     cosine: float | None = None
     word: float | None = None
     fused: float | None = None
-
-    @property
-    def best(self) -> float:
-        """What it is ordered by."""
-        scores = (self.fused, self.cosine, self.word)
-        return next((score for score in scores if score is not None), 0.0)
 
 
 class Search:
@@ -150,7 +147,7 @@ class Search:
             [line] = self._scored(query, wanted, compile_filter(query.where))
             if not line:
                 return []
-            scores = np.array([scored.best for scored in line], dtype=np.float32)
+            scores = np.array([scored.order for scored in line], dtype=np.float32)
             chosen = diverse(scores, self._vectors_of(line), k, lambda_mult)
             return [_hit(s, c) for s, c in self._stored([line[i] for i in chosen])]
 
@@ -159,7 +156,10 @@ class Search:
         full_text = self._words_for(query)
         if full_text is None:
             return self._nearest(query, n, condition)
-        depth = max(n, DEPTH) if query.by_vectors else n
+        if query.by_vectors:
+            depth = max(n, DEPTH)
+        else:  # who is far from the vector is left out: any may have to be looked at
+            depth = n if query.min_score is None else self._database.count(condition)
         near = self._nearest(query, depth, condition) if query.by_vectors else None
         lines = []
         for i, text in enumerate(query.texts or ()):
@@ -178,11 +178,7 @@ class Search:
             return None
         full_text = self._database.full_text
         if full_text is None:
-            why = (
-                "it was written by an older gem-rag, and words are indexed at the next change"
-                if self._database.is_old
-                else "this Python's SQLite has no full-text search (FTS5)"
-            )
+            why = self._database.why_no_words
             if query.vectors is None:
                 raise GemIndexError(f"the index cannot be searched by words: {why}")
             if not self._warned:
@@ -204,7 +200,7 @@ class Search:
         scores, rows = self._follower.fresh(dim).search(query.vectors, n, among)
         return [
             [
-                Scored(row, score)
+                Scored(row, score, cosine=score)
                 for row, score in zip(line_rows, line_scores, strict=True)
                 if query.min_score is None or score >= query.min_score
             ]
@@ -249,6 +245,7 @@ def _ordered(
     return [
         Scored(
             rows[i],
+            float(scores[i]),
             cosines.get(rows[i]),
             float(words[i]),
             float(scores[i]) if query.by_vectors else None,
@@ -268,6 +265,14 @@ def _hit(scored: Scored, chunk: StoredChunk, sources: Sequence[str] | None = Non
         fused_score=scored.fused,
         sources=tuple(sources),
     )
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise GemIndexError("texts is one string; expected a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise GemIndexError(f"a text to search for is {text!r}; expected a string")
 
 
 def _checked(k: int) -> int:
