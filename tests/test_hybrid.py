@@ -135,7 +135,9 @@ def test_k_come_whenever_k_match_the_filter(index, mode):
     count = 700
     vectors = np.random.default_rng(1).normal(size=(count, 8))
     index.add(
-        [f"common {n}" for n in range(count)], vectors, [{"rare": n % 70 == 0} for n in range(count)]
+        [f"common {n}" for n in range(count)],
+        vectors,
+        [{"rare": n % 70 == 0} for n in range(count)],
     )
     hits = index.search(
         None if mode == "words" else vectors[1],

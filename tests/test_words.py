@@ -32,7 +32,16 @@ MANUALS = {
 ASKED = {
     "kettle": ["kettle", "KETTLES", "what is a descaled kettle?", "aqualine", "kettle."],
     "connection": ["ERR_CONN_42", "err_conn_42", "conn", "getUserName", "getusername", "user name"],
-    "code": ["E1045-B", "e1045", "E1045B", "Siobhan", "SIOBHÁN", "OBrien", "O\u2019Brien's", "o'brien"],
+    "code": [
+        "E1045-B",
+        "e1045",
+        "E1045B",
+        "Siobhan",
+        "SIOBHÁN",
+        "OBrien",
+        "O\u2019Brien's",
+        "o'brien",
+    ],
     "version": ["v2.1.3", "2.1.3", "V2.1.3?", "3.10"],
     "languages": ["C++", "C#", ".NET", "net", "node.js", "Node"],
     "snake": ["foo_bar", "bar", "1500", "1,500", "settings.local.yaml", "yaml", "__init__"],
@@ -70,7 +79,15 @@ def test_a_name_a_code_or_a_word_finds_its_sentence(manuals, name, query):
 def test_versions_and_identifiers_are_told_from_their_like():
     with GemIndex() as index:
         index.add(
-            ["release 3.1 is out", "release 3.10 is out", "foo bar", "foo_bar", "plain C", "C++", "C#"],
+            [
+                "release 3.1 is out",
+                "release 3.10 is out",
+                "foo bar",
+                "foo_bar",
+                "plain C",
+                "C++",
+                "C#",
+            ],
             None,
             ids=["3.1", "3.10", "foo bar", "foo_bar", "C", "C++", "C#"],
         )
@@ -85,7 +102,9 @@ def test_question_words_do_not_decide():
             None,
             ids=["chatter", "warranty"],
         )
-        assert found(index, "What is the warranty of it, and how long does it last?")[0] == "warranty"
+        assert (
+            found(index, "What is the warranty of it, and how long does it last?")[0] == "warranty"
+        )
         assert found(index, "Why can't it?") == ["chatter"]  # nothing else is left of it
 
 

@@ -98,9 +98,7 @@ class Database:
         """What keeps an index without `full_text` from being searched by words."""
         if not self._schema.full_text.is_available:
             return "this Python's SQLite has no full-text search (FTS5)"
-        return (
-            "it was written by an older gem-rag, or without FTS5: words are indexed at its next change"
-        )
+        return "it was written without them; they are indexed at its next change"
 
     @property
     def is_old(self) -> bool:

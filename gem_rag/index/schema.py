@@ -26,7 +26,7 @@ WORDS = "words"  # the property that says by which rules words were split; absen
 
 # Vectors of usual sizes waste up to half of SQLite's default page of 4,096 bytes.
 _PAGE_SIZE = 16384
-_AT_ONCE = 1000  # chunks held while words are indexed anew
+_AT_ONCE = 1000  # chunks held while all are gone through
 _TABLES = """
 CREATE TABLE properties (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -204,8 +204,6 @@ class Schema:
             self._create_words()
 
     def _upgrade(self) -> None:
-        ours = f"SELECT row, metadata, text, {_OURS} FROM chunks"
-        chunks = self._connection.run(ours)
         self._statements(_SECOND)
         known = self._connection.run(
             "SELECT substr(key, ?), json_extract(value, '$') FROM meta WHERE key GLOB ?",
@@ -215,16 +213,17 @@ class Schema:
             "INSERT INTO documents (source, hash, state) VALUES (?, ?, 'ready')",
             ((source, str(value)) for source, value in known),
         )
-        self._connection.run("DELETE FROM meta WHERE key GLOB ?", (f"{SOURCE}*",))
         documents = dict(self._connection.run("SELECT source, document FROM documents"))
-        self._connection.run_many(
+        update = (
             "UPDATE chunks SET metadata = ?, document = ?, start = ?, stop = ?, heading = ?, "
-            "digest = ? WHERE row = ?",
-            (
-                _moved(row, json.loads(m), text, is_ours, documents)
-                for row, m, text, is_ours in chunks
-            ),
+            "digest = ? WHERE row = ?"
         )
+        for block in self._blocks("upgrading", f"row, metadata, text, {_OURS}", "chunks"):
+            moved = (
+                _moved(row, json.loads(m), text, ours, documents) for row, m, text, ours in block
+            )
+            self._connection.run_many(update, moved)
+        self._connection.run("DELETE FROM meta WHERE key GLOB ?", (f"{SOURCE}*",))
         self._connection.run(f"PRAGMA user_version = {VERSION}")
         self.refresh()
 
@@ -233,20 +232,21 @@ class Schema:
         if not self.full_text.is_available:
             return
         self.full_text.create()
-        [(count,)] = self._connection.run("SELECT count(*) FROM chunks")
-        with progress("indexing words", count) as advance:
-            for block in self._all_worded() if count else ():
-                self.full_text.insert(block)
-                advance(len(block))
+        for block in self._blocks("indexing words", fulltext.COLUMNS, "passages"):
+            self.full_text.insert(Worded(*chunk) for chunk in block)
         sql = "INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)"
         self._connection.run(sql, (WORDS, str(fulltext.RULES)))
 
-    def _all_worded(self) -> Iterator[list[Worded]]:
+    def _blocks(self, task: str, columns: str, table: str) -> Iterator[list[Any]]:
+        """Of all chunks some columns, the first of them the row, with a progress bar."""
+        [(count,)] = self._connection.run("SELECT count(*) FROM chunks")
+        sql = f"SELECT {columns} FROM {table} WHERE row > ? ORDER BY row LIMIT {_AT_ONCE}"
         after = 0
-        sql = f"SELECT {fulltext.COLUMNS} FROM passages WHERE row > ? ORDER BY row LIMIT {_AT_ONCE}"
-        while rows := self._connection.run(sql, (after,)):
-            after = rows[-1][0]
-            yield [Worded(*row) for row in rows]
+        with progress(task, count) as advance:
+            while block := self._connection.run(sql, (after,)):
+                yield block
+                after = block[-1][0]
+                advance(len(block))
 
 
 def _moved(
