@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import sqlite3
+import warnings
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_any_text_comes_back_whatever_its_pieces(data):
 def test_text_stands_once_on_disk(tmp_path):
     text = "!?-," * 500_000  # nothing that can be found by words
     with GemIndex(tmp_path) as index:
-        put(index, text=text, places=[(at, at + 10_000) for at in range(0, 2_000_000, 10_000)])
+        put(index, text=text, places=[(at, at + 2500) for at in range(0, 2_000_000, 2500)])
     assert (tmp_path / "index.sqlite").stat().st_size < 1.5 * len(text)
 
 
@@ -134,10 +135,15 @@ def test_vectors_that_come_later_leave_a_document_whole(index):
 
 def test_changes_in_a_transaction_come_together_or_not_at_all(index):
     put(index)
-    with pytest.raises(RuntimeError), index.transaction():
-        index.documents.remove(["kettle.md"])
-        put(index, "new.md")
-        raise RuntimeError
+
+    def fail():
+        with index.transaction():
+            index.documents.remove(["kettle.md"])
+            put(index, "new.md")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [document.source for document in index.documents.all()] == ["kettle.md"]
     assert index.documents.text("kettle.md") == TEXT
 
@@ -256,10 +262,10 @@ def check_places(index):
 def test_an_old_index_is_searched_by_vectors_until_it_is_written(old):
     with GemIndex(old, fingerprint="model-1") as index:
         check_places(index)
-        with pytest.warns(UserWarning, match="vectors alone") as warned:
-            for _ in range(2):
-                assert index.search([1, 0], 1, text="warranty")[0].id == "boil"
-        assert len(warned) == 1
+        with pytest.warns(UserWarning, match="vectors alone"):
+            assert index.search([1, 0], 1, text="warranty")[0].id == "boil"
+        with warnings.catch_warnings(action="error"):  # once is enough
+            assert index.search([1, 0], 1, text="warranty")[0].id == "boil"
         with pytest.raises(GemIndexError, match="indexed at its next change"):
             index.search(text="warranty")
         with pytest.raises(GemIndexError, match="add it again"):
@@ -300,9 +306,8 @@ def test_an_upgrade_that_fails_leaves_the_old_index(old, monkeypatch):
                 index.add(["x"], [[1, 0]])
         assert layout(old) == 1
         check_places(index)
-        with pytest.raises(RuntimeError), index.transaction():
-            index.add(["x"], [[1, 0]])
-            raise RuntimeError
+        with pytest.raises(GemIndexError, match="unknown operator"):
+            index.delete(where={"$wrong": 1})
         assert layout(old) == 1
         check_places(index)
         index.add(["teapot"], [[1, 0]], ids=["teapot"])
@@ -371,7 +376,7 @@ def test_a_write_protected_index_is_searched_in_all_modes(tmp_path, protect):
             lambda: index.set_meta("x", 1),
             lambda: put(index),
         ):
-            with pytest.raises(GemIndexError, match="can only be read.*permissions"):
+            with pytest.raises(GemIndexError, match=r"can only be read.*permissions"):
                 change()
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
