@@ -36,7 +36,8 @@ class GemRetriever(BaseRetriever):
         filter: Metadata filter; also an argument of ``invoke``.
         score_threshold: Least cosine.
         rank_threshold: Least ``rank_score`` (see `gem_rag.rag.relevance`).
-        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
+        mode: What finds: "hybrid" (words beside vectors; words alone where the model has not
+            learned to embed), "vector" or "words".
         search_type: "similarity" or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
         rank: Rank what is found, where the embeddings are `GemEmbeddings`.
@@ -69,7 +70,7 @@ class GemRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        words = self.mode == "words"
+        words = self._mode() == "words"
         vector = None if words else await self.vectorstore.embedding.aembed_query(query)
         return await asyncio.to_thread(self._find, query, vector, **kwargs)
 
@@ -93,12 +94,18 @@ class GemRetriever(BaseRetriever):
             query,
             choice.wanted,
             vector=vector,
-            mode=self.mode,
+            mode=self._mode(),
             filter=self.filter if filter is None else filter,
             distinct=True,
             mmr=self.lambda_mult if self.search_type == "mmr" else None,
         )
         return chosen(choice, query, [_candidate(hit) for hit in hits])
+
+    def _mode(self) -> Mode:
+        """What finds: of both, words, where the model has not learned to embed."""
+        embedding = self.vectorstore.embedding
+        plain = isinstance(embedding, GemEmbeddings) and not embedding.model.embeds
+        return "words" if plain and self.mode == "hybrid" else self.mode
 
     def _weights(self) -> RelevanceWeights:
         embedding = self.vectorstore.embedding

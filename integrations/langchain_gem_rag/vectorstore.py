@@ -54,7 +54,7 @@ class GemVectorStore(VectorStore):
         self.readings: ReadingStore | None = None
         if index is not None and (path is not None or options):
             raise ValueError("got an index, and path or options to open one; give either")
-        if isinstance(self.embedding, GemEmbeddings):
+        if isinstance(self.embedding, GemEmbeddings) and self.embedding.model.embeds:
             options.setdefault("fingerprint", self.embedding.model.fingerprint)
         self.index = GemIndex(path, **options) if index is None else index
         self.index.claim(options.get("fingerprint"))

@@ -34,7 +34,9 @@ class GemEmbedding(BaseEmbedding):
             `GemModel.from_pretrained` (``device``, ``dtype``, ``revision``).
     """
 
-    fingerprint: str = Field(default="", description="Of the model: vectors of others differ.")
+    fingerprint: str = Field(
+        default="", description="Of the model, where it embeds: vectors of others differ."
+    )
     _model: GemModel = PrivateAttr()
     _readings: ReadingStore | None = PrivateAttr()
 
@@ -50,7 +52,7 @@ class GemEmbedding(BaseEmbedding):
         if readings is not None:
             readings.require_embeds_as(loaded)
         fields.setdefault("model_name", name_of(loaded, given=model))
-        fields["fingerprint"] = loaded.fingerprint
+        fields["fingerprint"] = loaded.fingerprint if loaded.embeds else ""
         super().__init__(**fields)
         self._model = loaded
         self._readings = readings
