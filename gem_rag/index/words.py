@@ -25,9 +25,9 @@ _UNSPACED = (
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 # Vowel signs of the scripts of India are no letters to `re`; the full stops among them are none.
 _SIGNS = "\u0900-\u0963\u0966-\u096f\u0971-\u0df3"
-_LETTER = rf"(?:[^\W_{_UNSPACED}]|[{_SIGNS}])"
+_LETTERS = rf"(?:[^\W_{_UNSPACED}]++|[{_SIGNS}]++)++"
 _JOINT = r"(?:_+|::?|[.\-/@&'\u2019])"
-_TOKEN = re.compile(rf"[{_UNSPACED}]+|{_LETTER}+(?:{_JOINT}{_LETTER}+)*(?:\+\+|#(?!\w))?")
+_TOKEN = re.compile(rf"[{_UNSPACED}]+|{_LETTERS}(?:{_JOINT}{_LETTERS})*(?:\+\+|#(?!\w))?")
 _PARTS = re.compile(rf"{_JOINT}|\+\+|#")
 # getUserName, HTTPServer, mp3
 _HUMPS = re.compile(
