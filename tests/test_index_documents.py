@@ -2,8 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +19,8 @@ from gem_rag.errors import GemIndexError
 from gem_rag.index import GemIndex, connection
 from gem_rag.index.fulltext import FullText
 from gem_rag.index.records import Passage
+from gem_rag.model import GemModel
+from gem_rag.rag import GemRAG
 
 TEXT = "# Kettle\r\n\r\nBoil Wasser bei 100 °C. 🙂\r\n\r\nNever open it.\n"
 
@@ -337,6 +344,15 @@ def test_who_has_it_open_goes_on_when_another_process_upgrades_it(old):
         assert [hit.id for hit in reader.search(text="boil warranty")] == ["warranty"]
 
 
+def test_adding_documents_upgrades_an_old_index(old, base_folder):
+    with GemIndex(old) as index:
+        rag = GemRAG(GemModel.from_base(base_folder), index)
+        assert rag.add([]).added == []
+        assert layout(old) == 2
+        [citation] = rag.retrieve("seven years?", rank=False)
+        assert (citation.source, citation.start, citation.end) == ("kettle.md", 12, 36)
+
+
 def test_without_fts5_an_old_index_is_upgraded_and_gets_words_later(old, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(FullText, "is_available", False)
@@ -379,6 +395,46 @@ def test_a_write_protected_index_is_searched_in_all_modes(tmp_path, protect):
             with pytest.raises(GemIndexError, match=r"can only be read.*permissions"):
                 change()
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+READER = """
+import os, sys
+import numpy
+from gem_rag.index import GemIndex, ann
+ann.faiss()  # what is imported later would have to be readable for others
+os.setgid(65534)
+os.setuid(65534)
+index = GemIndex(sys.argv[1])
+for _ in sys.stdin:
+    print([hit.text for hit in index.search([1, 0], text="kettle toaster", k=1)], flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs a second user")
+def test_who_may_only_read_sees_what_others_write():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with GemIndex(folder) as index:
+            index.add(["kettle"], [[1, 0]], ids=["it"])
+        command = [sys.executable, "-c", READER, folder]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as reader:
+
+            def seen():
+                print(file=reader.stdin, flush=True)
+                return reader.stdout.readline().strip()
+
+            assert seen() == "['kettle']"
+            index = GemIndex(folder)
+            index.upsert(["toaster"], [[1, 0]], ids=["it"])
+            assert seen() == "['toaster']"
+            index.close()
+            assert seen() == "['toaster']"
+            with GemIndex(folder) as index:
+                index.upsert(["kettle again"], [[1, 0]], ids=["it"])
+            assert seen() == "['kettle again']"
+            reader.stdin.close()
 
 
 def test_a_write_protected_old_index_is_searched_by_vectors(old, protect):

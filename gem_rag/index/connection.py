@@ -26,6 +26,7 @@ class Connection:
     Attributes:
         name: What error messages call it.
         read_only: Whether it can only be read.
+        opened: How many times the file was opened; views of before are gone.
 
     Raises:
         GemIndexError: The file is missing, or is none that SQLite can read.
@@ -48,10 +49,19 @@ class Connection:
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
         self.read_only = path is not None and path.exists() and not _is_writable(path)
-        with self._errors():
-            self._connection = self._open()
+        self.opened = 0
+        self._functions: dict[str, Any] = {}
+        self._frozen: list[Any] | None = None  # the file's state, where SQLite takes it for fixed
+        self._open()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
+        with self._errors():
+            self._connection = self._opened()
+            for name, function in self._functions.items():
+                self._connection.create_function(name, 1, function, deterministic=True)
+        self.opened += 1
+
+    def _opened(self) -> sqlite3.Connection:
         if self.path is None:
             return self._connect(":memory:")
         if not self.read_only:
@@ -61,11 +71,19 @@ class Connection:
         try:
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError:
-            # Readers of a file in WAL mode share memory through a file beside it. Where none can be
-            # made nobody writes either, and SQLite can be told so.
+            # Readers of a file in WAL mode share memory through a file beside it. Where that is
+            # missing nobody writes just now, and SQLite can be told so.
             connection.close()
-            connection = self._connect(f"{address}&immutable=1")
+            self._frozen = _state(self.path)
+            return self._connect(f"{address}&immutable=1")
+        self._frozen = None
         return connection
+
+    def _thaw(self) -> None:
+        """Open the file again if someone who may write did so, which SQLite would not notice."""
+        if self.path is not None and self._frozen not in (None, _state(self.path)):
+            self._connection.close()
+            self._open()
 
     def _connect(self, address: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -78,6 +96,7 @@ class Connection:
 
     def define(self, name: str, function: Any) -> None:
         """Give SQL a function of one argument that always gives the same for the same."""
+        self._functions[name] = function
         with self._errors():
             self._connection.create_function(name, 1, function, deterministic=True)
 
@@ -167,6 +186,7 @@ class Connection:
             if self._in_transaction:
                 yield
                 return
+            self._thaw()
             self.run("BEGIN")
             try:
                 yield
@@ -181,6 +201,14 @@ class Connection:
         """Close; what is not committed is lost."""
         with self.lock:
             self._connection.close()
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes with a file, and whether changes lie beside it."""
+    if not path.exists():
+        return []
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, Path(f"{path}-wal").exists()]
 
 
 def _is_writable(path: Path) -> bool:

@@ -127,12 +127,11 @@ class Database:
         """Reads inside see one state, whatever other processes commit meanwhile."""
         with self.connection.lock:
             while True:
-                if self._schema.is_old:
-                    self._schema.refresh()
                 with self.connection.snapshot():
-                    if self._schema.is_seen:  # or it was upgraded in between
+                    if self._schema.is_seen:
                         yield
                         return
+                self._schema.refresh()  # another process has upgraded it
 
     # History and properties
 

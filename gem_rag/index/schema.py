@@ -101,6 +101,7 @@ class Schema:
         self._connection = connection
         self.full_text = FullText(connection)
         self._viewed = 0  # the layout that the view `passages` is of
+        self._opened = 0  # and of which opening of the file
         # A foreign file must not be changed, so nothing is set before this check.
         with connection.snapshot():
             exists = self._is_ours()
@@ -167,16 +168,18 @@ class Schema:
 
     def refresh(self) -> None:
         """See the file as it is laid out now: another process may have upgraded it."""
-        layout = self._layout()
-        if layout == self._viewed:
+        layout, opened = self._layout(), self._connection.opened
+        if (layout, opened) == (self._viewed, self._opened):
             return
         self._connection.run("DROP VIEW IF EXISTS temp.passages")
         self._connection.run(f"CREATE TEMP VIEW passages AS {_VIEWS[layout]}")
-        self._viewed = layout
+        self._viewed, self._opened = layout, opened
 
     @property
     def is_seen(self) -> bool:
         """Whether the view `passages` is of the file's layout."""
+        if self._opened != self._connection.opened:
+            return False
         return not self.is_old or self._layout() == self._viewed
 
     @property
