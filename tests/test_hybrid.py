@@ -82,7 +82,8 @@ def test_a_mode_uses_what_it_needs_of_what_is_given(kitchen):
         ({"vector": [1, 0, 0], "text": "x", "alpha": 1.5}, "alpha is 1.5"),
         ({"text": "x", "k": 0}, "k is 0"),
         ({"text": 5}, "text to search for is 5"),
-        ({"vector": [1, 0], "text": "x"}, "3 numbers, not 2"),
+        ({"vector": [1, 0], "text": "kettle"}, "3 numbers, not 2"),
+        ({"vector": [1, 0], "text": "kettle", "mode": "words"}, "3 numbers, not 2"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said(kitchen, arguments, message):
@@ -214,6 +215,26 @@ def test_words_keep_step_with_every_change(index):
     assert ids(index.search(text="others")) == ["b"]
     index.delete(where={})
     assert index.search(text="others") == []
+
+
+def test_words_of_a_vector_of_another_model_are_refused(tmp_path):
+    with GemIndex(tmp_path, fingerprint="ours") as index:
+        index.add(["kettle"], [[1, 0]])
+        for mode in ("hybrid", "words", "vector"):
+            with pytest.raises(GemIndexError, match=r"'ours'.*'theirs'"):
+                index.search([1, 0], text="kettle", mode=mode, fingerprint="theirs")
+        assert index.search(text="kettle")
+
+
+def test_a_copy_has_the_words_too(index, tmp_path):
+    put(index, "kettle.md", "The kettle.", "Its warranty.", vectors=[[1, 0], [0, 1]])
+    index.delete([index.search(text="kettle")[0].id])
+    index.add(["a teapot"], None, ids=["teapot"])
+    with GemIndex(index.save(tmp_path / "copy")) as copy:
+        assert [hit.text for hit in copy.search(text="warranty kettle")] == ["Its warranty."]
+        copy.delete(["teapot"])
+        assert copy.search(text="teapot") == []
+        assert ids(index.search(text="teapot")) == ["teapot"]
 
 
 def test_two_processes_see_each_others_words(tmp_path):

@@ -153,6 +153,9 @@ class Search:
 
     def _scored(self, query: Query, n: int, condition: CompiledFilter | None) -> list[list[Scored]]:
         """For each search its `n` best rows, best first."""
+        if query.vectors is not None:
+            self._identity.check_fingerprint(query.fingerprint)
+            self._identity.check_dim(query.vectors.shape[1])
         full_text = self._words_for(query)
         if full_text is None:
             return self._nearest(query, n, condition)
@@ -190,11 +193,9 @@ class Search:
         self, query: Query, n: int, condition: CompiledFilter | None
     ) -> list[list[Scored]]:
         """For each search the `n` rows whose vectors are nearest."""
-        self._identity.check_fingerprint(query.fingerprint)
         assert query.vectors is not None
-        dim = query.vectors.shape[1]
-        self._identity.check_dim(dim)
-        if self._identity.dim is None:
+        dim = self._identity.dim
+        if dim is None:
             return [[] for _ in query.vectors]
         among = None if condition is None else self._database.rows_where(condition)
         scores, rows = self._follower.fresh(dim).search(query.vectors, n, among)
