@@ -263,7 +263,9 @@ def check_places(index):
     assert index.count({"source": "kettle.md"}) == 2
     found = {d.source: (d.hash, d.chunks) for d in index.documents.all()}
     assert found == {"kettle.md": ("hash-1", 2), "empty.md": ("hash-2", 0)}
-    assert [hit.id for hit in index.search([0, 1], 1)] == ["warranty"]
+    [hit] = index.search([0, 1], 1, distinct=True)
+    assert (hit.id, hit.source, hit.sources) == ("warranty", "kettle.md", ("kettle.md",))
+    assert index.search([0.6, 0.8], 1, distinct=True)[0].sources == ()
 
 
 def test_an_old_index_is_searched_by_vectors_until_it_is_written(old):

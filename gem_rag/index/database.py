@@ -98,7 +98,7 @@ class Database:
         """What keeps an index without `full_text` from being searched by words."""
         if not self._schema.full_text.is_available:
             return "this Python's SQLite has no full-text search (FTS5)"
-        return "it was written without them; they are indexed at its next change"
+        return "its words are indexed at its next change"
 
     @property
     def is_old(self) -> bool:
@@ -282,15 +282,21 @@ class Database:
         sql = "SELECT id, row FROM chunks WHERE id IN (SELECT value FROM json_each(?))"
         return dict(self.run(sql, (json.dumps(list(ids)),)))
 
-    def sources_of(self, text: str, where: CompiledFilter | None) -> list[str]:
-        """The sources of the matching chunks that hold this text, in the order they were added."""
+    def sources_of(
+        self, texts: Iterable[str], where: CompiledFilter | None
+    ) -> dict[str, tuple[str, ...]]:
+        """Of each text the sources of the matching chunks that hold it, as they were added."""
         condition, parameters = where or ("1", {})
+        sources: dict[str, dict[str, None]] = {text: {} for text in texts}
         sql = (
-            "SELECT DISTINCT source FROM passages WHERE source IS NOT NULL AND text = :text AND "
-            f"row IN (SELECT row FROM chunks WHERE digest = :digest) AND {condition} ORDER BY row"
+            "SELECT text, source FROM passages WHERE source IS NOT NULL AND "
+            f"digest IN (SELECT value FROM json_each(:digests)) AND {condition} ORDER BY row"
         )
-        found = self.run(sql, {**parameters, "text": text, "digest": digest_of(text)})
-        return [source for (source,) in found]
+        digests = _array(map(digest_of, sources))
+        for text, source in self.run(sql, {**parameters, "digests": digests}):
+            if text in sources:
+                sources[text][source] = None
+        return {text: tuple(names) for text, names in sources.items()}
 
     def without_vectors(self, limit: int = -1) -> list[StoredChunk]:
         """Chunks that have no vector, in the order they were added."""

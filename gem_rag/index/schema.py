@@ -64,14 +64,15 @@ _OURS = (
     "json_type(metadata, '$.start') = 'integer' AND json_type(metadata, '$.end') = 'integer' AND "
     f"EXISTS (SELECT 1 FROM meta WHERE key = '{SOURCE}' || json_extract(metadata, '$.source'))"
 )
+_DIGEST = "gem_digest"  # what the connection calls `digest_of`
 _VIEWS = {
     1: "SELECT row, id, metadata, text, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.source') END AS source, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.start') END AS start, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.end') END AS stop, "
     f"CASE WHEN {_OURS} THEN nullif(json_extract(metadata, '$.heading'), '') END AS heading, "
-    "NULL AS page, NULL AS lead, NULL AS mended FROM chunks",
-    2: "SELECT row, id, metadata, text, source, start, stop, heading, page, lead, mended "
+    f"NULL AS page, NULL AS lead, NULL AS mended, {_DIGEST}(text) AS digest FROM chunks",
+    2: "SELECT row, id, metadata, text, source, start, stop, heading, page, lead, mended, digest "
     "FROM chunks LEFT JOIN documents USING (document)",
 }
 
@@ -102,6 +103,7 @@ class Schema:
         self.full_text = FullText(connection)
         self._viewed = 0  # the layout that the view `passages` is of
         self._opened = 0  # and of which opening of the file
+        connection.define(_DIGEST, digest_of)
         # A foreign file must not be changed, so nothing is set before this check.
         with connection.snapshot():
             exists = self._is_ours()

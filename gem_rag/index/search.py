@@ -133,10 +133,9 @@ class Search:
                 wanted *= 2
                 found = self._scored(query, wanted, condition)
                 firsts = [self._first_of_equals(line) for line in found]
-            return [
-                [_hit(s, c, self._database.sources_of(c.text, condition)) for s, c in first[:k]]
-                for first in firsts
-            ]
+            texts = (c.text for first in firsts for _, c in first[:k])
+            sources = self._database.sources_of(texts, condition)
+            return [[_hit(s, c, sources[c.text]) for s, c in first[:k]] for first in firsts]
 
     def diverse(self, query: Query, k: int, fetch_k: int | None, lambda_mult: float) -> list[Hit]:
         """For one search: see `GemIndex.mmr`."""
