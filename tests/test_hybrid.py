@@ -1,5 +1,6 @@
 """Searching by vectors, by words, by both: what is found, what is said of it, what keeps step."""
 
+import random
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from gem_rag.errors import GemIndexError
 from gem_rag.index import GemIndex
 from gem_rag.index.fulltext import FullText
 from gem_rag.index.records import Passage
+from gem_rag.index.words import asked, words
 
 TEXTS = {
     "kettle": "the kettle boils water",
@@ -215,6 +217,41 @@ def test_words_keep_step_with_every_change(index):
     assert ids(index.search(text="others")) == ["b"]
     index.delete(where={})
     assert index.search(text="others") == []
+
+
+VOCABULARY = ["kettle", "rover", "C++", "v2.1.3", "京都", "foo_bar", "E10-B", "nul\0cup"]
+
+
+def change(index, rng):
+    """Any change that there is, at random."""
+    known = [record.id for record in index]
+    some = rng.sample(known, min(2, len(known)))
+    text = " ".join(rng.choices(VOCABULARY, k=3))
+    source = rng.choice(["one.md", "two.md", "three.md"])
+    rng.choice(
+        [
+            lambda: index.add([text, text], rng.choice([None, [[1, 0], [0, 1]]])),
+            lambda: index.upsert([text] * len(some), None, ids=some),
+            lambda: index.set_vectors(some, [[1, 1]] * len(some)),
+            lambda: index.delete(some),
+            lambda: put(index, source, text, text, vectors=rng.choice([None, [[1, 0], [0, 1]]])),
+            lambda: index.documents.remove([source]),
+        ]
+    )()
+
+
+def test_after_any_changes_words_find_just_what_is_there(tmp_path):
+    rng = random.Random(0)
+    with GemIndex(tmp_path) as one, GemIndex(tmp_path) as other:
+        for step in range(120):
+            change(rng.choice([one, other]), rng)
+            if step % 10:
+                continue
+            for word in VOCABULARY:
+                found = set(ids(one.search(text=word, k=1000)))
+                assert found >= {record.id for record in other if word in record.text}
+                wanted = set(asked(word))
+                assert found == {r.id for r in other if wanted & set(words(r.text))}
 
 
 def test_words_of_a_vector_of_another_model_are_refused(tmp_path):
