@@ -215,9 +215,7 @@ def test_the_retriever_ranks_from_kept_readings(gem, store, monkeypatch):
     assert read == []
     scores = [d.metadata["rank_score"] for d in found]
     assert scores == sorted(scores, reverse=True)
-    likely = {
-        TEXTS[r.index]: r.score / -r.floor for r in gem.rank("Who wrote the letter?", TEXTS)
-    }
+    likely = {TEXTS[r.index]: r.score / -r.floor for r in gem.rank("Who wrote the letter?", TEXTS)}
     weights = gem.config.relevance
     for document in found:
         known = document.metadata

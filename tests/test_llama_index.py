@@ -591,7 +591,8 @@ def test_the_retriever_ranks_by_query_likelihood(gem, store):
 
 
 def test_the_query_is_not_embedded_as_a_text(gem, store):
-    nodes = GemRetriever(store, gem, rank=False, similarity_top_k=4).retrieve(TEXTS[0])
+    retriever = GemRetriever(store, gem, mode="vector", rank=False, similarity_top_k=4)
+    nodes = retriever.retrieve(TEXTS[0])
     vector = gem.embed_query(TEXTS[0])
     texts = [n.node.get_content(MetadataMode.EMBED) for n in nodes]
     cosines = gem.embed_documents(texts) @ vector
@@ -772,7 +773,9 @@ async def test_in_a_retriever_query_engine(gem, settings):
     assert len(response.source_nodes) == 2
     asynchronous = await engine.aquery(QUESTION)
     assert asynchronous.response == response.response
-    streaming = RetrieverQueryEngine.from_args(retriever, streaming=True)
+    streaming = RetrieverQueryEngine.from_args(
+        retriever, node_postprocessors=[GemReranker(gem)], streaming=True
+    )
     assert "".join(streaming.query(QUESTION).response_gen) == response.response
 
 

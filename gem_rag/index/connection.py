@@ -12,10 +12,16 @@ from typing import Any
 from urllib.parse import quote
 
 from gem_rag.errors import GemIndexError
+from gem_rag.forks import around_fork, in_child
+
+PATIENCE = 5.0  # seconds that a fork waits for another thread's transaction
 
 
 class Connection:
     """One connection, shared by the process's threads under one lock.
+
+    SQLite knows its locks by process. A connection to a file is closed before a fork, or the child
+    would believe that it holds its parent's locks; it is opened again when it is needed.
 
     A file, or a folder, that may not be written is opened to be read.
 
@@ -27,6 +33,7 @@ class Connection:
     Attributes:
         name: What error messages call it.
         read_only: Whether it can only be read.
+        opened: How many times the file was opened; views of before are gone.
 
     Raises:
         GemIndexError: The file is missing, or is none that SQLite can read.
@@ -49,10 +56,51 @@ class Connection:
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
         self.read_only = path is not None and path.exists() and not _is_writable(path)
-        with self._errors():
-            self._connection = self._open()
+        self.opened = 0
+        self._functions: dict[str, Any] = {}
+        self._frozen: list[Any] | None = None  # the file's state, where SQLite takes it for fixed
+        self._connection: sqlite3.Connection | None = None
+        self._is_closed = self._waits = False
+        self._left_to_parent: list[sqlite3.Connection] = []
+        self._open()
+        around_fork(self._before_fork, self._in_parent)
+        in_child(self._start_anew)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
+        with self._errors():
+            opened = self._opened()
+            for name, function in self._functions.items():
+                opened.create_function(name, 1, function, deterministic=True)
+        self._connection = opened
+        self.opened += 1
+
+    @property
+    def _current(self) -> sqlite3.Connection:
+        """This process's own; closed around a fork, and opened again when it is needed."""
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
+    def _before_fork(self) -> None:
+        self._waits = self.lock.acquire(timeout=PATIENCE)
+        if self._waits and self.path is not None and not self._is_closed:
+            if self._connection is not None and not self._connection.in_transaction:
+                self._connection.close()
+                self._connection = None
+
+    def _in_parent(self) -> None:
+        if self._waits:
+            self.lock.release()
+
+    def _start_anew(self) -> None:
+        self.lock = threading.RLock()
+        if self.path is not None and self._connection is not None and not self._is_closed:
+            # Forked within a transaction. Closing it here would disturb the parent's locks.
+            self._left_to_parent.append(self._connection)
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
         if self.path is None:
             return self._connect(":memory:")
         if not self.read_only:
@@ -62,11 +110,19 @@ class Connection:
         try:
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError:
-            # Readers of a file in WAL mode share memory through a file beside it. Where none can be
-            # made nobody writes either, and SQLite can be told so.
+            # Readers of a file in WAL mode share memory through a file beside it. Where that is
+            # missing nobody writes just now, and SQLite can be told so.
             connection.close()
-            connection = self._connect(f"{address}&immutable=1")
+            self._frozen = _state(self.path)
+            return self._connect(f"{address}&immutable=1")
+        self._frozen = None
         return connection
+
+    def _thaw(self) -> None:
+        """Open the file again if someone who may write did so, which SQLite would not notice."""
+        if self.path is not None and self._frozen not in (None, _state(self.path)):
+            self._current.close()
+            self._open()
 
     def _connect(self, address: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -79,15 +135,16 @@ class Connection:
 
     def define(self, name: str, function: Any) -> None:
         """Give SQL a function of one argument that always gives the same for the same."""
+        self._functions[name] = function
         with self._errors():
-            self._connection.create_function(name, 1, function, deterministic=True)
+            self._current.create_function(name, 1, function, deterministic=True)
 
     def use_wal(self) -> None:
         """Let others read while one writes; recorded in the file, so that most find it done."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._current.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError:
                 # SQLite does not wait for other processes here, even if told a timeout.
@@ -120,12 +177,12 @@ class Connection:
     def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Run one statement and fetch all of its rows."""
         with self.lock, self._errors():
-            return self._connection.execute(sql, parameters).fetchall()
+            return self._current.execute(sql, parameters).fetchall()
 
     def run_many(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
         """Run one statement once for each tuple of parameters."""
         with self.lock, self._errors():
-            self._connection.executemany(sql, parameters)
+            self._current.executemany(sql, parameters)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -153,7 +210,7 @@ class Connection:
     @property
     def _in_transaction(self) -> bool:
         with self._errors():
-            return self._connection.in_transaction
+            return self._current.in_transaction
 
     def _undo(self, nested: bool) -> None:
         # SQLite itself rolls back on some errors (disk full); the error is what matters.
@@ -168,6 +225,7 @@ class Connection:
             if self._in_transaction:
                 yield
                 return
+            self._thaw()
             self.run("BEGIN")
             try:
                 yield
@@ -186,7 +244,16 @@ class Connection:
     def close(self) -> None:
         """Close; what is not committed is lost."""
         with self.lock:
-            self._connection.close()
+            self._current.close()
+            self._is_closed = True
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes with a file, and whether changes lie beside it."""
+    if not path.exists():
+        return []
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, Path(f"{path}-wal").exists()]
 
 
 def _is_writable(path: Path) -> bool:

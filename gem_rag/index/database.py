@@ -94,6 +94,13 @@ class Database:
         return self._schema.full_text if self._schema.has_words else None
 
     @property
+    def why_no_words(self) -> str:
+        """What keeps an index without `full_text` from being searched by words."""
+        if not self._schema.full_text.is_available:
+            return "this Python's SQLite has no full-text search (FTS5)"
+        return "its words are indexed at its next change"
+
+    @property
     def is_old(self) -> bool:
         """Whether the file has an older layout, until the next change."""
         return self._schema.is_old
@@ -119,10 +126,12 @@ class Database:
     def snapshot(self) -> Iterator[None]:
         """Reads inside see one state, whatever other processes commit meanwhile."""
         with self.connection.lock:
-            if self._schema.is_old:
-                self._schema.refresh()
-            with self.connection.snapshot():
-                yield
+            while True:
+                with self.connection.snapshot():
+                    if self._schema.is_seen:
+                        yield
+                        return
+                self._schema.refresh()  # another process has upgraded it
 
     # History and properties
 
@@ -273,15 +282,21 @@ class Database:
         sql = "SELECT id, row FROM chunks WHERE id IN (SELECT value FROM json_each(?))"
         return dict(self.run(sql, (json.dumps(list(ids)),)))
 
-    def sources_of(self, text: str, where: CompiledFilter | None) -> list[str]:
-        """The sources of the matching chunks that hold this text, in the order they were added."""
+    def sources_of(
+        self, texts: Iterable[str], where: CompiledFilter | None
+    ) -> dict[str, tuple[str, ...]]:
+        """Of each text the sources of the matching chunks that hold it, as they were added."""
         condition, parameters = where or ("1", {})
+        sources: dict[str, dict[str, None]] = {text: {} for text in texts}
         sql = (
-            "SELECT DISTINCT source FROM passages WHERE source IS NOT NULL AND text = :text AND "
-            f"row IN (SELECT row FROM chunks WHERE digest = :digest) AND {condition} ORDER BY row"
+            "SELECT text, source FROM passages WHERE source IS NOT NULL AND "
+            f"digest IN (SELECT value FROM json_each(:digests)) AND {condition} ORDER BY row"
         )
-        found = self.run(sql, {**parameters, "text": text, "digest": digest_of(text)})
-        return [source for (source,) in found]
+        digests = _array(map(digest_of, sources))
+        for text, source in self.run(sql, {**parameters, "digests": digests}):
+            if text in sources:
+                sources[text][source] = None
+        return {text: tuple(names) for text, names in sources.items()}
 
     def without_vectors(self, limit: int = -1) -> list[StoredChunk]:
         """Chunks that have no vector, in the order they were added."""
@@ -297,6 +312,11 @@ class Database:
         """How many chunks have a vector."""
         [(count,)] = self.run("SELECT count(*) FROM vectors")
         return int(count)
+
+    def last_vector(self) -> int:
+        """The largest row number that has a vector; 0 where none has."""
+        [(row,)] = self.run("SELECT coalesce(max(row), 0) FROM vectors")
+        return int(row)
 
     def vectors(self, rows: Iterable[int], dim: int) -> dict[int, NDArray[np.float32]]:
         """Vectors by row number, float32 [dim]; rows that have none are left out."""

@@ -12,9 +12,16 @@ from gem_rag.index.records import Passage, encode_passages
 from gem_rag.index.schema import SOURCE
 
 _REST = "SELECT rest FROM documents WHERE source = ?"
-_OLD = (  # what layout 1 knows of documents
-    f"(SELECT substr(key, {len(SOURCE) + 1}) AS source, json_extract(value, '$') AS hash, "
-    f"'{READY}' AS state FROM meta WHERE key LIKE '{SOURCE}%')"
+_KNOWN = (
+    "SELECT source, hash, state, "
+    "(SELECT count(*) FROM chunks WHERE chunks.document = documents.document) FROM documents"
+)
+_OLD = (  # what layout 1 knows of documents; its chunks can only be counted all at once
+    f"WITH documents AS (SELECT substr(key, {len(SOURCE) + 1}) AS source, "
+    f"json_extract(value, '$') AS hash FROM meta WHERE key GLOB '{SOURCE}*'), "
+    "counts AS (SELECT source, count(*) AS chunks FROM passages GROUP BY source) "
+    f"SELECT source, hash, '{READY}', coalesce(chunks, 0) "
+    "FROM documents LEFT JOIN counts USING (source)"
 )
 
 
@@ -72,13 +79,7 @@ class Documents:
         Raises:
             GemIndexError: A piece is no slice of the text, or cannot be stored.
         """
-        chunks = encode_passages(source, passages)
-        for chunk in chunks:
-            if text[chunk.start : chunk.stop] != chunk.text:
-                raise GemIndexError(
-                    f"a chunk of {source!r} says it is characters {chunk.start} to {chunk.stop}, "
-                    "but other text stands there; expected the exact slice"
-                )
+        chunks = encode_passages(source, text, passages)
         with self._database.transaction():
             matrix = self._identity.accept(vectors, len(chunks))
             self._database.advance()
@@ -120,18 +121,9 @@ class Documents:
 
     def _find(self, condition: str, parameters: tuple[str, ...]) -> list[DocumentInfo]:
         with self._database.snapshot():
-            documents = _OLD if self._database.is_old else "documents"
-            return self._select(documents, condition, parameters)
-
-    def _select(
-        self, documents: str, condition: str, parameters: tuple[str, ...]
-    ) -> list[DocumentInfo]:
-        sql = (
-            "SELECT source, hash, state, (SELECT count(*) FROM passages "
-            "WHERE passages.source = documents.source) "
-            f"FROM {documents} AS documents WHERE {condition} ORDER BY source"
-        )
-        return [DocumentInfo(*row) for row in self._database.run(sql, parameters)]
+            known = _OLD if self._database.is_old else _KNOWN
+            sql = f"{known} WHERE {condition} ORDER BY source"
+            return [DocumentInfo(*row) for row in self._database.run(sql, parameters)]
 
     def text(self, source: str) -> str:
         """The text that was indexed, to whose characters `start` and `end` of its chunks refer.

@@ -64,7 +64,7 @@ class Follower:
         return not (outgrown or index.worn)
 
     def _build(self, dim: int) -> VectorIndex:
-        count = self._database.count(None)
+        count = self._database.count_vectors()
         kind = resolve_kind(self._wanted, count)
         training = None
         if kind == "ivf":
@@ -87,11 +87,11 @@ class Follower:
 
     def is_stale(self) -> bool:
         """Whether a large share of a large index is not in the FAISS file yet."""
-        count = self._database.count(None)
+        count = self._database.count_vectors()
         if self._file is None or self.kind(count) == "flat":
             return False
         saved = self._database.properties().get(_SAVED_ROW, 0) if self._file.exists() else 0
-        return bool(self._database.last_row() - saved > _STALE_SHARE * count)
+        return bool(self._database.last_vector() - saved > _STALE_SHARE * count)
 
     def close(self) -> None:
         """Free the memory."""

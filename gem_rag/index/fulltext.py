@@ -91,7 +91,7 @@ class FullText:
     ) -> list[tuple[int, float]]:
         """The `k` best chunks: rows and scores (see `scores`), best first."""
         within = (
-            "" if where is None else f"AND rowid IN (SELECT row FROM passages WHERE {where.sql})"
+            "" if where is None else f"AND +rowid IN (SELECT row FROM passages WHERE {where.sql})"
         )
         parameters = {} if where is None else where.parameters
         return self._run(query, f"{within} ORDER BY rank, rowid LIMIT :k", {**parameters, "k": k})
@@ -102,7 +102,7 @@ class FullText:
         BM25 over what it would be if all of the query's words filled the chunk: comparable across
         queries.
         """
-        within = "AND rowid IN (SELECT value FROM json_each(:rows))"
+        within = "AND +rowid IN (SELECT value FROM json_each(:rows))"
         return dict(self._run(query, within, {"rows": json.dumps(list(rows))}))
 
     def _run(

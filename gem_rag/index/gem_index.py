@@ -137,6 +137,9 @@ class GemIndex(Handle):
         Args:
             ids: n ids; those that do not exist are passed over.
             vectors: Numbers [n, dim].
+
+        Raises:
+            GemIndexError: An id is given twice, or a vector is malformed or of the wrong length.
         """
         with self.transaction():
             self._writer.set_vectors(check_ids(ids), vectors)
@@ -169,7 +172,8 @@ class GemIndex(Handle):
 
     def count(self, where: Where | None = None) -> int:
         """How many chunks match a filter (see `gem_rag.index.filters`), or there are."""
-        return self._database.count(compile_filter(where))
+        with self._database.snapshot():
+            return self._database.count(compile_filter(where))
 
     def __len__(self) -> int:
         return self.count()
@@ -353,15 +357,15 @@ class GemIndex(Handle):
     def info(self) -> IndexInfo:
         """Size, dimension, model, kind and generation, of one moment."""
         with self._database.snapshot():
-            properties, count = self._database.properties(), self._database.count(None)
+            properties, vectors = self._database.properties(), self._database.count_vectors()
             return IndexInfo(
                 path=self.path,
-                count=count,
+                count=self._database.count(None),
                 dim=properties.get("dim"),
-                vectors=self._database.count_vectors(),
+                vectors=vectors,
                 words=self._database.full_text is not None,
                 fingerprint=properties.get("fingerprint"),
-                kind=self._follower.kind(count),
+                kind=self._follower.kind(vectors),
                 bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
                 generation=self._database.version().generation,
             )

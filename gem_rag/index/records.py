@@ -217,13 +217,20 @@ def encode_chunks(
     ]
 
 
-def encode_passages(source: str, passages: Sequence[Passage]) -> list[StoredChunk]:
-    """Check the pieces of a document, and make them what is stored.
+def encode_passages(source: str, text: str, passages: Sequence[Passage]) -> list[StoredChunk]:
+    """Check a document's text and pieces, and make these what is stored.
 
     Raises:
-        GemIndexError: Something of them cannot be stored.
+        GemIndexError: Something cannot be stored, or a piece is no slice of the text.
     """
     source = _text(source, "a source")
+    text = _text(text, f"the text of {source!r}")
+    for passage in passages:
+        if text[passage.start : passage.end] != passage.text:
+            raise GemIndexError(
+                f"a chunk of {source!r} says it is characters {passage.start} to {passage.end}, "
+                "but other text stands there; expected the exact slice"
+            )
     return [
         StoredChunk(
             0,

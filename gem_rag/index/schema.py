@@ -26,7 +26,7 @@ WORDS = "words"  # the property that says by which rules words were split; absen
 
 # Vectors of usual sizes waste up to half of SQLite's default page of 4,096 bytes.
 _PAGE_SIZE = 16384
-_AT_ONCE = 1000  # chunks held while words are indexed anew
+_AT_ONCE = 1000  # chunks held while all are gone through
 _TABLES = """
 CREATE TABLE properties (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -64,14 +64,15 @@ _OURS = (
     "json_type(metadata, '$.start') = 'integer' AND json_type(metadata, '$.end') = 'integer' AND "
     f"EXISTS (SELECT 1 FROM meta WHERE key = '{SOURCE}' || json_extract(metadata, '$.source'))"
 )
+_DIGEST = "gem_digest"  # what the connection calls `digest_of`
 _VIEWS = {
     1: "SELECT row, id, metadata, text, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.source') END AS source, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.start') END AS start, "
     f"CASE WHEN {_OURS} THEN json_extract(metadata, '$.end') END AS stop, "
     f"CASE WHEN {_OURS} THEN nullif(json_extract(metadata, '$.heading'), '') END AS heading, "
-    "NULL AS page, NULL AS lead, NULL AS mended FROM chunks",
-    2: "SELECT row, id, metadata, text, source, start, stop, heading, page, lead, mended "
+    f"NULL AS page, NULL AS lead, NULL AS mended, {_DIGEST}(text) AS digest FROM chunks",
+    2: "SELECT row, id, metadata, text, source, start, stop, heading, page, lead, mended, digest "
     "FROM chunks LEFT JOIN documents USING (document)",
 }
 
@@ -101,6 +102,8 @@ class Schema:
         self._connection = connection
         self.full_text = FullText(connection)
         self._viewed = 0  # the layout that the view `passages` is of
+        self._opened = 0  # and of which opening of the file
+        connection.define(_DIGEST, digest_of)
         # A foreign file must not be changed, so nothing is set before this check.
         with connection.snapshot():
             exists = self._is_ours()
@@ -167,12 +170,19 @@ class Schema:
 
     def refresh(self) -> None:
         """See the file as it is laid out now: another process may have upgraded it."""
-        layout = self._layout()
-        if layout == self._viewed:
+        layout, opened = self._layout(), self._connection.opened
+        if (layout, opened) == (self._viewed, self._opened):
             return
         self._connection.run("DROP VIEW IF EXISTS temp.passages")
         self._connection.run(f"CREATE TEMP VIEW passages AS {_VIEWS[layout]}")
-        self._viewed = layout
+        self._viewed, self._opened = layout, opened
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the view `passages` is of the file's layout."""
+        if self._opened != self._connection.opened:
+            return False
+        return not self.is_old or self._layout() == self._viewed
 
     @property
     def is_old(self) -> bool:
@@ -199,27 +209,26 @@ class Schema:
             self._create_words()
 
     def _upgrade(self) -> None:
-        ours = f"SELECT row, metadata, text, {_OURS} FROM chunks"
-        chunks = self._connection.run(ours)
         self._statements(_SECOND)
         known = self._connection.run(
-            "SELECT substr(key, ?), value FROM meta WHERE key LIKE ?",
-            (len(SOURCE) + 1, f"{SOURCE}%"),
+            "SELECT substr(key, ?), json_extract(value, '$') FROM meta WHERE key GLOB ?",
+            (len(SOURCE) + 1, f"{SOURCE}*"),
         )
         self._connection.run_many(
             "INSERT INTO documents (source, hash, state) VALUES (?, ?, 'ready')",
-            ((source, json.loads(value)) for source, value in known),
+            ((source, str(value)) for source, value in known),
         )
-        self._connection.run("DELETE FROM meta WHERE key LIKE ?", (f"{SOURCE}%",))
         documents = dict(self._connection.run("SELECT source, document FROM documents"))
-        self._connection.run_many(
+        update = (
             "UPDATE chunks SET metadata = ?, document = ?, start = ?, stop = ?, heading = ?, "
-            "digest = ? WHERE row = ?",
-            (
-                _moved(row, json.loads(m), text, is_ours, documents)
-                for row, m, text, is_ours in chunks
-            ),
+            "digest = ? WHERE row = ?"
         )
+        for block in self._blocks("upgrading", f"row, metadata, text, {_OURS}", "chunks"):
+            moved = (
+                _moved(row, json.loads(m), text, ours, documents) for row, m, text, ours in block
+            )
+            self._connection.run_many(update, moved)
+        self._connection.run("DELETE FROM meta WHERE key GLOB ?", (f"{SOURCE}*",))
         self._connection.run(f"PRAGMA user_version = {VERSION}")
         self.refresh()
 
@@ -228,20 +237,21 @@ class Schema:
         if not self.full_text.is_available:
             return
         self.full_text.create()
-        [(count,)] = self._connection.run("SELECT count(*) FROM chunks")
-        with progress("indexing words", count) as advance:
-            for block in self._all_worded() if count else ():
-                self.full_text.insert(block)
-                advance(len(block))
+        for block in self._blocks("indexing words", fulltext.COLUMNS, "passages"):
+            self.full_text.insert(Worded(*chunk) for chunk in block)
         sql = "INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)"
         self._connection.run(sql, (WORDS, str(fulltext.RULES)))
 
-    def _all_worded(self) -> Iterator[list[Worded]]:
+    def _blocks(self, task: str, columns: str, table: str) -> Iterator[list[Any]]:
+        """Of all chunks some columns, the first of them the row, with a progress bar."""
+        [(count,)] = self._connection.run("SELECT count(*) FROM chunks")
+        sql = f"SELECT {columns} FROM {table} WHERE row > ? ORDER BY row LIMIT {_AT_ONCE}"
         after = 0
-        sql = f"SELECT {fulltext.COLUMNS} FROM passages WHERE row > ? ORDER BY row LIMIT {_AT_ONCE}"
-        while rows := self._connection.run(sql, (after,)):
-            after = rows[-1][0]
-            yield [Worded(*row) for row in rows]
+        with progress(task, count) as advance:
+            while block := self._connection.run(sql, (after,)):
+                yield block
+                after = block[-1][0]
+                advance(len(block))
 
 
 def _moved(

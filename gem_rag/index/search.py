@@ -59,6 +59,8 @@ class Query:
         missing = [name for name in needed.get(self.mode or "", []) if not given[name]]
         if missing:
             raise GemIndexError(f"a search of mode {self.mode!r} needs {missing[0]} too")
+        if self.texts is not None:
+            _check_texts(self.texts)
         if self.min_score is not None and self.vectors is None:
             raise GemIndexError("min_score is a least cosine, which needs a vector: give one")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
@@ -86,18 +88,13 @@ class Query:
 
 
 class Scored(NamedTuple):
-    """A row that was found, and what by."""
+    """A row that was found, what it is ordered by, and what by it was found."""
 
     row: int
+    order: float
     cosine: float | None = None
     word: float | None = None
     fused: float | None = None
-
-    @property
-    def best(self) -> float:
-        """What it is ordered by."""
-        scores = (self.fused, self.cosine, self.word)
-        return next((score for score in scores if score is not None), 0.0)
 
 
 class Search:
@@ -136,10 +133,9 @@ class Search:
                 wanted *= 2
                 found = self._scored(query, wanted, condition)
                 firsts = [self._first_of_equals(line) for line in found]
-            return [
-                [_hit(s, c, self._database.sources_of(c.text, condition)) for s, c in first[:k]]
-                for first in firsts
-            ]
+            texts = (c.text for first in firsts for _, c in first[:k])
+            sources = self._database.sources_of(texts, condition)
+            return [[_hit(s, c, sources[c.text]) for s, c in first[:k]] for first in firsts]
 
     def diverse(self, query: Query, k: int, fetch_k: int | None, lambda_mult: float) -> list[Hit]:
         """For one search: see `GemIndex.mmr`."""
@@ -150,16 +146,22 @@ class Search:
             [line] = self._scored(query, wanted, compile_filter(query.where))
             if not line:
                 return []
-            scores = np.array([scored.best for scored in line], dtype=np.float32)
+            scores = np.array([scored.order for scored in line], dtype=np.float32)
             chosen = diverse(scores, self._vectors_of(line), k, lambda_mult)
             return [_hit(s, c) for s, c in self._stored([line[i] for i in chosen])]
 
     def _scored(self, query: Query, n: int, condition: CompiledFilter | None) -> list[list[Scored]]:
         """For each search its `n` best rows, best first."""
+        if query.vectors is not None:
+            self._identity.check_fingerprint(query.fingerprint)
+            self._identity.check_dim(query.vectors.shape[1])
         full_text = self._words_for(query)
         if full_text is None:
             return self._nearest(query, n, condition)
-        depth = max(n, DEPTH) if query.by_vectors else n
+        if query.by_vectors:
+            depth = max(n, DEPTH)
+        else:  # who is far from the vector is left out: any may have to be looked at
+            depth = n if query.min_score is None else self._database.count(condition)
         near = self._nearest(query, depth, condition) if query.by_vectors else None
         lines = []
         for i, text in enumerate(query.texts or ()):
@@ -178,11 +180,7 @@ class Search:
             return None
         full_text = self._database.full_text
         if full_text is None:
-            why = (
-                "it was written by an older gem-rag, and words are indexed at the next change"
-                if self._database.is_old
-                else "this Python's SQLite has no full-text search (FTS5)"
-            )
+            why = self._database.why_no_words
             if query.vectors is None:
                 raise GemIndexError(f"the index cannot be searched by words: {why}")
             if not self._warned:
@@ -194,17 +192,15 @@ class Search:
         self, query: Query, n: int, condition: CompiledFilter | None
     ) -> list[list[Scored]]:
         """For each search the `n` rows whose vectors are nearest."""
-        self._identity.check_fingerprint(query.fingerprint)
         assert query.vectors is not None
-        dim = query.vectors.shape[1]
-        self._identity.check_dim(dim)
-        if self._identity.dim is None:
+        dim = self._identity.dim
+        if dim is None:
             return [[] for _ in query.vectors]
         among = None if condition is None else self._database.rows_where(condition)
         scores, rows = self._follower.fresh(dim).search(query.vectors, n, among)
         return [
             [
-                Scored(row, score)
+                Scored(row, score, cosine=score)
                 for row, score in zip(line_rows, line_scores, strict=True)
                 if query.min_score is None or score >= query.min_score
             ]
@@ -249,6 +245,7 @@ def _ordered(
     return [
         Scored(
             rows[i],
+            float(scores[i]),
             cosines.get(rows[i]),
             float(words[i]),
             float(scores[i]) if query.by_vectors else None,
@@ -268,6 +265,14 @@ def _hit(scored: Scored, chunk: StoredChunk, sources: Sequence[str] | None = Non
         fused_score=scored.fused,
         sources=tuple(sources),
     )
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise GemIndexError("texts is one string; expected a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise GemIndexError(f"a text to search for is {text!r}; expected a string")
 
 
 def _checked(k: int) -> int:

@@ -22,11 +22,12 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
-# Vowel signs of the scripts of India are no letters to `re`.
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
-_LETTER = rf"(?:[^\W_{_UNSPACED}]|[\u0900-\u0dff])"
+# Vowel signs of the scripts of India are no letters to `re`; the full stops among them are none.
+_SIGNS = "\u0900-\u0963\u0966-\u096f\u0971-\u0df3"
+_LETTERS = rf"(?:[^\W_{_UNSPACED}]++|[{_SIGNS}]++)++"
 _JOINT = r"(?:_+|::?|[.\-/@&'\u2019])"
-_TOKEN = re.compile(rf"[{_UNSPACED}]+|{_LETTER}+(?:{_JOINT}{_LETTER}+)*(?:\+\+|#(?!\w))?")
+_TOKEN = re.compile(rf"[{_UNSPACED}]+|{_LETTERS}(?:{_JOINT}{_LETTERS})*(?:\+\+|#(?!\w))?")
 _PARTS = re.compile(rf"{_JOINT}|\+\+|#")
 # getUserName, HTTPServer, mp3
 _HUMPS = re.compile(
@@ -34,9 +35,13 @@ _HUMPS = re.compile(
     r"|(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_CONTRACTION = re.compile(r"(?:n['\u2019]t|['\u2019](?:s|re|ve|ll|d|m))$")
+_CONTRACTION = re.compile(
+    r"(?:(?<=can)['\u2019]t|(?<!ca)n['\u2019]t|['\u2019](?:s|re|ve|ll|d|m))$", re.IGNORECASE
+)
 _VERSION_WORD = re.compile(r"v(\d+(?:\.\d+)+)")
-_ACCENTS = dict.fromkeys(range(0x300, 0x370))
+_ACCENTS = dict.fromkeys([*range(0x300, 0x370), *range(0x653, 0x656)])  # and Arabic hamza, madda
+# Vowel points of Hebrew and Arabic, and the line that stretches Arabic words: mostly not written.
+_POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1-\u05c7\u0610-\u061a\u0640\u064b-\u0652\u0670]")
 
 # Of questions; articles, pronouns, auxiliaries; prepositions, conjunctions and small adverbs.
 _FUNCTION_WORDS = frozenset(
@@ -64,7 +69,7 @@ def words(text: str) -> list[str]:
 
 def _words(text: str, pairs: Callable[[str], Sequence[str]]) -> Iterator[str]:
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = _POINTS.sub("", unicodedata.normalize("NFKC", text))
     for match in _TOKEN.finditer(_THOUSANDS.sub("", text)):
         token = match.group()
         yield from pairs(_fold(token)) if _is_unspaced(token) else _forms(token)

@@ -45,6 +45,8 @@ class Writer:
 
     def set_vectors(self, ids: Sequence[str], vectors: ArrayLike) -> None:
         """Vectors of chunks that are there."""
+        if len(set(ids)) < len(ids):
+            raise GemIndexError("an id is given twice; expected one vector for each chunk")
         matrix = self._identity.accept(vectors, len(ids))
         rows = self._database.rows_by_id(ids)
         if rows and matrix is not None:

@@ -26,7 +26,7 @@ class Citation:
         page: Its page, from 1.
         word_score: How well the question's words stand in it, 0 to 1; None where words were not
             searched.
-        fused_score: Cosine and word score in one, 0 to 1; None where one alone was searched by.
+        fused_score: Cosine and word score in one, at most 1; None where one alone was searched by.
         sources: All sources that hold this very passage.
         metadata: The user's.
     """

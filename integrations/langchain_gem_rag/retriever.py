@@ -43,7 +43,8 @@ class GemRetriever(StrictFields, BaseRetriever):
         filter: Metadata filter.
         score_threshold: Least cosine.
         rank_threshold: Least ``rank_score`` (see `gem_rag.rag.relevance`).
-        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
+        mode: What finds: "hybrid" (words beside vectors; words alone where the model has not
+            learned to embed), "vector" or "words".
         search_type: "similarity", the same with a ``score_threshold``, or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
         rank: Rank what is found, where the embeddings are `GemEmbeddings`.
@@ -90,7 +91,7 @@ class GemRetriever(StrictFields, BaseRetriever):
         **kwargs: Any,
     ) -> list[Document]:
         called = self.for_call(kwargs)
-        words = called.mode == "words"
+        words = called.found_by == "words"
         vector = None if words else await self.vectorstore.embedding.aembed_query(query)
         return await asyncio.to_thread(called.find, query, vector)
 
@@ -110,13 +111,20 @@ class GemRetriever(StrictFields, BaseRetriever):
             query,
             choice.wanted,
             vector=vector,
-            mode=self.mode,
+            mode=self.found_by,
             filter=self.filter,
             distinct=True,
             mmr=self.lambda_mult if self.search_type == "mmr" else None,
             fetch_k=self.candidates if chosen_from else None,
         )
         return chosen(choice, query, [_candidate(hit) for hit in hits])
+
+    @property
+    def found_by(self) -> Mode:
+        """What finds: of both, words, where the model has not learned to embed."""
+        embedding = self.vectorstore.embedding
+        plain = isinstance(embedding, GemEmbeddings) and not embedding.gem.embeds
+        return "words" if plain and self.mode == "hybrid" else self.mode
 
     def _weights(self) -> RelevanceWeights | None:
         embedding = self.vectorstore.embedding

@@ -60,7 +60,7 @@ class GemVectorStore(VectorStore):
         if index is not None and (path is not None or options):
             raise ValueError("got an index, and path or options to open one; give either")
         require_known(options, INDEX_OPTIONS, type(self).__name__)
-        if isinstance(self.embedding, GemEmbeddings):
+        if isinstance(self.embedding, GemEmbeddings) and self.embedding.gem.embeds:
             options.setdefault("fingerprint", self.embedding.gem.fingerprint)
         self.index = GemIndex(path, **options) if index is None else index
         self.index.claim(options.get("fingerprint"))

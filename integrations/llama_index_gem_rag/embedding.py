@@ -36,7 +36,9 @@ class GemEmbedding(PickledWhole, BaseEmbedding):
             `GemModel.from_pretrained` (``device``, ``dtype``, ``revision``).
     """
 
-    fingerprint: str = Field(default="", description="Of the model: vectors of others differ.")
+    fingerprint: str = Field(
+        default="", description="Of the model, where it embeds: vectors of others differ."
+    )
     _model: GemModel = PrivateAttr()
     _readings: ReadingStore | None = PrivateAttr()
 
@@ -53,7 +55,7 @@ class GemEmbedding(PickledWhole, BaseEmbedding):
         if readings is not None:
             readings.require_embeds_as(loaded)
         fields.setdefault("model_name", name_of(loaded, given=model))
-        fields["fingerprint"] = loaded.fingerprint
+        fields["fingerprint"] = loaded.fingerprint if loaded.embeds else ""
         super().__init__(**fields)
         self._model = loaded
         self._readings = readings

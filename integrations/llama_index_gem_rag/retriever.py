@@ -47,7 +47,8 @@ class GemRetriever(BaseRetriever):
         similarity_top_k: How many nodes to return.
         candidates: How many the search finds for the model to rank.
         filters: Which nodes may be found.
-        mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
+        mode: What finds: "hybrid" (words beside vectors; words alone where the model has not
+            learned to embed), "vector" or "words".
         rank: Rank what is found; False keeps the search's order and scores.
         cutoff: Least score of a node to return: a rank score (see `gem_rag.rag.relevance`) where
             nodes are ranked, else a cosine. None returns all.
@@ -100,7 +101,8 @@ class GemRetriever(BaseRetriever):
             least_rank=cutoff,
             weights=self._model.config.relevance,
         )
-        self._mode: Mode = mode
+        plain = not self._model.embeds
+        self._mode: Mode = "words" if plain and mode == "hybrid" else mode
         self._filters = filters
         self._mmr_threshold = mmr_threshold
         super().__init__(callback_manager=callback_manager, **options)
@@ -121,10 +123,13 @@ class GemRetriever(BaseRetriever):
         return self._readings
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = None if self._mode == "words" else self._embedded(query_bundle)
+        without = self._mode == "words" and self._mmr_threshold is None
         question = query_bundle.query_str
         hits = self._vector_store.hits(
-            self._query(question, vector), distinct=True, fingerprint=self._model.fingerprint
+            self._query(question, None if without else self._embedded(query_bundle)),
+            distinct=True,
+            mode=self._mode,
+            fingerprint=self._model.fingerprint,
         )
         return chosen(self._choice, question, [self._candidate(hit) for hit in hits])
 

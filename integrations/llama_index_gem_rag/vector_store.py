@@ -81,7 +81,7 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         require_known(options, INDEX_OPTIONS, self.class_name())
         if index is not None and (path is not None or options):
             raise ValueError("got an index, and path or options to open one; give either")
-        if isinstance(embed_model, GemEmbedding):
+        if isinstance(embed_model, GemEmbedding) and embed_model.fingerprint:
             options.setdefault("fingerprint", embed_model.fingerprint)
         opened = GemIndex(path, **options) if index is None else index
         opened.claim(options.get("fingerprint"))
@@ -216,7 +216,14 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         )
 
     def hits(self, query: VectorStoreQuery, *, distinct: bool = False, **options: Any) -> list[Hit]:
-        """What `query` finds, with every score known; `distinct` counts equal texts once."""
+        """What `query` finds, with every score known.
+
+        Args:
+            query: As for `query`.
+            distinct: Count equal texts once.
+            **options: As for `query`, and ``mode``: what MMR chooses from, "vector" (the default),
+                "hybrid" or "words".
+        """
         # `VectorStoreIndex` asks with an empty list where it keeps no list of the nodes.
         node_ids = query.node_ids or None
         shared: dict[str, Any] = {
@@ -235,6 +242,8 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
                 )
             case VectorStoreQueryMode.MMR:
                 threshold, fetch_k = _mmr_options(query, options)
+                mode = options.get("mode", "vector")
+                shared |= {"text": None if mode == "vector" else text, "mode": mode}
                 return self._index.mmr(vector, k, fetch_k=fetch_k, lambda_mult=threshold, **shared)
         k = query.sparse_top_k or k
         return self._index.search(vector, k, text=text, mode="words", distinct=distinct, **shared)

@@ -38,6 +38,8 @@ class Ingest:
         """See `GemRAG.add`."""
         paths = [Path(p) for p in given if not isinstance(p, Document)]
         report = Report()
+        with self._index.transaction():
+            pass  # an index of an older layout is upgraded: it finds documents slowly
         files = find_files(paths)
         sources: dict[str, list[Part]] = {}
         documents: list[Part] = [d for d in given if isinstance(d, Document)]
