@@ -157,7 +157,7 @@ def test_a_shallow_checkpoint_its_output_among_the_documents(
     assert (result.kept, result.chunks) == (True, 25)
     assert steps == [0, 1, 1, 2, 3]
     assert "\u2028" in (docs / "model.adapt" / "rows.jsonl").read_text(encoding="utf-8")
-    assert GemModel.from_pretrained(docs / "model").embed_layers == 1
+    assert GemModel.from_pretrained(docs / "model").parts.embed_layers == 1
 
 
 def test_another_plan_starts_again(docs, checkpoint, tmp_path, monkeypatch, written):

@@ -82,7 +82,7 @@ def test_the_adapter_is_stored_as_peft_stores_it(gem, saved):
     ids = torch.tensor([gem.codec.encode(TEXTS[0])])
     with torch.inference_mode():
         expected = peft(ids).logits
-        with applied(gem.adapter.at(slice(None))):
+        with applied(gem.parts.adapter.at(slice(None))):
             found = gem.base.model(ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 

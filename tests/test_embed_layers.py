@@ -128,7 +128,7 @@ def test_peft_loads_its_adapter(shallow, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(shallow.config.base.name, dtype=torch.float32)
     peft = PeftModel.from_pretrained(base, folder)
     ids = torch.tensor([shallow.codec.encode(TEXTS[0])])
-    with torch.inference_mode(), applied(shallow.adapter.at(slice(None))):
+    with torch.inference_mode(), applied(shallow.parts.adapter.at(slice(None))):
         torch.testing.assert_close(shallow.base.model(ids).logits, peft(ids).logits, **CLOSE)
 
 

@@ -60,13 +60,13 @@ def test_special_tokens_see_through_the_window_rule(model):
     )
     with torch.inference_mode():
         words = model.base.embed_tokens(reading.ids)
-        inputs = torch.cat([words, model.special_vectors])[None]
+        inputs = torch.cat([words, model.parts.special_vectors])[None]
         hidden = model.base.run(
             inputs,
             tokens.positions,
             model.base.masks(tokens, tokens),
             empty_cache(model.base.num_layers),
-            model.adapter.at(slice(n, None)),
+            model.parts.adapter.at(slice(n, None)),
         )
         expected = model.embedder.pool(hidden[:, n:])
     assert slice(None) == EVERYWHERE

@@ -293,7 +293,7 @@ def test_an_old_index_is_upgraded_by_its_first_change(old):
         assert [hit.id for hit in index.search(text="use")] == ["boil"]  # its heading
         assert index.search([1, 0], text="warranty")[0].fused_score is not None
         assert index.get_meta("SOURCE:mine") == {"a": 1}
-        assert index.meta_keys() == ["SOURCE:mine", "other"]
+        assert index.get_meta("other") is not None
         assert [hit.id for hit in index.search([1, 0], distinct=True)] == [
             "boil",
             "user",

@@ -88,7 +88,7 @@ def test_a_document_is_not_read_again(base_folder):
 def test_the_adapter_and_the_special_tokens_both_matter(gem, base_folder):
     plain = create(base_folder, num_special_tokens=3, adapter=AdapterConfig(rank=0))
     with torch.no_grad():
-        plain.special_vectors.copy_(gem.special_vectors)
+        plain.parts.special_vectors.copy_(gem.parts.special_vectors)
     difference = plain.embed_documents(TEXTS) - gem.embed_documents(TEXTS)
     assert np.abs(difference).max() > 1e-3
 

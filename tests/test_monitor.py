@@ -179,7 +179,7 @@ def test_a_suffix_under_the_causal_control_is_plain_text_without_specials(base_f
     found = bottleneck(model, [LONG], "continuation", rule=Rule.CAUSAL, length=10)
     whole = torch.tensor([*model.config.preamble_ids, *ids[:10], 0, 0, *ids[10:]])
     inputs = model.base.embed_tokens(whole)[None]
-    inputs[0, n + 10 : n + 12] = model.special_vectors
+    inputs[0, n + 10 : n + 12] = model.parts.special_vectors
     with torch.no_grad():
         logits = model.base.model(inputs_embeds=inputs).logits[0, n + 11 : -1]
     target = torch.tensor(ids[10:])

@@ -285,8 +285,8 @@ def test_grouped_attention_is_the_bases_own(family, tmp_path):
     for _ in range(2):
         vectors = model.embedder.forward_texts(ids, "document")
         vectors[0, 0].backward()
-        outputs.append((vectors.detach(), model.special_vectors.grad))
-        model.special_vectors.grad = None
+        outputs.append((vectors.detach(), model.parts.special_vectors.grad))
+        model.parts.special_vectors.grad = None
         use_grouped_attention(model.base)
     for own, grouped in zip(*outputs, strict=True):
         torch.testing.assert_close(grouped, own, atol=1e-5, rtol=1e-4)

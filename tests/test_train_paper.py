@@ -49,7 +49,7 @@ def as_one_sequence(model, row, rule=Rule.GEM):
     device = model.base.device
     words = model.base.embed_tokens(torch.tensor([[*head, *row.prefix]], device=device))
     suffix = model.base.embed_tokens(torch.tensor([list(row.suffix)], device=device))
-    specials = model.special_vectors[None].to(words.dtype)
+    specials = model.parts.special_vectors[None].to(words.dtype)
     inputs = torch.cat([words, specials, suffix], 1)
     n = words.shape[1]
     roles = [Role.PREFIX] * n + [Role.SPECIAL] * k + [Role.SUFFIX] * len(row.suffix)
@@ -57,7 +57,7 @@ def as_one_sequence(model, row, rule=Rule.GEM):
     tokens = Tokens(index, torch.tensor([roles]))
     where = {"tokens": slice(n, n + k), "embedding": slice(0, n + k), "always": slice(None)}
     cache = empty_cache(model.base.num_layers)
-    with applied(model.adapter.at(where[model.config.adapter_scope])):
+    with applied(model.parts.adapter.at(where[model.config.adapter_scope])):
         mask = model.base.masks(tokens, tokens, rule)
         hidden = model.base.run(inputs, index, mask, cache)[0]
     log_p = model.base.logits(hidden).log_softmax(-1)

@@ -243,7 +243,7 @@ def test_only_the_layers_asked_for_are_adapted(config):
     some = replace(config, adapter_targets=("q_proj", "v_proj"), steps=2)
     folder = train(some, show_progress=False)
     loaded = GemModel.from_pretrained(folder)
-    assert loaded.adapter.target_modules == ["q_proj", "v_proj"]
+    assert loaded.parts.adapter.target_modules == ["q_proj", "v_proj"]
     assert loaded.config.adapter.targets == ("q_proj", "v_proj")
     wrong = replace(some, output=config.output + "2", adapter_targets=("query",))
     with pytest.raises(UnsupportedModelError, match=r"\['query'\].*q_proj"):
@@ -452,12 +452,12 @@ def test_the_temperature_comes_back_and_gradients_need_not_be_clipped(config):
     run = Trainer(
         replace(config, learning_rate=50.0, warmup_steps=0, max_grad_norm=0), resume=False
     )
-    before = [p.detach().clone() for p in run.model.adapter.parameters()]
+    before = [p.detach().clone() for p in run.model.parts.adapter.parameters()]
     run.log_scale.data.fill_(9.0)
     run.step = 4  # alpha is above zero
     run.train_step()
     assert 0 <= run.log_scale.item() <= math.log(100) + 1e-6
-    after = run.model.adapter.parameters()
+    after = run.model.parts.adapter.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

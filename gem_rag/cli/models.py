@@ -58,7 +58,7 @@ def model_facts(model: GemModel) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "dimensions": model.dim,
         "special_tokens": c.num_special_tokens,
-        "embed_layers": model.embed_layers,
+        "embed_layers": model.parts.embed_layers,
         "scope": c.adapter_scope,
         "context_window": model.max_context,
         "device": str(model.base.device),

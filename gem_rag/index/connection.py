@@ -84,10 +84,11 @@ class Connection:
 
     def _before_fork(self) -> None:
         self._waits = self.lock.acquire(timeout=PATIENCE)
-        if self._waits and self.path is not None and not self._is_closed:
-            if self._connection is not None and not self._connection.in_transaction:
-                self._connection.close()
-                self._connection = None
+        if not self._waits or self.path is None or self._connection is None or self._is_closed:
+            return
+        if not self._connection.in_transaction:
+            self._connection.close()
+            self._connection = None
 
     def _in_parent(self) -> None:
         if self._waits:

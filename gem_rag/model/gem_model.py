@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from torch import nn
 
 from gem_rag.checkpoints.folder import is_base, load_parts, save
 from gem_rag.checkpoints.names import resolve, resolve_base
 from gem_rag.checkpoints.origin import Origin, known
 from gem_rag.checkpoints.shared import Shared
-from gem_rag.compute.adapter import Adapter
 from gem_rag.compute.base import Base
 from gem_rag.compute.embedder import Embedder
 from gem_rag.compute.parts import Forward, Parts
@@ -96,19 +94,14 @@ class GemModel:
         cls,
         name_or_path: str | Path,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
         revision: str | None = None,
-        forward: Forward = "auto",
+        **options: Any,
     ) -> GemModel:
         """Load a plain model, which reads, ranks and answers; embedding needs a checkpoint.
 
-        Arguments as for `from_pretrained`; the embedded base is
-        ``embedded:smollm2-135m-instruct``.
+        Arguments as for `from_pretrained`; the embedded one is ``embedded:smollm2-135m-instruct``.
         """
-        folder = resolve_base(name_or_path, revision)
-        options = {"device": device, "dtype": dtype, "forward": forward}
-        return _loaded(name_or_path, folder, revision, **options)
+        return _loaded(name_or_path, resolve_base(name_or_path, revision), revision, **options)
 
     def __copy__(self, memo: object = None) -> Self:
         """A copy of a model is the model: one copy of the weights."""
@@ -151,16 +144,6 @@ class GemModel:
         return self.parts.config
 
     @property
-    def adapter(self) -> Adapter:
-        """What acts at the special tokens."""
-        return self.parts.adapter
-
-    @property
-    def special_vectors(self) -> nn.Parameter:
-        """float32 ``[K, hidden]``: the special tokens."""
-        return self.parts.special_vectors
-
-    @property
     def fingerprint(self) -> str:
         """Of all that decides an embedding: an index asks for it."""
         return self.parts.fingerprint
@@ -184,11 +167,6 @@ class GemModel:
     def embeds(self) -> bool:
         """Whether it has learned to embed: not a base without a checkpoint."""
         return self.parts.embeds
-
-    @property
-    def embed_layers(self) -> int:
-        """How many of the base's layers are run to embed."""
-        return self.parts.embed_layers
 
     @property
     def max_context(self) -> int:

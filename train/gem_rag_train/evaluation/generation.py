@@ -213,7 +213,7 @@ def harness(
         batch_size=ROWS,
         max_length=model.max_context,
     )
-    with applied(model.adapter.at(scope)), torch.inference_mode():
+    with applied(model.parts.adapter.at(scope)), torch.inference_mode():
         results = simple_evaluate(
             lm,
             tasks=list(tasks),

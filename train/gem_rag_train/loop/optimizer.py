@@ -22,12 +22,12 @@ def new_optimizer(
         full: Train the base's weights instead of the adapter's.
         weight_decay: On the weights alone.
     """
-    weights: nn.Module = model.base.model if full else model.adapter
+    weights: nn.Module = model.base.model if full else model.parts.adapter
     if full:
         weights.requires_grad_(True)
     groups: list[dict[str, Any]] = [
         {"params": list(weights.parameters())},
-        {"params": [model.special_vectors], "weight_decay": 0.0},
+        {"params": [model.parts.special_vectors], "weight_decay": 0.0},
         {"params": list(of_losses), "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, weight_decay=weight_decay)

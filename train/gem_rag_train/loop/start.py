@@ -64,7 +64,7 @@ def _shape(model: GemModel) -> dict[str, Any]:
     return {
         "base": model.config.base.weights,
         "tokenizer": model.codec.serialized(),
-        "embed_layers": model.embed_layers,
+        "embed_layers": model.parts.embed_layers,
         **{name: getattr(model.config, name) for name in names},
     }
 

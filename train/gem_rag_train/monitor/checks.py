@@ -213,10 +213,10 @@ def _run(
     roles[:, end - k : end] = Role.SPECIAL
     tokens = Tokens(positions_of(roles != Role.PADDING), roles)
     inputs = base.embed_tokens(ids)
-    inputs[:, end - k : end] = model.special_vectors.to(base.dtype)
+    inputs[:, end - k : end] = model.parts.special_vectors.to(base.dtype)
     layer = iter(range(base.num_layers))
     mask, cache = base.masks(tokens, tokens, rule), empty_cache(base.num_layers)
-    acting = model.adapter.at(_adapted(model, end))
+    acting = model.parts.adapter.at(_adapted(model, end))
     with attention_weights(base, lambda w: sums.looked[next(layer)].add_(_looked(w, roles))):
         hidden = base.run(inputs, tokens.positions, mask, cache, acting)
     open_ = visible(tokens, tokens, rule=rule).float()
