@@ -1,89 +1,217 @@
-"""A document to chunks, along headings, paragraphs and sentences, each with its place."""
+"""A document to chunks: sections whole where they fit, cut along sentences where they do not."""
 
 from __future__ import annotations
 
 import bisect
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from gem_rag.documents.document import Chunk, Document
+from gem_rag.documents.headings import tables
+from gem_rag.documents.kinds import ROWS, kind_of
+from gem_rag.documents.pieces import Section, has_header, packed, records, sections_of
+from gem_rag.documents.words import BETWEEN, SHOWN, Shown, mender, names_above, title_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
+SPLITTER_VERSION = 2  # raised whenever the same document gives other chunks
+NAMES = 4  # names above, a heading or a header row have at most this part of a chunk
+TRIES = 4
+
+_BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)*")
 
 
 def split(
-    document: Document, tokenizer: Tokenizer, *, max_tokens: int = CHUNK_TOKENS
+    document: Document,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int = CHUNK_TOKENS,
+    shown: Shown = SHOWN,
 ) -> list[Chunk]:
-    """Cut a document along headings, paragraphs and sentences.
+    """Cut a document along headings or definitions, paragraphs and sentences.
+
+    A heading stays with the text below it; a table's header row is read with each of its chunks.
 
     Args:
         document: What to cut.
         tokenizer: Counts tokens.
-        max_tokens: Longest chunk.
+        max_tokens: Longest chunk as it is read (`Chunk.words`).
+        shown: Which names are read before a chunk's text.
 
     Returns:
         Chunks in order; none of a document without words.
     """
-    splitter = _splitter(tokenizer, document.markdown, max_tokens)
-    places, names = _headings(document.text) if document.markdown else ([], [])
-    chunks = []
-    for start, text in splitter.chunk_indices(document.text):
-        if not text.strip():
-            continue
-        above = bisect.bisect_right(places, start) - 1
-        heading = names[above] if above >= 0 else ""
-        end = start + len(text)
-        chunks.append(Chunk(text, document.source, start, end, heading, document.metadata))
-    return chunks
+    return _Cutter(document, tokenizer, max_tokens, shown).chunks()
 
 
-@lru_cache(maxsize=8)  # making one takes a tenth of a second: the whole tokenizer is copied
-def _splitter(tokenizer: Tokenizer, markdown: bool, max_tokens: int) -> Any:
-    from semantic_text_splitter import MarkdownSplitter, TextSplitter
+class _Piece(NamedTuple):
+    """A part of a section.
 
-    kind = MarkdownSplitter if markdown else TextSplitter
-    return kind.from_huggingface_tokenizer(tokenizer, max_tokens)
+    Attributes:
+        start: Where it starts in the text.
+        end: Where it ends.
+        section: What it is a part of.
+        header: The header row of the table that it continues.
+        opens: Whether it begins where the section does.
+    """
 
-
-def sections(document: Document) -> list[tuple[str, str]]:
-    """What stands under each Markdown heading: ``(heading, body)``, either may be empty."""
-    places, names = _headings(document.text)
-    out = []
-    for start, end, name in zip(places, [*places[1:], None], names, strict=True):
-        _, _, body = document.text[start:end].partition("\n")
-        out.append((name, body.strip()))
-    return out
-
-
-def _headings(text: str) -> tuple[list[int], list[str]]:
-    """Where each Markdown heading starts, and its path from the outermost one."""
-    places: list[int] = []
-    names: list[str] = []
-    path: list[tuple[int, str]] = []
-    fence = ""
-    at = 0
-    for line in text.splitlines(keepends=True):
-        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
-        if mark and not fence:
-            fence = mark[1]
-        elif mark and mark[1].startswith(fence) and not line.strip(" `~\r\n"):
-            fence = ""
-        heading = None if fence or mark else re.match(r" {0,3}(#{1,6})(?=\s)", line)
-        if heading:
-            level = len(heading[1])
-            path = [(depth, name) for depth, name in path if depth < level]
-            path.append((level, _without_closing(line[heading.end() :].strip())))
-            places.append(at)
-            names.append(" > ".join(name for _, name in path))
-        at += len(line)
-    return places, names
+    start: int
+    end: int
+    section: Section
+    header: str = ""
+    opens: bool = False
 
 
-def _without_closing(name: str) -> str:
-    """A heading without the hashes that may close it ("Title ##"; those of "C#" belong to it)."""
-    words = name.rstrip("#")
-    return words.rstrip() if not words or words[-1].isspace() else name
+class _Cutter:
+    def __init__(
+        self, document: Document, tokenizer: Tokenizer, max_tokens: int, shown: Shown
+    ) -> None:
+        self._document = document
+        self._text = document.text
+        self._tokenizer = tokenizer
+        self._max = max_tokens
+        self._shown = shown
+        self._title = title_of(document)
+        self._mend = mender(document)
+        self._tables = tables(document.text) if document.markdown else []
+
+    def chunks(self) -> list[Chunk]:
+        """The document's chunks."""
+        pieces: list[_Piece] = []
+        for section in self._grouped():
+            whole = self._whole(section)
+            pieces += [whole] if self._fits(whole) else self._cut(section)
+        return [self._chunk(piece) for piece in pieces if self._slice(piece).strip()]
+
+    def _grouped(self) -> Iterator[Section]:
+        """Sections, neighbours that fit into a chunk as one, but none with one that is above it."""
+        group: Section | None = None
+        for section in sections_of(self._document):
+            if group is not None and section.level >= group.level:
+                names, own = group.path or section.path, group.own or section.own
+                both = group._replace(end=section.end, path=names, own=own)
+                if self._fits(self._whole(both)):
+                    group = both
+                    continue
+            if group is not None:
+                yield group
+            group = section
+        if group is not None:
+            yield group
+
+    def _cut(self, section: Section) -> list[_Piece]:
+        """Pieces of a section that is too long; the first begins with its heading."""
+        heading = self._text[section.start : section.body]
+        body = section.body if self._count(heading) <= self._max // NAMES else section.start
+        names = self._names(_Piece(section.end, section.end, section))
+        room = self._max - max(self._count(self._text[section.start : body]), self._count(names))
+        pieces: list[_Piece] = []
+        for _ in range(TRIES):
+            pieces = list(self._parts(section, body, room))
+            if pieces:
+                pieces[0] = self._trimmed(pieces[0]._replace(start=section.start, opens=True))
+            excess = max((self._count(self._words(p)) for p in pieces), default=0) - self._max
+            if excess <= 0:
+                break
+            room = max(1, room - excess)
+        return pieces
+
+    def _parts(self, section: Section, start: int, room: int) -> Iterator[_Piece]:
+        if kind_of(self._document.source) in ROWS and not self._document.markdown:
+            yield from self._rows(section, start, start, section.end, room)
+            return
+        for table in self._tables:
+            is_here = start <= table.start and table.end <= section.end
+            if is_here and self._count(self._text[table.start : table.end]) > room:
+                yield from self._prose(section, start, table.start, room)
+                yield from self._rows(section, table.start, table.rows, table.end, room)
+                start = table.end
+        yield from self._prose(section, start, section.end, room)
+
+    def _prose(
+        self, section: Section, start: int, end: int, room: int, header: str = ""
+    ) -> Iterator[_Piece]:
+        from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+        kind = MarkdownSplitter if self._document.markdown else TextSplitter
+        splitter = kind.from_callback(self._count, max(1, room))
+        for at, text in splitter.chunk_indices(self._text[start:end]):
+            yield _Piece(start + at, start + at + len(text), section, header)
+
+    def _rows(
+        self, section: Section, start: int, first: int, end: int, room: int
+    ) -> Iterator[_Piece]:
+        """A table's rows; `first` is where they begin, `start` where their header does."""
+        marked = first > start  # a Markdown table says itself which row is its header
+        rows = records(self._text, first, end, quoted=kind_of(self._document.source) == ".csv")
+        if not marked and rows and has_header(self._text[rows[0][0] : rows[0][1]]):
+            first = rows.pop(0)[1]
+        header = self._text[start:first]
+        if self._count(header) > self._max // NAMES:
+            rows, header = [(start, first), *rows], ""
+        elif header and rows:
+            rows[0] = (start, rows[0][1])
+        elif header:
+            rows = [(start, first)]
+
+        def fits(a: int, b: int) -> bool:
+            above = header if a > start else ""
+            return self._count(above + self._text[a:b]) <= room
+
+        for a, b in packed(rows, fits):
+            above = header if a > start else ""
+            if fits(a, b):
+                yield self._trimmed(_Piece(a, b, section, above))
+            else:
+                yield from self._prose(section, a, b, room - self._count(header), above)
+
+    # A piece
+
+    def _slice(self, piece: _Piece) -> str:
+        return self._text[piece.start : piece.end]
+
+    def _whole(self, section: Section) -> _Piece:
+        return self._trimmed(_Piece(section.start, section.end, section, opens=True))
+
+    def _trimmed(self, piece: _Piece) -> _Piece:
+        """Without blank lines around it."""
+        blank = _BLANK_LINES.match(self._text, piece.start, piece.end)
+        start = blank.end() if blank else piece.start
+        return piece._replace(start=start, end=start + len(self._text[start : piece.end].rstrip()))
+
+    def _names(self, piece: _Piece) -> str:
+        """The names above a piece on one line, with an empty one below; the nearest if many."""
+        own = piece.section.own if piece.opens else ()
+        names = names_above(self._title, piece.section.path, own, self._shown)
+        while names:
+            line = BETWEEN.join(names) + "\n\n"
+            if self._count(line) <= self._max // NAMES:
+                return line
+            del names[0]
+        return ""
+
+    def _words(self, piece: _Piece) -> str:
+        return self._names(piece) + piece.header + self._mend(self._slice(piece))
+
+    def _fits(self, piece: _Piece) -> bool:
+        return self._count(self._words(piece)) <= self._max
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _chunk(self, piece: _Piece) -> Chunk:
+        document, text = self._document, self._slice(piece)
+        words = self._words(piece) if self._fits(piece) else text
+        return Chunk(
+            text,
+            document.source,
+            piece.start,
+            piece.end,
+            BETWEEN.join(piece.section.path),
+            document.metadata,
+            bisect.bisect_right(document.pages, piece.start) or None,
+            None if words == text else words,
+        )
