@@ -7,7 +7,6 @@ import re
 from typing import NamedTuple
 
 from gem_rag.documents.guess import guess
-from gem_rag.errors import DocumentError
 
 MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -21,6 +20,10 @@ MOST_CONTROLS = 0.01  # share of control characters that text may have
 MOST_STRAY = 0.01  # share of bytes of no known encoding that text may have
 LOST = "\ufffd"
 _DECLARED = re.compile(rb"""(?:charset|coding)\s*[=:]\s*["']?([\w.:-]+)""", re.IGNORECASE)
+
+
+class NoTextError(ValueError):
+    """Bytes are no text, or in an encoding that cannot be told."""
 
 
 class Decoded(NamedTuple):
@@ -38,7 +41,7 @@ def decode(data: bytes) -> Decoded:
     left out or shown as U+FFFD where they are few.
 
     Raises:
-        DocumentError: It is no text, or in an encoding that cannot be told; without a file's name.
+        NoTextError: It is no text, or in an encoding that cannot be told.
     """
     for mark, encoding in MARKS:
         if data.startswith(mark):
@@ -49,7 +52,7 @@ def decode(data: bytes) -> Decoded:
     data = data.replace(b"\0", b"")
     controls = len(data) - len(data.translate(None, CONTROLS))
     if controls > MOST_CONTROLS * len(data):
-        raise DocumentError("it holds binary data")
+        raise NoTextError("it holds binary data")
     text, notes = _narrow(data)
     left_out = (f"left out {_counted(nuls, 'NUL byte')}",) if nuls else ()
     return Decoded(text, left_out + notes)
@@ -96,7 +99,7 @@ def _narrow(data: bytes) -> Decoded:
             return _guessed(data, encoding)
     if stray <= MOST_STRAY * len(data):
         return Decoded(text, (_lost(stray, "UTF-8"),))
-    raise DocumentError("its encoding cannot be told; save it as UTF-8")
+    raise NoTextError("its encoding cannot be told; save it as UTF-8")
 
 
 def _declared(data: bytes) -> str | None:

@@ -83,6 +83,11 @@ def existing(paths: Sequence[str | Path]) -> list[Path]:
     return whole
 
 
+def path_name(path: Path | str) -> str:
+    """A path as text that can be stored and shown, whatever bytes it has."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def is_gone(path: Path) -> bool:
     """Whether a file is no longer there; one that cannot be looked at may well be."""
     try:
@@ -167,7 +172,7 @@ class _Walk:
                 real.add(target)
                 self._files.add(link)
         notes = self._found.notes + [
-            (str(root), f"left out by {IGNORE}: {_listed(names)}")
+            (path_name(root), f"left out by {IGNORE}: {_listed(names)}")
             for root, names in self._ignored.items()
         ]
         return Found(
@@ -207,7 +212,7 @@ class _Walk:
             else:
                 self._files.add(path)
         elif entry.is_symlink() and is_known(entry.name):
-            self._found.skipped.append((str(path), "it links to nothing that can be read"))
+            self._found.skipped.append((path_name(path), "it links to nothing that can be read"))
 
     def _is_excluded(self, inner: _Folder, is_folder: bool) -> bool:
         name = inner.path.relative_to(inner.root).as_posix()
@@ -216,7 +221,8 @@ class _Walk:
         verdicts = (rules.verdict(inner.path, is_folder) for rules in reversed(inner.rules))
         ignored = next((verdict for verdict in verdicts if verdict is not None), False)
         if ignored:
-            self._ignored.setdefault(inner.root, []).append(name + "/" if is_folder else name)
+            shown = path_name(name + "/" if is_folder else name)
+            self._ignored.setdefault(inner.root, []).append(shown)
         return ignored
 
     def _follow(self, link: _Folder) -> None:
@@ -230,10 +236,10 @@ class _Walk:
             self._enter(link)
 
     def _note(self, path: Path, what: str) -> None:
-        self._found.notes.append((str(path), what))
+        self._found.notes.append((path_name(path), what))
 
     def _skip(self, path: Path, error: OSError) -> None:
-        self._found.skipped.append((str(path), f"cannot be read: {error.strerror or error}"))
+        self._found.skipped.append((path_name(path), f"cannot be read: {error.strerror or error}"))
 
 
 def _is_never_read(path: Path, is_folder: bool) -> bool:

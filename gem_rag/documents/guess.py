@@ -169,5 +169,7 @@ def _is_misplaced(text: str, i: int) -> bool:
         return True
     if kind[0] == "L" and text[i] not in "µªº":
         alone = not before.isalpha() and not after.isalpha()
-        return (kind == "Lu" and before.islower()) or (alone and (before.isdigit() or after.isdigit()))
+        return (kind == "Lu" and before.islower()) or (
+            alone and (before.isdigit() or after.isdigit())
+        )
     return before.isalpha() and after.isalpha() and text[i] != "’"

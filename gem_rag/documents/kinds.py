@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+_CODE = """
+.py .pyi .pyx .js .mjs .cjs .jsx .ts .tsx .vue .svelte .java .kt .kts .scala .groovy .gradle
+.c .h .cc .cpp .cxx .hh .hpp .cu .m .mm .cs .fs .go .rs .swift .dart .zig .nim .rb .php .pl
+.pm .lua .r .jl .hs .ml .ex .exs .erl .clj .el .lisp .sh .bash .zsh .fish .ps1 .bat .sql
+.proto .graphql .cmake .mk .tf .css .scss .less .f90 .f .pas .vb .asm .s .sol .v .vhd
+"""
+_PROSE = """
+.txt .text .rst .adoc .asciidoc .org .tex .log .json .jsonl .ndjson .xml .yaml .yml .toml
+.ini .cfg .conf .properties .srt .vtt .bib .diff .patch .textile .mediawiki .wiki
+"""
+_CONVERTED = """
+.html .htm .xhtml .pdf .docx .pptx .xlsx .xlsm .xlsb .xls .ods .odt .odp .epub .rtf .ipynb
+.eml .msg
+"""
+_NAMES = """
+readme license licence copying changelog changes history news notice authors contributors
+contributing maintainers install todo faq makefile dockerfile jenkinsfile vagrantfile
+gemfile rakefile procfile
+"""
+
 MARKDOWN = {".md", ".markdown", ".mdx", ".mdown", ".rmd", ".qmd"}
 ROWS = {".csv", ".tsv"}  # a record a line, below a header
-CODE = set(
-    ".py .pyi .pyx .js .mjs .cjs .jsx .ts .tsx .vue .svelte .java .kt .kts .scala .groovy .gradle "
-    ".c .h .cc .cpp .cxx .hh .hpp .cu .m .mm .cs .fs .go .rs .swift .dart .zig .nim .rb .php .pl "
-    ".pm .lua .r .jl .hs .ml .ex .exs .erl .clj .el .lisp .sh .bash .zsh .fish .ps1 .bat .sql "
-    ".proto .graphql .cmake .mk .tf .css .scss .less .f90 .f .pas .vb .asm .s .sol .v .vhd".split()
-)
-PLAIN = set(
-    ".txt .text .rst .adoc .asciidoc .org .tex .log .json .jsonl .ndjson .xml .yaml .yml .toml "
-    ".ini .cfg .conf .properties .srt .vtt .bib .diff .patch .textile .mediawiki .wiki".split()
-)
-PLAIN |= ROWS | CODE
-CONVERTED = set(
-    ".html .htm .xhtml .pdf .docx .pptx .xlsx .xlsm .xlsb .xls .ods .odt .odp .epub .rtf .ipynb "
-    ".eml .msg".split()
-)
+CODE = set(_CODE.split())
+PLAIN = {*_PROSE.split(), *ROWS, *CODE}
+CONVERTED = set(_CONVERTED.split())
 KNOWN = MARKDOWN | PLAIN | CONVERTED
-NAMES = {  # of files without a suffix
-    *"readme license licence copying changelog changes history news notice authors".split(),
-    *"contributors contributing maintainers install todo faq makefile dockerfile".split(),
-    *"jenkinsfile vagrantfile gemfile rakefile procfile".split(),
-}
+NAMES = set(_NAMES.split())  # of files without a suffix
 
 
 def kind_of(name: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from gem_rag.documents import html, mail, odf, office, pdf, structured
-from gem_rag.documents.decode import decode
+from gem_rag.documents.decode import NoTextError, decode
 from gem_rag.documents.document import Document
 from gem_rag.documents.headings import front_title
 from gem_rag.documents.kinds import CONVERTED, MARKDOWN, is_code, kind_of
@@ -29,7 +31,22 @@ READERS: dict[str, Callable[[Path], Document]] = {
     **dict.fromkeys((".jsonl", ".ndjson"), structured.read_records),
     ".xml": structured.read_xml,
 }
+LOGGERS = ("bs4.dammit", "pdfminer")
 _DATA_URI = re.compile(r"data:(?:image|audio|video|font|application|text)/[^,\s]*,[^\s\"'<>)\]]*")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what parsers have to say about files that are not quite right."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def load_file(path: str | Path) -> Document:
@@ -46,7 +63,8 @@ def load_file(path: str | Path) -> Document:
     path = Path(path)
     kind = kind_of(path.name)
     try:
-        document = READERS.get(kind, _plain)(path)
+        with _quiet():
+            document = READERS.get(kind, _plain)(path)
     except ImportError as error:
         raise MissingExtraError(f"reading {kind} files", "files") from error
     except (GemError, OSError):
@@ -64,7 +82,7 @@ def load_file(path: str | Path) -> Document:
 def _plain(path: Path) -> Document:
     try:
         text, notes = decode(path.read_bytes())
-    except DocumentError as error:
+    except NoTextError as error:
         raise DocumentError(
             f"{path} is no text file: {error}; expected text, or {', '.join(sorted(CONVERTED))}"
         ) from error

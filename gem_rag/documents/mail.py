@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import email
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from email.policy import default
 from pathlib import Path
-from typing import cast
 
 from gem_rag.documents.decode import decode
 from gem_rag.documents.document import Document
@@ -18,7 +17,7 @@ SHOWN = ("Subject", "From", "To", "Cc", "Date")
 
 def read_mail(path: Path) -> Document:
     """EML: who wrote what to whom, and when; attachments are named, not read."""
-    message = cast(EmailMessage, email.message_from_bytes(path.read_bytes(), policy=default))
+    message = email.message_from_bytes(path.read_bytes(), policy=default)
     head = [f"{name}: {message[name]}" for name in SHOWN if message[name]]
     if not head:
         raise DocumentError(f"{path} is no mail message: it has neither a subject nor a sender")
@@ -36,11 +35,11 @@ def read_mail(path: Path) -> Document:
     return Document(text, str(path), markdown=is_html, title=subject, notes=notes)
 
 
-def _attachments(message: EmailMessage) -> list[EmailMessage]:
+def _attachments(message: EmailMessage) -> list[MIMEPart]:
     return list(message.iter_attachments()) if message.is_multipart() else []
 
 
-def _content(part: EmailMessage) -> str:
+def _content(part: MIMEPart) -> str:
     try:
         return str(part.get_content())
     except (LookupError, UnicodeError):  # an encoding of no such name

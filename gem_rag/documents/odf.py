@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from gem_rag.documents.document import Document
 from gem_rag.documents.html import tidy
@@ -25,17 +25,17 @@ def read_open_document(path: Path) -> Document:
     with zipfile.ZipFile(path) as archive:
         if b"encryption-data" in archive.read("META-INF/manifest.xml"):
             raise encrypted_error(path)
-        root = ElementTree.fromstring(archive.read("content.xml"))
+        root = ET.fromstring(archive.read("content.xml"))
     if slides := list(root.iter(_DRAW + "page")):
         return paged([_markdown(slide) for slide in slides], path)
     return Document(_markdown(root), str(path), markdown=True)
 
 
-def _markdown(element: ElementTree.Element) -> str:
+def _markdown(element: ET.Element) -> str:
     return tidy("\n\n".join(_blocks(element)))
 
 
-def _blocks(element: ElementTree.Element) -> Iterator[str]:
+def _blocks(element: ET.Element) -> Iterator[str]:
     for child in element:
         if child.tag in _LEFT_OUT:
             continue
@@ -53,7 +53,7 @@ def _blocks(element: ElementTree.Element) -> Iterator[str]:
             yield from _blocks(child)
 
 
-def _items(element: ElementTree.Element, depth: int) -> Iterator[str]:
+def _items(element: ET.Element, depth: int) -> Iterator[str]:
     for item in element:
         for child in item:
             if child.tag == _TEXT + "list":
@@ -62,7 +62,7 @@ def _items(element: ElementTree.Element, depth: int) -> Iterator[str]:
                 yield f"{'  ' * depth}- {text}"
 
 
-def _rows(table: ElementTree.Element) -> Iterator[list[str]]:
+def _rows(table: ET.Element) -> Iterator[list[str]]:
     for row in table.iter(_TABLE + "table-row"):
         yield [
             " ".join(_inline(paragraph) for paragraph in cell.iter(_TEXT + "p"))
@@ -71,7 +71,7 @@ def _rows(table: ElementTree.Element) -> Iterator[list[str]]:
         ]
 
 
-def _inline(element: ElementTree.Element) -> str:
+def _inline(element: ET.Element) -> str:
     """A paragraph's words; frames within it are blocks of their own."""
     parts = [element.text or ""]
     for child in element:

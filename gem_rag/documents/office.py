@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from gem_rag.documents.decode import decode
@@ -69,13 +70,14 @@ def read_workbook(path: Path) -> Document:
     with CalamineWorkbook.from_path(path) as workbook:
         for name in workbook.sheet_names:
             rows = workbook.get_sheet_by_name(name).to_python()
-            if sheet := _sheet([row for row in rows if any(cell != "" for cell in row)]):
+            if sheet := _sheet(rows):
                 parts.append(f"## {name}\n\n{sheet}")
     return Document("\n\n".join(parts), str(path), markdown=True)
 
 
-def _sheet(rows: list[list[object]]) -> str:
+def _sheet(cells: Sequence[Sequence[object]]) -> str:
     """A sheet's table, below the lines of one cell that stand above it."""
+    rows = [row for row in cells if any(cell != "" for cell in row)]
     above = 0
     while above < len(rows) and sum(cell != "" for cell in rows[above]) == 1:
         above += 1
@@ -92,7 +94,8 @@ def read_rtf(path: Path) -> Document:
     data = path.read_bytes()
     if not data.lstrip().startswith(b"{\\rtf"):
         raise DocumentError(f"{path} is no RTF; expected it to begin with {{\\rtf")
-    return Document(rtf_to_text(decode(data).text, errors="replace"), str(path))
+    text: str = rtf_to_text(decode(data).text, errors="replace")
+    return Document(text, str(path))
 
 
 def _require_open(path: Path) -> None:

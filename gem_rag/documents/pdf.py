@@ -46,7 +46,8 @@ def _read(path: Path) -> Document:
         blank = [number for number, text in enumerate(texts, 1) if not text]
         if len(blank) == len(texts) and any(map(_has_pictures, document)):
             raise DocumentError(
-                f"{path} holds no text that can be read; if it is a scan, run text recognition on it"
+                f"{path} holds no text that can be read; if it is a scan, run text recognition "
+                "on it"
             )
     hold = "holds" if len(blank) == 1 else "hold"
     note = f"{len(blank)} of {len(texts)} pages {hold} no text: {_ranges(blank)}"

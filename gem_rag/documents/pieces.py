@@ -1,4 +1,4 @@
-"""Which pieces a document has: the sections of a text, definitions of a program, rows of a table."""
+"""Which pieces a document has: sections of a text, definitions of a program, rows of a table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gem_rag.documents.headings import Heading, headings
 from gem_rag.documents.kinds import is_code, kind_of
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_WORD = re.compile(r"[^\W_]|[^\x00-\x7f\u2010-\u2027\u2500-\u257f]")  # or a sign, such as a tick
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -55,7 +56,7 @@ def _by_headings(text: str) -> list[Section]:
     waiting: list[Heading] = []  # headings with nothing below them
     for heading, end in zip(found, starts[1:], strict=True):
         waiting.append(heading)
-        if _says_something(text[heading.end : end]):
+        if says_something(text[heading.end : end]):
             own = tuple(each.path[-1] for each in waiting)
             first = waiting[0]
             part = Section(first.start, heading.end, end, heading.path, own, first.level)
@@ -68,8 +69,9 @@ def _by_headings(text: str) -> list[Section]:
     return sections
 
 
-def _says_something(body: str) -> bool:
-    return bool(re.search(r"\w", _COMMENT.sub("", body)))
+def says_something(body: str) -> bool:
+    """Whether there are words in a text, comments aside."""
+    return bool(_WORD.search(_COMMENT.sub("", body)))
 
 
 # Programs
@@ -151,9 +153,7 @@ def has_header(row: str) -> bool:
     return len(cells) > 1 and not any(re.fullmatch(r"[-+]?[\d.,:/ ]*\d", cell) for cell in cells)
 
 
-def packed(
-    spans: list[tuple[int, int]], fits: Callable[[int, int], bool]
-) -> list[tuple[int, int]]:
+def packed(spans: list[tuple[int, int]], fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
     """Neighbouring spans put together as long as they fit."""
     out: list[tuple[int, int]] = []
     for start, end in spans:

@@ -45,10 +45,11 @@ class RuledTables:
 
     def _text(self, page: Page, found: list[Table]) -> str:
         """Bands from top to bottom: what stands above or beside a table, then the table."""
-        parts, above = [], 0.0
+        parts: list[str] = []
+        above = 0.0
         for table in sorted(found, key=lambda table: table.bbox[1]):
             words = _words(page, found, above, table.bbox[3])
-            parts += [words, markdown_table(self._rows(table, is_first=not any(parts + [words])))]
+            parts += [words, markdown_table(self._rows(table, is_first=not any([*parts, words])))]
             above = max(above, table.bbox[3])
         rest = _words(page, found, above, float("inf"))
         if rest:

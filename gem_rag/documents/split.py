@@ -5,12 +5,20 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from gem_rag.documents.document import Chunk, Document
-from gem_rag.documents.headings import tables
+from gem_rag.documents.headings import headings, tables
 from gem_rag.documents.kinds import ROWS, kind_of
-from gem_rag.documents.pieces import Section, has_header, packed, records, sections_of
+from gem_rag.documents.pieces import (
+    Section,
+    has_header,
+    packed,
+    records,
+    says_something,
+    sections_of,
+)
 from gem_rag.documents.words import BETWEEN, SHOWN, Shown, mender, names_above, title_of
 
 if TYPE_CHECKING:
@@ -20,6 +28,7 @@ CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
 SPLITTER_VERSION = 2  # raised whenever the same document gives other chunks
 NAMES = 4  # names above, a heading or a header row have at most this part of a chunk
 TRIES = 4
+CHAIN = 8  # headings without a word between
 
 _BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)*")
 
@@ -71,11 +80,12 @@ class _Cutter:
     ) -> None:
         self._document = document
         self._text = document.text
-        self._tokenizer = tokenizer
         self._max = max_tokens
+        self._count = lru_cache(maxsize=1024)(partial(_count, tokenizer))  # names come often
         self._shown = shown
         self._title = title_of(document)
         self._mend = mender(document)
+        self._headings = headings(document.text) if document.markdown else []
         self._tables = tables(document.text) if document.markdown else []
 
     def chunks(self) -> list[Chunk]:
@@ -109,8 +119,9 @@ class _Cutter:
         names = self._names(_Piece(section.end, section.end, section))
         room = self._max - max(self._count(self._text[section.start : body]), self._count(names))
         pieces: list[_Piece] = []
-        for _ in range(TRIES):
-            pieces = list(self._parts(section, body, room))
+        for attempt in range(TRIES):
+            parts = list(self._parts(section, body, room))
+            pieces = self._saying(parts) if attempt < TRIES - 1 else parts
             if pieces:
                 pieces[0] = self._trimmed(pieces[0]._replace(start=section.start, opens=True))
             excess = max((self._count(self._words(p)) for p in pieces), default=0) - self._max
@@ -130,6 +141,31 @@ class _Cutter:
                 yield from self._rows(section, table.start, table.rows, table.end, room)
                 start = table.end
         yield from self._prose(section, start, section.end, room)
+
+    def _saying(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Pieces with words; what has none (a fence, a rule) goes with the one before, or after."""
+        out: list[_Piece] = []
+        silent: _Piece | None = None  # at the beginning
+        for piece in pieces:
+            if self._says_something(piece):
+                out.append(piece._replace(start=silent.start) if silent and not out else piece)
+            elif not out:
+                silent = silent or piece
+            elif self._fits(longer := out[-1]._replace(end=piece.end)):
+                out[-1] = longer
+            elif "<!--" in self._slice(piece):
+                out.append(piece)
+        return out or pieces
+
+    def _says_something(self, piece: _Piece) -> bool:
+        """Whether there are words in a piece beside headings."""
+        body = piece.start
+        first = bisect.bisect_left(self._headings, body, key=lambda heading: heading.start)
+        for heading in self._headings[first : first + CHAIN]:
+            if self._text[body : heading.start].strip():
+                break
+            body = min(heading.end, piece.end)
+        return says_something(self._text[body : piece.end])
 
     def _prose(
         self, section: Section, start: int, end: int, room: int, header: str = ""
@@ -199,9 +235,6 @@ class _Cutter:
     def _fits(self, piece: _Piece) -> bool:
         return self._count(self._words(piece)) <= self._max
 
-    def _count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
     def _chunk(self, piece: _Piece) -> Chunk:
         document, text = self._document, self._slice(piece)
         words = self._words(piece) if self._fits(piece) else text
@@ -215,3 +248,7 @@ class _Cutter:
             bisect.bisect_right(document.pages, piece.start) or None,
             None if words == text else words,
         )
+
+
+def _count(tokenizer: Tokenizer, text: str) -> int:
+    return len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from gem_rag.documents.decode import decode
 from gem_rag.documents.document import Document
@@ -88,15 +88,15 @@ def read_xml(path: Path) -> Document:
     """XML: a line for each element with text alone, a paragraph for each that holds such."""
     data = path.read_bytes()
     try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError):
+        root = ET.fromstring(data)
+    except (ET.ParseError, ValueError, LookupError):
         text, notes = decode(data)
         return Document(text, str(path), notes=notes)
     lines = "\n".join(_element(root))
     return Document(re.sub(r"\n{3,}", "\n\n", lines).strip(), str(path))
 
 
-def _element(element: ElementTree.Element) -> Iterator[str]:
+def _element(element: ET.Element) -> Iterator[str]:
     name = _local(element.tag)
     attributes = ", ".join(f"{_local(key)}: {value}" for key, value in element.attrib.items())
     label = f"{name} ({attributes})" if attributes else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from collections.abc import Iterable, Sequence
 
@@ -27,7 +27,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.15g}"
-    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+    if isinstance(value, dt.datetime) and value.time() == dt.time():
         value = value.date()
     text = re.sub(r"(?<=\w)-\n(?=[a-z])", "", str(value))  # a word broken at the end of its line
     return " ".join(text.replace("|", "\\|").split())

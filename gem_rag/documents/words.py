@@ -57,9 +57,11 @@ def names_above(title: str, path: Sequence[str], own: Collection[str], shown: Sh
     if own and not shown.openings:
         return []
     names = ([title] if title and shown.title else []) + (list(path) if shown.path else [])
+    different: dict[str, str] = {}
+    for name in names:
+        different.setdefault(name.casefold(), name)  # a title is often the first heading once more
     seen = {name.casefold() for name in own}
-    # A title is often the first heading once more.
-    return [n for n in names if n and not (n.casefold() in seen or seen.add(n.casefold()))]
+    return [name for key, name in different.items() if key and key not in seen]
 
 
 def mender(document: Document) -> Callable[[str], str]:

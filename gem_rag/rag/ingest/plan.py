@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gem_rag.documents.document import Chunk, Document
-from gem_rag.documents.find import content_hash
+from gem_rag.documents.find import content_hash, path_name
 from gem_rag.documents.load import load_file
 from gem_rag.documents.split import split
 from gem_rag.errors import GemError
@@ -58,23 +58,23 @@ class Plan:
             if known == digest:
                 report.unchanged.append(name)
                 return None
-            chunks = [chunk for part in parts for chunk in self._chunks(name, part)]
+            chunks = [chunk for part in parts for chunk in self._chunks(name, part, report)]
         except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
         return Work(name, digest, chunks)
 
-    def _chunks(self, name: str, part: Part) -> list[Chunk]:
+    def _chunks(self, name: str, part: Part, report: Report) -> list[Chunk]:
         document = part if isinstance(part, Document) else load_file(part)
+        report.notes += [(name, note) for note in document.notes]
         named = replace(document, source=name)
         return split(named, self._tokenizer, max_tokens=self._chunk_tokens)
 
 
 def source_name(part: Part) -> str:
     """A source's name as text that can be stored and shown, whatever bytes a file's name has."""
-    name = part.source if isinstance(part, Document) else str(part)
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return path_name(part.source if isinstance(part, Document) else part)
 
 
 def meta_key(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gem_rag.documents.document import Chunk, Document
-from gem_rag.documents.find import existing, find_files
+from gem_rag.documents.find import existing, find, is_gone
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
 from gem_rag.rag.ingest.plan import SOURCE, Part, Plan, Work, meta_key, source_name
@@ -32,12 +32,20 @@ class Ingest:
         self._plan = Plan(index, store.model.codec.backend, chunk_tokens)
 
     def add(
-        self, given: Sequence[str | Part], *, remove_missing: bool, show_progress: bool | None
+        self,
+        given: Sequence[str | Part],
+        *,
+        remove_missing: bool,
+        exclude: Sequence[str],
+        show_progress: bool | None,
     ) -> IngestReport:
         """See `GemRAG.add`."""
         paths = [Path(p) for p in given if not isinstance(p, Document)]
         report = Report()
-        files = find_files(paths)
+        own = [self._index.path] if self._index.path is not None else []
+        found = find(paths, exclude=exclude, without=own)
+        report.take(found)
+        files = found.files
         sources: dict[str, list[Part]] = {}
         documents: list[Part] = [d for d in given if isinstance(d, Document)]
         for part in [*documents, *files]:
@@ -84,7 +92,7 @@ class Ingest:
             name = key.removeprefix(SOURCE)
             path = Path(name)
             under = any(path.is_relative_to(root) for root in roots)
-            if under and name not in found and not path.exists():
+            if under and name not in found and is_gone(path):
                 with self._index.transaction():
                     self._index.delete(where={"source": name})
                     self._index.set_meta(key, None)
