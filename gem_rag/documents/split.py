@@ -52,7 +52,11 @@ def split(
 
     Returns:
         Chunks in order; none of a document without words.
+
+    Raises:
+        UnicodeEncodeError: The text holds half a character.
     """
+    document.text.encode()
     return _Cutter(document, tokenizer, max_tokens, shown).chunks()
 
 
