@@ -72,7 +72,8 @@ def make_pdf(path, *pages, fields="", trailer="", extra=()):
         content = page if not page or " Tj" in page or " re" in page else text_at(50, 700, page)
         annotations = f"/Annots [{fields}]" if fields and not i else ""
         objects += [
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {first + 2 * i + 1} 0 R "
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] "
+            f"/Contents {first + 2 * i + 1} 0 R "
             f"/Resources << /Font << /F1 3 0 R >> >> {annotations} >>",
             f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
         ]

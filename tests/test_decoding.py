@@ -19,7 +19,7 @@ TEXTS = {
     "shift_jis": "東京都庁は新宿区にあります。",
     "iso2022_jp": "東京都庁は新宿区にあります。",
     "euc_kr": "주전자의 보증 기간은 칠 년입니다.",
-    "cp1250": "Gwarancja na czajnik wynosi siedem lat, źródło: Łódź.\nA jótállás hét év, őrizze meg.",
+    "cp1250": "Gwarancja na czajnik wynosi siedem lat, źródło.\nA jótállás hét év, őrizze meg.",
     "iso8859_2": "Záruka na konvici je sedm let, pošlete jej do dílny.",
     "cp1252": "Die Garantie für den Kocher: sieben Jahre – „Größe“ 5 µm, 30 €, 100 °C.",
     "cp1253": "Η εγγύηση του βραστήρα είναι επτά χρόνια.",

@@ -83,7 +83,7 @@ def test_linked_folders_are_followed_once_and_mentioned(folder, names, tmp_path)
         ("farther", tmp_path / "elsewhere"),
         ("deep/up", folder),
     ):
-        os.symlink(target, folder / link)
+        (folder / link).symlink_to(target)
     assert names() in (["deep/b.md", f"{far}/c.md", "v2/a.md"] for far in ("far", "farther"))
     noted = {source.rpartition("/")[2] for source, _ in find([folder]).notes}
     assert noted == {"current", "far", "farther", "up"}
@@ -91,8 +91,8 @@ def test_linked_folders_are_followed_once_and_mentioned(folder, names, tmp_path)
 
 def test_a_linked_file_is_read_once(folder, names):
     fill(folder, "a.md")
-    os.symlink(folder / "a.md", folder / "b.md")
-    os.symlink("nowhere", folder / "c.md")
+    (folder / "b.md").symlink_to(folder / "a.md")
+    (folder / "c.md").symlink_to("nowhere")
     assert names() == ["a.md"]
     assert [source for source, _ in find([folder]).skipped] == [str(folder.resolve() / "c.md")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -41,7 +42,8 @@ def sections_of(document: Document) -> list[Section]:
     """A document's sections; together they are its whole text."""
     text = document.text
     if document.markdown:
-        return _by_headings(text)
+        sections = _by_headings(text)
+        return list(_at_pages(sections, document)) if document.pages else sections
     if kind_of(document.source) in (".py", ".pyi"):
         return _by_definitions(text) or [Section(0, 0, len(text))]
     if is_code(document.source):
@@ -67,6 +69,19 @@ def _by_headings(text: str) -> list[Section]:
     elif waiting:
         sections.append(Section(0, 0, len(text), waiting[-1].path, (waiting[-1].path[-1],), 1))
     return sections
+
+
+def _at_pages(sections: list[Section], document: Document) -> Iterator[Section]:
+    """Sections cut where pages start, so that a chunk's page is that of all its words."""
+    for section in sections:
+        first = bisect.bisect_right(document.pages, section.body)
+        last = bisect.bisect_left(document.pages, section.end)
+        starts = [section.start, *document.pages[first:last]]
+        for start, end in zip(starts, [*starts[1:], section.end], strict=True):
+            if start == section.start:
+                yield section._replace(end=end)
+            elif document.text[start:end].strip():
+                yield section._replace(start=start, body=start, end=end, own=())
 
 
 def says_something(body: str) -> bool:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
 SPLITTER_VERSION = 2  # raised whenever the same document gives other chunks
-NAMES = 4  # names above, a heading or a header row have at most this part of a chunk
-TRIES = 4
+HEADING = 2  # the part of a chunk, 1 / 2, that its own heading may have
+NAMES = 4  # and the names above it, or a table's header row
 CHAIN = 8  # headings without a word between
 
 _BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)*")
@@ -96,15 +96,16 @@ class _Cutter:
         """The document's chunks."""
         pieces: list[_Piece] = []
         for section in self._grouped():
-            whole = self._whole(section)
-            pieces += [whole] if self._fits(whole) else self._cut(section)
+            pieces += self._pieces(section)
         return [self._chunk(piece) for piece in pieces if self._slice(piece).strip()]
 
     def _grouped(self) -> Iterator[Section]:
-        """Sections, neighbours that fit into a chunk as one, but none with one that is above it."""
+        """Sections; neighbours of a page that fit into a chunk as one, but not with one above."""
+        pages = set(self._document.pages)
         group: Section | None = None
         for section in sections_of(self._document):
-            if group is not None and section.level >= group.level:
+            is_below = group is not None and section.level >= group.level
+            if group is not None and is_below and section.start not in pages:
                 names, own = group.path or section.path, group.own or section.own
                 both = group._replace(end=section.end, path=names, own=own)
                 if self._fits(self._whole(both)):
@@ -116,25 +117,73 @@ class _Cutter:
         if group is not None:
             yield group
 
-    def _cut(self, section: Section) -> list[_Piece]:
-        """Pieces of a section that is too long; the first begins with its heading."""
+    def _pieces(self, section: Section) -> list[_Piece]:
+        whole = self._whole(section)
+        if self._fits(whole):
+            return [whole]
         heading = self._text[section.start : section.body]
-        body = section.body if self._count(heading) <= self._max // NAMES else section.start
-        names = self._names(_Piece(section.end, section.end, section))
-        room = self._max - max(self._count(self._text[section.start : body]), self._count(names))
-        pieces: list[_Piece] = []
-        for attempt in range(TRIES):
-            parts = list(self._parts(section, body, room))
-            pieces = self._saying(parts) if attempt < TRIES - 1 else parts
-            if pieces:
-                pieces[0] = self._trimmed(pieces[0]._replace(start=section.start, opens=True))
-            excess = max((self._count(self._words(p)) for p in pieces), default=0) - self._max
-            if excess <= 0:
-                break
-            room = max(1, room - excess)
-        return pieces
+        if len(section.own) > 1 and self._count(heading) > self._max // HEADING:
+            last = next(each.start for each in self._headings if each.end == section.body)
+            rest = section._replace(start=last, own=section.own[-1:])
+            return [*self._prose(section, section.start, last, self._max), *self._pieces(rest)]
+        return self._cut(section)
 
-    def _parts(self, section: Section, start: int, room: int) -> Iterator[_Piece]:
+    def _cut(self, section: Section) -> list[_Piece]:
+        """Pieces of a section that is too long; the first begins with its heading.
+
+        A part without words (a fence, a rule, an empty heading) goes with the one before it where
+        there is room, else with the one after it.
+        """
+        heading = self._count(self._text[section.start : section.body])
+        body = section.body if heading <= self._max // HEADING else section.start
+        parts = list(self._parts(section, body, heading if body > section.start else 0))
+        out: list[_Piece] = []
+        waiting = section.start if body > section.start else None  # where what has no words starts
+        for part in parts:
+            piece = part if waiting is None else part._replace(start=waiting)
+            if self._says_something(part) or self._count(self._slice(piece)) > self._max // HEADING:
+                out += self._fitted(piece._replace(opens=not out), part.start)
+                waiting = None
+            elif waiting is None and out and self._fits(out[-1]._replace(end=part.end)):
+                out[-1] = out[-1]._replace(end=part.end)
+            else:
+                waiting = piece.start
+        if waiting is not None:
+            tail = _Piece(waiting, section.end, section, opens=not out)
+            out += self._with_tail(out.pop(), tail) if out else [tail]
+        return [self._trimmed(piece) for piece in out]
+
+    def _fitted(self, piece: _Piece, body: int) -> list[_Piece]:
+        """A piece, or several where it became too long by what was put before its `body`."""
+        room = self._max - self._count(self._words(piece._replace(end=body)))
+        while not self._fits(piece) and room > 0:
+            first, *others = self._prose(piece.section, body, piece.end, room, piece.header)
+            first = first._replace(start=piece.start, opens=piece.opens)
+            if self._fits(first):
+                return [first, *others]
+            room -= 1 + room // 8
+        return [piece]
+
+    def _with_tail(self, last: _Piece, tail: _Piece) -> list[_Piece]:
+        """The last piece with what follows it and has no words, the piece cut again if need be."""
+        room = self._max - self._count(self._names(tail) + last.header + self._slice(tail))
+        pieces = [last]
+        if not self._fits(last._replace(end=tail.end)) and room > 0:
+            pieces = list(self._prose(last.section, last.start, last.end, room, last.header))
+            pieces[0] = pieces[0]._replace(opens=last.opens)
+        longer = pieces[-1]._replace(end=tail.end)
+        return [*pieces[:-1], longer] if self._fits(longer) else [*pieces, tail]
+
+    def _parts(self, section: Section, start: int, heading: int) -> Iterator[_Piece]:
+        """Parts of a section that fit with the names above them.
+
+        Args:
+            section: What is cut.
+            start: Where what stands below its heading starts.
+            heading: Tokens of its own heading, which the first part will have before it.
+        """
+        names = self._count(self._names(_Piece(start, start, section)))
+        room, first_room = self._max - names, self._max - max(names, heading)
         if kind_of(self._document.source) in ROWS and not self._document.markdown:
             yield from self._rows(section, start, start, section.end, room)
             return
@@ -142,24 +191,9 @@ class _Cutter:
             is_here = start <= table.start and table.end <= section.end
             if is_here and self._count(self._text[table.start : table.end]) > room:
                 yield from self._prose(section, start, table.start, room)
-                yield from self._rows(section, table.start, table.rows, table.end, room)
+                yield from self._rows(section, table.start, table.rows, table.end, room, first_room)
                 start = table.end
         yield from self._prose(section, start, section.end, room)
-
-    def _saying(self, pieces: list[_Piece]) -> list[_Piece]:
-        """Pieces with words; what has none (a fence, a rule) goes with the one before, or after."""
-        out: list[_Piece] = []
-        silent: _Piece | None = None  # at the beginning
-        for piece in pieces:
-            if self._says_something(piece):
-                out.append(piece._replace(start=silent.start) if silent and not out else piece)
-            elif not out:
-                silent = silent or piece
-            elif self._fits(longer := out[-1]._replace(end=piece.end)):
-                out[-1] = longer
-            elif "<!--" in self._slice(piece):
-                out.append(piece)
-        return out or pieces
 
     def _says_something(self, piece: _Piece) -> bool:
         """Whether there are words in a piece beside headings."""
@@ -182,7 +216,13 @@ class _Cutter:
             yield _Piece(start + at, start + at + len(text), section, header)
 
     def _rows(
-        self, section: Section, start: int, first: int, end: int, room: int
+        self,
+        section: Section,
+        start: int,
+        first: int,
+        end: int,
+        room: int,
+        first_room: int | None = None,
     ) -> Iterator[_Piece]:
         """A table's rows; `first` is where they begin, `start` where their header does."""
         marked = first > start  # a Markdown table says itself which row is its header
@@ -198,8 +238,9 @@ class _Cutter:
             rows = [(start, first)]
 
         def fits(a: int, b: int) -> bool:
-            above = header if a > start else ""
-            return self._count(above + self._text[a:b]) <= room
+            if a > start or first_room is None:
+                return self._count((header if a > start else "") + self._text[a:b]) <= room
+            return self._count(self._text[a:b]) <= first_room
 
         for a, b in packed(rows, fits):
             above = header if a > start else ""
