@@ -1,5 +1,6 @@
 """Which files of a folder are read, and what is said about the others."""
 
+import json
 import os
 
 import pytest
@@ -165,3 +166,36 @@ def test_an_index_among_the_documents_is_no_document(folder, gem):
     rag = GemRAG(gem, GemIndex(folder / "index"), threshold=None)
     rag.add(folder)
     assert rag.add(folder).passed_over == {}
+
+
+@pytest.fixture
+def index(gem, folder, tmp_path):
+    """`gem-rag index` of the folder."""
+    from typer.testing import CliRunner
+
+    from gem_rag.cli import app
+
+    model = str(gem.save_pretrained(tmp_path / "checkpoint"))
+    fixed = ["index", str(folder), "--index", str(tmp_path / "index"), "--model", model]
+    return lambda *options: CliRunner().invoke(app, [*fixed, *options])
+
+
+def test_the_command_says_what_it_left_out(folder, index):
+    fill(folder, "a.md", "draft.md", "photo.jpg")
+    (folder / "old.txt").write_bytes("Привет, мир".encode("koi8_r"))
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    result = index("--exclude", "draft.*")
+    assert result.exit_code == 0
+    assert "2 added" in result.stdout
+    for words in ("passed over 1 file", "1 .jpg", "read as koi8_r", "skipped", "broken.pdf"):
+        assert words in result.stderr
+    report = json.loads(index("--exclude", "draft.*", "--json").stdout)
+    assert report["passed_over"] == {".jpg": 1}
+
+
+def test_a_folder_with_nothing_to_index_is_an_error(folder, index):
+    fill(folder, "a.jpg")
+    result = index()
+    assert result.exit_code == 1
+    assert "nothing to index" in result.stdout
+    assert "1 .jpg" in result.stderr
