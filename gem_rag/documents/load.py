@@ -67,9 +67,11 @@ def load_file(path: str | Path) -> Document:
             document = READERS.get(kind, _plain)(path)
     except ImportError as error:
         raise MissingExtraError(f"reading {kind} files", "files") from error
-    except (GemError, OSError):
+    except GemError:
         raise
     except Exception as error:  # converters raise whatever their parsers do
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's: the file cannot be opened
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DocumentError(f"{path} cannot be read as {kind}: {reason[-1]}") from error
     if kind in CONVERTED and not document.text.strip() and path.stat().st_size:

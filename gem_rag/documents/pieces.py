@@ -86,7 +86,12 @@ def _at_pages(sections: list[Section], document: Document) -> Iterator[Section]:
 
 def says_something(body: str) -> bool:
     """Whether there are words in a text, comments aside."""
-    return bool(_WORD.search(_COMMENT.sub("", body)))
+    return has_words(_COMMENT.sub("", body))
+
+
+def has_words(text: str) -> bool:
+    """Whether there is more in a text than marks, rules and fences."""
+    return bool(_WORD.search(text))
 
 
 # Programs

@@ -14,6 +14,7 @@ from gem_rag.documents.kinds import ROWS, kind_of
 from gem_rag.documents.pieces import (
     Section,
     has_header,
+    has_words,
     packed,
     records,
     says_something,
@@ -28,6 +29,8 @@ CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
 SPLITTER_VERSION = 2  # raised whenever the same document gives other chunks
 HEADING = 2  # the part of a chunk, 1 / 2, that its own heading may have
 NAMES = 4  # and the names above it, or a table's header row
+LONGEST_TOKEN = 40  # characters, about
+SEAM = 2  # tokens that two texts may have more together than each for itself
 CHAIN = 8  # headings without a word between
 
 _BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)*")
@@ -85,7 +88,7 @@ class _Cutter:
         self._document = document
         self._text = document.text
         self._max = max_tokens
-        self._count = lru_cache(maxsize=1024)(partial(_count, tokenizer))  # names come often
+        self._counted = lru_cache(maxsize=1024)(partial(_count, tokenizer))  # names come often
         self._shown = shown
         self._title = title_of(document)
         self._mend = mender(document)
@@ -97,7 +100,8 @@ class _Cutter:
         pieces: list[_Piece] = []
         for section in self._grouped():
             pieces += self._pieces(section)
-        return [self._chunk(piece) for piece in pieces if self._slice(piece).strip()]
+        with_words = [piece for piece in pieces if has_words(self._slice(piece))]
+        return [self._chunk(p) for p in with_words or pieces if self._slice(p).strip()]
 
     def _grouped(self) -> Iterator[Section]:
         """Sections; neighbours of a page that fit into a chunk as one, but not with one above."""
@@ -125,7 +129,10 @@ class _Cutter:
         if len(section.own) > 1 and self._count(heading) > self._max // HEADING:
             last = next(each.start for each in self._headings if each.end == section.body)
             rest = section._replace(start=last, own=section.own[-1:])
-            return [*self._prose(section, section.start, last, self._max), *self._pieces(rest)]
+            return [
+                *self._prose(section, section.start, last, self._max - SEAM),
+                *self._pieces(rest),
+            ]
         return self._cut(section)
 
     def _cut(self, section: Section) -> list[_Piece]:
@@ -183,7 +190,7 @@ class _Cutter:
             heading: Tokens of its own heading, which the first part will have before it.
         """
         names = self._count(self._names(_Piece(start, start, section)))
-        room, first_room = self._max - names, self._max - max(names, heading)
+        room, first_room = self._max - names - SEAM, self._max - max(names, heading) - SEAM
         if kind_of(self._document.source) in ROWS and not self._document.markdown:
             yield from self._rows(section, start, start, section.end, room)
             return
@@ -279,6 +286,10 @@ class _Cutter:
 
     def _fits(self, piece: _Piece) -> bool:
         return self._count(self._words(piece)) <= self._max
+
+    def _count(self, text: str) -> int:
+        """Tokens; of a text that is far too long some number that is too."""
+        return self._counted(text) if len(text) <= LONGEST_TOKEN * self._max else len(text)
 
     def _chunk(self, piece: _Piece) -> Chunk:
         document, text = self._document, self._slice(piece)

@@ -15,7 +15,9 @@ _LIGATURES = dict(
     zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)
 )
 _UNSEEN = re.compile(r"\u00ad[ \t]*(\r?\n[ \t]*)?|[\u200b\u2060\ufeff]")  # soft hyphens, no widths
-_BROKEN = re.compile(r"(\w+)[-\u2010][ \t]*\r?\n\s*([^\W\d_]\w*)")
+_BROKEN = re.compile(r"(?<=\w)[-\u2010][ \t]*\r?\n\s*([^\W\d_]\w*)")
+_LAST_WORD = re.compile(r"\w+\Z")
+LONGEST_WORD = 60  # characters
 _WORD = re.compile(r"\w+(?:-\w+)*")
 
 
@@ -76,11 +78,12 @@ def mender(document: Document) -> Callable[[str], str]:
         words = {word.lower() for word in _WORD.findall(_seen(document.text))}
 
     def join(match: re.Match[str]) -> str:
-        before, after = match[1], match[2]
+        near = match.string[max(0, match.start() - LONGEST_WORD) : match.start()]
+        before, after = "".join(_LAST_WORD.findall(near)), match[1]
         known, hyphened = (before + after).lower() in words, f"{before}-{after}".lower() in words
         if not after[0].islower() or not (known or printed):
             return match[0]
-        return f"{before}-{after}" if hyphened and not known else before + after
+        return f"-{after}" if hyphened and not known else after
 
     return lambda text: _BROKEN.sub(join, _seen(text)) if words else _seen(text)
 
