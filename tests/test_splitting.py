@@ -1,6 +1,7 @@
 """Chunks that make sense alone: headings with their text, tables with their header."""
 
 import re
+import time
 
 import pytest
 
@@ -190,3 +191,10 @@ def test_a_program_in_another_language_is_cut_at_its_margin(cut):
 
 def test_broken_programs_are_text(cut):
     assert cut("def broken(:\n" * 50, "a.py")
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000, "<!-- " * 5_000, "# h\n" * 2_000, "|-" * 20_000])
+def test_texts_that_are_hardly_any_take_no_time(text, tokenizer):
+    start = time.monotonic()
+    assert split(Document(text, "a.md", markdown=True), tokenizer)
+    assert time.monotonic() - start < 10

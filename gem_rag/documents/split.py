@@ -169,7 +169,11 @@ class _Cutter:
             if self._fits(first):
                 return [first, *others]
             room -= 1 + room // 8
-        return [piece]
+        if self._fits(piece):
+            return [piece]
+        above = self._names(piece._replace(opens=False)) + piece.header
+        room = self._max - self._count(above) - SEAM
+        return list(self._prose(piece.section, piece.start, piece.end, room, piece.header))
 
     def _with_tail(self, last: _Piece, tail: _Piece) -> list[_Piece]:
         """The last piece with what follows it and has no words, the piece cut again if need be."""
