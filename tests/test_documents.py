@@ -1,8 +1,7 @@
 """Files to chunks that point back at their place."""
 
-import zipfile
-
 import pytest
+from files import make_docx, make_pdf
 
 from gem_rag.documents import Document, content_hash, find_files, load_file, split
 from gem_rag.errors import DocumentError, GemError, MissingExtraError
@@ -80,53 +79,10 @@ def test_binary_files_are_errors_that_name_the_file(tmp_path):
         load_file(path)
 
 
-def make_docx(path):
-    ns = "http://schemas.openxmlformats.org"
-    word = f"{ns}/wordprocessingml/2006/main"
-    body = "<w:p><w:r><w:t>The kettle boils water.</w:t></w:r></w:p>"
-    types = (
-        f'<Types xmlns="{ns}/package/2006/content-types">'
-        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.'
-        'relationships+xml"/><Default Extension="xml" ContentType="application/vnd.'
-        'openxmlformats-officedocument.wordprocessingml.document.main+xml"/></Types>'
-    )
-    relations = (
-        f'<Relationships xmlns="{ns}/package/2006/relationships"><Relationship Id="r1" '
-        f'Type="{ns}/officeDocument/2006/relationships/officeDocument" Target="word/document.xml"/>'
-        "</Relationships>"
-    )
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("[Content_Types].xml", types)
-        archive.writestr("_rels/.rels", relations)
-        archive.writestr(
-            "word/document.xml",
-            f'<w:document xmlns:w="{word}"><w:body>{body}</w:body></w:document>',
-        )
-
-
-def make_pdf(path):
-    content = b"BT /F1 18 Tf 50 700 Td (The kettle boils water.) Tj ET"
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R "
-        b"/Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    out, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        places.append(len(out))
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start = len(out)
-    out += b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % p for p in places)
-    path.write_bytes(out + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % start)
-
-
 def test_html_pdf_and_docx_become_text(tmp_path):
     html = "<html><body><h1>Guide</h1><p>The kettle boils water.</p></body></html>"
     (tmp_path / "a.html").write_text(html)
-    make_pdf(tmp_path / "b.pdf")
+    make_pdf(tmp_path / "b.pdf", "The kettle boils water.")
     make_docx(tmp_path / "c.docx")
     for path in find_files([tmp_path]):
         document = load_file(path)

@@ -179,8 +179,16 @@ def print_report(report: IngestReport) -> None:
 
 
 def print_problems(report: IngestReport) -> None:
-    """Sources that were skipped, with the reason."""
+    """Sources that were skipped, with the reason, and what else a user should know."""
     print_skipped(report.skipped)
+    for source, note in report.notes:
+        err.print(f"[yellow]note[/yellow] {escape(source)}: {escape(note)}")
+    if report.passed_over:
+        kinds = sorted(report.passed_over.items(), key=lambda kind: -kind[1])
+        counts = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds)
+        files = sum(report.passed_over.values())
+        what = "1 file of an unknown kind" if files == 1 else f"{files} files of unknown kinds"
+        err.print(f"[yellow]passed over[/yellow] {what}: {escape(counts)}")
 
 
 def print_skipped(skipped: Iterable[tuple[str, str]]) -> None:

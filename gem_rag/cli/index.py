@@ -36,13 +36,17 @@ def index_(
     remove_missing: Annotated[
         bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
     existing(paths)  # a wrong one is found before a model is loaded or an index made
     with open_rag(None, index, model, dtype, create=True) as rag:
         try:
-            report = rag.add(paths, remove_missing=remove_missing)
+            report = rag.add(paths, remove_missing=remove_missing, exclude=exclude or ())
         except KeyboardInterrupt:
             err.print(f"{rag.index.count()} chunks were committed and are kept")
             raise
@@ -51,7 +55,8 @@ def index_(
         else:
             print_report(report)
             out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
-    if report.skipped and not (report.added or report.replaced or report.unchanged):
+    done = report.added or report.replaced or report.unchanged or report.removed
+    if not done and (report.skipped or report.passed_over):
         raise typer.Exit(1)
 
 

@@ -85,6 +85,7 @@ class GemRAG:
         paths_or_documents: Sequence[str | Path | Document] | str | Path | Document,
         *,
         remove_missing: bool = False,
+        exclude: Sequence[str] = (),
         show_progress: bool | None = None,
     ) -> IngestReport:
         """Index files, folders or documents; what has not changed is not read again.
@@ -95,6 +96,7 @@ class GemRAG:
             paths_or_documents: Paths, or `Document` objects; those of one source (such as a book's
                 pages) make it up together.
             remove_missing: Drop sources under the given folders whose file is gone.
+            exclude: Patterns, as in ``.gitignore``, of files and folders that are left out.
             show_progress: A progress bar; None shows one on a terminal.
 
         Returns:
@@ -104,7 +106,10 @@ class GemRAG:
             paths_or_documents = [paths_or_documents]
         ingest = Ingest(self.index, self.store, self.chunk_tokens)
         return ingest.add(
-            list(paths_or_documents), remove_missing=remove_missing, show_progress=show_progress
+            list(paths_or_documents),
+            remove_missing=remove_missing,
+            exclude=exclude,
+            show_progress=show_progress,
         )
 
     # Retrieval

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gem_rag.documents.document import Chunk, Document
-from gem_rag.documents.find import content_hash
+from gem_rag.documents.find import content_hash, path_name
 from gem_rag.documents.load import load_file
 from gem_rag.documents.split import SPLITTER_VERSION, split
 from gem_rag.errors import GemError
@@ -59,20 +59,21 @@ class Plan:
             if known is not None and known.is_whole and known.hash == digest:
                 report.unchanged.append(name)
                 return None
-            text, passages = self._read(name, parts)
+            text, passages = self._read(name, parts, report)
         except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
         return Work(name, text, digest, passages)
 
-    def _read(self, name: str, parts: Sequence[Part]) -> tuple[str, list[Passage]]:
+    def _read(self, name: str, parts: Sequence[Part], report: Report) -> tuple[str, list[Passage]]:
         """The text of all parts, one after the other, and their pieces' places in it."""
         texts: list[str] = []
         passages: list[Passage] = []
         at = 0
         for part in parts:
             document = part if isinstance(part, Document) else load_file(part)
+            report.notes += [(name, note) for note in document.notes]
             named = replace(document, source=name)
             chunks = split(named, self._tokenizer, max_tokens=self._chunk_tokens)
             passages.extend(_passage(chunk, at) for chunk in chunks)
@@ -83,8 +84,7 @@ class Plan:
 
 def source_name(part: Part) -> str:
     """A source's name as text that can be stored and shown, whatever bytes a file's name has."""
-    name = part.source if isinstance(part, Document) else str(part)
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return path_name(part.source if isinstance(part, Document) else part)
 
 
 def _passage(chunk: Chunk, offset: int) -> Passage:
@@ -93,7 +93,9 @@ def _passage(chunk: Chunk, offset: int) -> Passage:
         chunk.start + offset,
         chunk.end + offset,
         chunk.heading,
-        metadata=chunk.metadata,
+        chunk.page,
+        chunk.read,
+        chunk.metadata,
     )
 
 
@@ -105,7 +107,6 @@ def _hash(parts: Sequence[Part]) -> str:
 def _part_hash(part: Part) -> str:
     if not isinstance(part, Document):
         return content_hash(part)
-    content = part.text
-    if part.metadata or part.markdown:
-        content += json.dumps([part.markdown, dict(part.metadata)], sort_keys=True, default=str)
+    said = [part.markdown, dict(part.metadata), part.title, part.pages]
+    content = part.text + json.dumps(said, sort_keys=True, default=str)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gem_rag.documents.document import Document
-from gem_rag.documents.find import existing, find_files
+from gem_rag.documents.find import existing, find, is_gone
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
 from gem_rag.rag.ingest.plan import Part, Plan, Work, source_name
@@ -33,14 +33,22 @@ class Ingest:
         self._plan = Plan(index, store.model.codec.backend, chunk_tokens)
 
     def add(
-        self, given: Sequence[str | Part], *, remove_missing: bool, show_progress: bool | None
+        self,
+        given: Sequence[str | Part],
+        *,
+        remove_missing: bool,
+        exclude: Sequence[str],
+        show_progress: bool | None,
     ) -> IngestReport:
         """See `GemRAG.add`."""
         paths = [Path(p) for p in given if not isinstance(p, Document)]
         report = Report()
         with self._index.transaction():
             pass  # an index of an older layout is upgraded: it finds documents slowly
-        files = find_files(paths)
+        own = [self._index.path] if self._index.path is not None else []
+        found = find(paths, exclude=exclude, without=own)
+        report.take(found)
+        files = found.files
         sources: dict[str, list[Part]] = {}
         documents: list[Part] = [d for d in given if isinstance(d, Document)]
         for part in [*documents, *files]:
@@ -102,6 +110,6 @@ class Ingest:
         for document in self._index.documents.all():
             path = Path(document.source)
             under = any(path.is_relative_to(root) for root in roots)
-            if under and document.source not in found and not path.exists():
+            if under and document.source not in found and is_gone(path):
                 self._index.documents.remove([document.source])
                 report.removed.append(document.source)

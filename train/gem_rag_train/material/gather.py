@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gem_rag.documents import Chunk, find_files, load_file, split
+from gem_rag.documents import Chunk, find, load_file, split
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.rag import RELEVANCE_THRESHOLD
@@ -85,11 +85,9 @@ def read_chunks(
         GemError: There is no text, or fewer than `FEWEST_CHUNKS` chunks of `FEWEST_WORDS` words.
     """
     chunks: dict[str, Chunk] = {}
-    skipped: list[tuple[str, str]] = []
-    own = [folder.resolve() for folder in without]
-    for file in find_files(paths):
-        if any(file.is_relative_to(folder) for folder in own):
-            continue
+    found = find(paths, without=without)
+    skipped = found.skipped
+    for file in found.files:
         try:
             document = load_file(file)
         except (GemError, OSError) as error:
