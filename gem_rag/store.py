@@ -172,7 +172,7 @@ class ReadingStore:
     def _key(self, tokenized: Tokenized) -> str:
         # What one precision wrote is not what another would read.
         computed = self.model.base.dtype
-        made = f"{self.model.reading_fingerprint}:{computed}:{self.dtype or computed}"
+        made = f"{self.model.parts.reading_fingerprint}:{computed}:{self.dtype or computed}"
         ids = ",".join(map(str, tokenized.ids))
         return hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()
 

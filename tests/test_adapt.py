@@ -74,7 +74,7 @@ def test_what_is_better_is_written(docs, checkpoint, tmp_path, monkeypatch):
     assert result.checkpoint == str(tmp_path / "out")
     new, old = GemModel.from_pretrained(tmp_path / "out"), GemModel.from_pretrained(checkpoint)
     assert new.fingerprint != old.fingerprint
-    assert new.reading_fingerprint == old.reading_fingerprint
+    assert new.parts.reading_fingerprint == old.parts.reading_fingerprint
     assert new.config.num_special_tokens == 2
     assert not list((tmp_path / "out.adapt").glob("*.readings"))
 

@@ -118,7 +118,7 @@ def test_fingerprint_follows_what_changes_vectors(base_folder, gem):
     assert make(query_instruction="?").fingerprint != same.fingerprint
     assert disturb(make()).fingerprint != same.fingerprint
     # Readings do not depend on the adapter, so a new one may use old readings.
-    assert disturb(make()).reading_fingerprint == same.reading_fingerprint
+    assert disturb(make()).parts.reading_fingerprint == same.parts.reading_fingerprint
 
 
 def test_weights_hash_is_of_the_tensors_not_of_the_files(tmp_path, base_folder):

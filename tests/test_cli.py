@@ -121,11 +121,11 @@ def test_chat_goes_on_after_an_answer_that_was_stopped(run, docs, monkeypatch):
     rank = GemModel.rank
     stopped = []
 
-    def once(self, *args):
+    def once(self, *args, **options):
         if not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
-        return rank(self, *args)
+        return rank(self, *args, **options)
 
     monkeypatch.setattr(GemModel, "rank", once)
     monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\nkettle?\n/sources\n"))

@@ -182,6 +182,7 @@ def test_an_answer_cites_what_it_was_generated_after(rag, docs, gem):
 
 @pytest.mark.parametrize("join", [False, True])
 def test_several_passages_together_or_joined(gem, docs, join):
+    (docs / "horse.txt").write_text("A young child is riding a grey horse!")
     rag = GemRAG(gem, threshold=None, chunk_tokens=30, context=3, join_readings=join)
     rag.add(docs)
     answer = rag.answer("Who wrote it?", max_new_tokens=4)

@@ -110,6 +110,8 @@ def test_clear(gem, tmp_path):
 
 def test_a_store_of_another_checkpoint_is_not_used_to_embed(gem, base_folder):
     other = ReadingStore(disturb(create(base_folder, adapter=AdapterConfig(rank=4))))
-    assert other.model.reading_fingerprint == gem.reading_fingerprint  # what it read would fit
+    assert (
+        other.model.parts.reading_fingerprint == gem.parts.reading_fingerprint
+    )  # what it read would fit
     with pytest.raises(ReadingError, match="give a ReadingStore of this model"):
         GemRAG(gem, store=other)

@@ -75,8 +75,8 @@ class Parts:
         if not self.embeds:
             raise CheckpointError(
                 f"{self.config.base.name} is a plain model that has not learned to embed: train "
-                "a checkpoint for it (`gem-rag train --base ...`) and load that; as it is, it "
-                "finds by words, ranks and answers"
+                "a checkpoint for it (`gem-rag train default --set base=... --set output=...`) and "
+                "load that; as it is, it finds by words, ranks and answers"
             )
 
     @property

@@ -44,7 +44,7 @@ class Reading:
         ids: int64 ``[n]``, the preamble's and the text's token ids.
         offsets: ``(start, end)`` character offsets in `text` of each token of the text.
         key_values: Per layer, keys and values ``[H, n, D]`` in the model's dtype.
-        fingerprint: `GemModel.reading_fingerprint` of the model that read it.
+        fingerprint: `Parts.reading_fingerprint` of the model that read it.
         cut_tokens: How many tokens of the text did not fit and were not read.
         model: The model that read it.
     """

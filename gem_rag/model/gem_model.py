@@ -81,11 +81,7 @@ class GemModel:
         """
         folder = resolve(name_or_path, revision)
         if is_base(folder):
-            warnings.warn(
-                f"{folder.name} is a plain model: it finds by words, ranks and answers, and does "
-                "not embed until a checkpoint is trained for it (`gem-rag train --base ...`)",
-                stacklevel=2,
-            )
+            warnings.warn(f"{folder.name} {PLAIN}", stacklevel=2)
         options = {"device": device, "dtype": dtype, "forward": forward}
         return _loaded(name_or_path, folder, revision, **options)
 
@@ -149,11 +145,6 @@ class GemModel:
         return self.parts.fingerprint
 
     @property
-    def reading_fingerprint(self) -> str:
-        """Of all that decides a reading."""
-        return self.parts.reading_fingerprint
-
-    @property
     def path(self) -> Path | None:
         """The folder it was loaded from; None for a new one."""
         return self.parts.path
@@ -213,16 +204,7 @@ class GemModel:
         max_length: int | None = None,
         show_progress: bool | None = None,
     ) -> np.ndarray:
-        """Embed passages.
-
-        Args:
-            texts: What to embed, unchanged.
-            max_length: As for `read`.
-            show_progress: As for `read`.
-
-        Returns:
-            float32 ``[n, d]``, rows L2-normalised.
-        """
+        """Embed passages, unchanged: float32 ``[n, d]``, L2-normalised. Arguments as `read`."""
         return self.engine.embed(texts, "document", max_length, show_progress).result()
 
     async def aembed_documents(self, texts: Sequence[str], **options: Any) -> np.ndarray:
@@ -255,11 +237,9 @@ class GemModel:
         """Embed texts already read: float32 ``[n, d]``; only the special tokens are run."""
         return self.engine.embed_readings(readings, task).result()
 
-    async def aembed_readings(
-        self, readings: Sequence[Reading], task: Task = "document"
-    ) -> np.ndarray:
+    async def aembed_readings(self, readings: Sequence[Reading], **options: Any) -> np.ndarray:
         """`embed_readings` without blocking the event loop."""
-        return await self.engine.embed_readings(readings, task)
+        return await self.engine.embed_readings(readings, **options)
 
     def embed_spans(self, reading: Reading, spans: Sequence[tuple[int, int]]) -> np.ndarray:
         """Embed parts of one reading in one pass: see `Reading.embed`."""
@@ -355,11 +335,11 @@ class GemModel:
         wait: bool = True,
         **options: Any,
     ) -> Future[Generation]:
-        """Queue a request; it joins those that are generated as soon as there is room.
+        """Queue a request, as `generate` has it; it joins the others as soon as there is room.
 
         Args:
-            messages_or_prompt: As for `generate`.
-            after: As for `generate`.
+            messages_or_prompt: As for `generate`, like ``after``.
+            after: See there.
             wait: False refuses (`EngineFull`) where too many wait already: see `Engine.limits`.
             **options: As for `generate`.
 
@@ -393,6 +373,10 @@ class GemModel:
         return AsyncStream(partial(self.stream, messages_or_prompt, **options))
 
 
+PLAIN = (
+    "is a plain model: it finds by words, ranks and answers, and does not embed until a checkpoint "
+    "is trained for it (`gem-rag train`)"
+)
 _shared = Shared[GemModel]()
 
 

@@ -20,7 +20,7 @@ def store_for(model: GemModel, readings: ReadingStore | None) -> ReadingStore:
     """
     if readings is None:
         return ReadingStore(model)
-    if readings.model.reading_fingerprint != model.reading_fingerprint:
+    if readings.model.parts.reading_fingerprint != model.parts.reading_fingerprint:
         raise GemError("the readings were made by another model; give a ReadingStore of this one")
     return readings
 

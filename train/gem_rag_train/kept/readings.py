@@ -138,7 +138,7 @@ class KeptReadings:
         path, facts = self._folder / f"{name}.f16", self._folder / f"{name}.json"
         made_of = {
             "texts": hashlib.sha256(json.dumps(fresh).encode()).hexdigest(),
-            "model": self._model.reading_fingerprint,
+            "model": self._model.parts.reading_fingerprint,
             "precision": self._precision,
         }
         shape = (int(starts[-1]), *self._shape)

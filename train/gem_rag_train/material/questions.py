@@ -149,7 +149,7 @@ def kept_questions(
     Returns:
         For each passage its questions; may be none.
     """
-    facts = (model.reading_fingerprint, per_passage, max_length, seed, least_score)
+    facts = (model.parts.reading_fingerprint, per_passage, max_length, seed, least_score)
     keys = [hashlib.sha256(repr((facts, text)).encode()).hexdigest()[:32] for text in passages]
     known: dict[str, list[str]] = {}
     for group in read_lines(file):

@@ -60,7 +60,7 @@ class Ranker:
         self._model = model
         self._candidates = candidates
         self._temperature = temperature
-        self._salt = f"{model.reading_fingerprint}:{max_length}"
+        self._salt = f"{model.parts.reading_fingerprint}:{max_length}"
         self._memory = memory
         self._known: dict[str, float] = {}
         for scores in read_lines(memory) if memory is not None else []:
