@@ -116,7 +116,9 @@ def test_it_is_saved_and_loaded_and_part_of_the_fingerprint(shallow, whole, tmp_
     loaded = load(folder)
     assert loaded.config.embed_layers == 1
     assert loaded.fingerprint == shallow.fingerprint != whole.fingerprint
-    assert loaded.parts.reading_fingerprint == whole.reading_fingerprint  # readings are the base's
+    assert (
+        loaded.parts.reading_fingerprint == whole.parts.reading_fingerprint
+    )  # readings are the base's
     np.testing.assert_allclose(loaded.embed_documents(TEXTS), shallow.embed_documents(TEXTS))
 
 

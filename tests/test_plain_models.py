@@ -127,7 +127,7 @@ def test_a_trained_model_embeds_what_has_no_vectors(rag, trained, plain):
     assert (report.added, report.chunks) == (["new.md"], 1)
     assert (later.index.info().vectors, later.index.count()) == (4, 4)
     assert all(document.is_whole for document in later.index.documents.all())
-    found = {record.text: record.vector for record in later.index.iterate(vectors=True)}
+    found = {record.words: record.vector for record in later.index.iterate(vectors=True)}
     expected = trained.embed_documents(list(found))
     np.testing.assert_allclose(list(found.values()), expected, atol=1e-5)
     assert sources(later.retrieve("warranty", k=9, mode="vector"))
