@@ -20,6 +20,7 @@ from gem_rag_train.evaluation import kept as kept_module
 from gem_rag_train.evaluation.answers import TwoModels, best, contains, exact, f1, plain
 from gem_rag_train.evaluation.embedding import gains, places, retrieval
 from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors
+from gem_rag_train.evaluation.report import SYSTEMS
 from gem_rag_train.evaluation.sets import Choice, Labelled, Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.evaluation.systems import BASE, CHECKPOINT, MEAN_POOLED, MINILM, GemEmbedder
@@ -276,7 +277,7 @@ def test_the_two_model_stack_generates_with_the_base_alone(always, gem, tmp_path
     assert plain(gem) is gem
     question = [{"role": "user", "content": "Who wrote it?"}]
     adapted = always.generate(question, max_new_tokens=8).ids
-    with applied(always.adapter.at(None)):
+    with applied(always.parts.adapter.at(None)):
         assert bare.generate(question, max_new_tokens=8).ids != adapted
     stack = TwoModels(always, KeptVectors(systems.MiniLM(), tmp_path), PARAGRAPHS)
     assert stack.answer("winter?") == stack.answer("winter?")
@@ -389,7 +390,7 @@ def test_one_report_has_every_system_side_by_side(gem, tmp_path, small_sets, sts
     out = tmp_path / "out"
     report = evaluate(gem, out, settings(stsb=stsb, mteb=(str(beir),)), show_progress=False)
     assert list(report.parts()) == list(run.PARTS)
-    assert report.systems == [BASE, MEAN_POOLED, MINILM, CHECKPOINT]
+    assert report.systems == list(SYSTEMS)
     saved = json.loads((out / "eval.json").read_text())
     assert saved["facts"]["scope"] == "tokens"
     sts = saved["measures"][0]
@@ -493,5 +494,9 @@ def test_the_command(gem, tmp_path, small_sets, stsb, monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 0
     report = json.loads(capsys.readouterr().out)
-    assert [m["part"] for m in report["measures"]] == ["sts", "ranking"]
+    assert {m["part"] for m in report["measures"]} == {"sts", "ranking"}
+    (first, *_) = (m for m in report["measures"] if m["part"] == "ranking")
+    ways = (systems.WORDS, MINILM, systems.MINILM_WORDS, systems.VECTORS, systems.HYBRID)
+    assert set(first["scores"]) == {*ways, CHECKPOINT}
+    assert "bytes each on disk" in first["task"]
     assert (tmp_path / "out" / "eval.md").exists()

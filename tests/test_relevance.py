@@ -1,4 +1,4 @@
-"""Which passages are chosen: likelihood, words and cosine in one, and no more ranked than needed."""
+"""Which passages are chosen: likelihood, words, cosine in one; no more are ranked than needed."""
 
 import numpy as np
 import pytest

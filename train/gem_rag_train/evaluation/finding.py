@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gem_rag.index import GemIndex, Hit
+from gem_rag.index.gem_index import DATABASE_FILE
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
@@ -71,7 +72,9 @@ def found(
         answers = {
             way: _asked(way, search, data, kept, show_progress) for way, search in ways.items()
         }
-        chunk_bytes = own.info().bytes / max(1, own.count())
+    # Closed, so that all of it is in the one file.
+    file = folder / f"{model.fingerprint[:16]}-{name}" / DATABASE_FILE
+    chunk_bytes = file.stat().st_size / max(1, len(texts))
     return _measures(title, data, answers, chunk_bytes)
 
 
