@@ -63,9 +63,9 @@ class RelevanceWeights:
         threshold: Least sum of a passage that says something about the question.
     """
 
-    words: float = 0.9
-    cosine: float = 0.8
-    threshold: float = 0.55
+    words: float = 0.65
+    cosine: float = 0.73
+    threshold: float = 0.46
 
 
 @dataclass(frozen=True)
