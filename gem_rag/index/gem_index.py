@@ -28,12 +28,11 @@ from gem_rag.index.records import (
     check_ids,
     check_vectors,
     chunk_fields,
-    decode,
-    encode,
     encode_chunks,
 )
 from gem_rag.index.search import Mode, Query, Search
 from gem_rag.index.sql import compile_filter
+from gem_rag.index.values import decode, encode
 from gem_rag.index.writer import Writer
 
 DATABASE_FILE = "index.sqlite"
@@ -193,7 +192,7 @@ class GemIndex(Handle):
         after = 0
         while True:
             with self._database.snapshot():
-                chunks = self._database.chunks_where(condition, after, max(batch_size, 1))
+                chunks = self._database.chunks_where(condition, after, max(int(batch_size), 1))
                 records = self._records(chunks, vectors)
             if not chunks:
                 return
@@ -209,7 +208,7 @@ class GemIndex(Handle):
     def without_vectors(self, limit: int = 1000) -> list[Record]:
         """Chunks that have no vector yet, in the order they were added."""
         with self._database.snapshot():
-            return self._records(self._database.without_vectors(limit), vectors=False)
+            return self._records(self._database.without_vectors(int(limit)), vectors=False)
 
     # Searching
 
@@ -285,6 +284,7 @@ class GemIndex(Handle):
         lambda_mult: float = 0.5,
         where: Where | None = None,
         fingerprint: str | None = None,
+        distinct: bool = False,
     ) -> list[Hit]:
         """Maximal marginal relevance: near the query, but not all saying the same.
 
@@ -301,6 +301,7 @@ class GemIndex(Handle):
             lambda_mult: 1 is relevance alone, 0 diversity alone.
             where: As in `search`.
             fingerprint: As in `search`.
+            distinct: As in `search`.
 
         Returns:
             Hits in the order taken, with the scores of `search`.
@@ -311,6 +312,7 @@ class GemIndex(Handle):
             mode,
             where,
             fingerprint=fingerprint,
+            distinct=distinct,
         )
         return self._search.diverse(query, k, fetch_k, lambda_mult)
 
