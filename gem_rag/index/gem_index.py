@@ -375,13 +375,18 @@ class GemIndex(Handle):
     def save(self, path: str | Path) -> Path:
         """Write a copy of one moment's state to a new folder, which `GemIndex` then opens.
 
+        In the index's own folder everything is on disk already: that is a `checkpoint`.
+
         Raises:
-            GemIndexError: The folder holds an index already.
+            GemIndexError: The folder holds another index already.
         """
         folder = Path(path).expanduser()
+        if self.path is not None and folder.resolve() == self.path.resolve():
+            self.checkpoint()
+            return folder
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / DATABASE_FILE).exists():
-            raise GemIndexError(f"{folder} holds an index already; choose another folder")
+            raise GemIndexError(f"{folder} holds another index already; choose another folder")
         self._database.connection.copy_to(folder / DATABASE_FILE)
         return folder
 

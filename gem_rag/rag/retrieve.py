@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
@@ -10,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.config import RelevanceWeights
-from gem_rag.errors import GemError
+from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.index.records import Hit
@@ -101,7 +102,8 @@ class Choice:
     def best(self, question: str, found: Sequence[Candidate[T]]) -> list[Chosen[T]]:
         """The passages to use, best first.
 
-        Where the question has no words to rank by, the search's order stays.
+        Where the question has no words to rank by, or so many that no passage fits beside it, the
+        search's order stays.
         """
         near = [
             Chosen(candidate.item, index, candidate.score)
@@ -110,7 +112,11 @@ class Choice:
         ]
         if self.rank is None or not near or not question.strip():
             return near[: self.k]
-        ranked = self._ranked(self.rank, question, found, near)
+        try:
+            ranked = self._ranked(self.rank, question, found, near)
+        except ContextLengthError as error:
+            warnings.warn(f"passages are not ranked: {error}", stacklevel=2)
+            return near[: self.k]
         least = self.least_rank
         return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least][: self.k]
 
