@@ -74,7 +74,7 @@ class GemTranslator(Visitor):
 
 
 def _value(value: Any) -> Any:
-    """A value as metadata is stored; LangChain's parser has dates as ``{"date": ..., "type": }``."""
+    """A value as metadata is stored; LangChain's parser wraps dates and times in dicts."""
     if isinstance(value, Mapping):
         told = [value[name] for name in ("date", "datetime") if name in value]
         return _moment(told[0]) if told else value

@@ -232,9 +232,9 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
             return self._hits(query, distinct, options)
         except UnknownOriginError as error:
             raise GemIndexError(
-                "this GemVectorStore was filled without being told which model makes the vectors, "
-                "so they cannot be compared with this one's: make it as "
-                "GemVectorStore(embed_model=GemEmbedding(...)) and index the documents again"
+                "this GemVectorStore does not say which model made its vectors, so they cannot be "
+                "compared with this one's: make it as GemVectorStore(embed_model=GemEmbedding(...))"
+                " and index the documents again"
             ) from error
 
     def _hits(self, query: VectorStoreQuery, distinct: bool, options: dict[str, Any]) -> list[Hit]:
