@@ -295,13 +295,9 @@ class GemIndex(Handle):
         Args:
             vector: Numbers [dim].
             k: How many to return.
-            text: As in `search`.
-            mode: As in `search`.
+            text, mode, where, fingerprint, distinct: As in `search`.
             fetch_k: How many of the best chunks to choose from; 4 k if None.
             lambda_mult: 1 is relevance alone, 0 diversity alone.
-            where: As in `search`.
-            fingerprint: As in `search`.
-            distinct: As in `search`.
 
         Returns:
             Hits in the order taken, with the scores of `search`.
@@ -405,9 +401,6 @@ class GemIndex(Handle):
             self._database.wrote = False
             self._follower.close()
             self._database.connection.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

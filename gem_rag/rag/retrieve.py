@@ -222,10 +222,12 @@ class Retriever:
         timings = {"retrieve": searched - started, "rank": 0.0}
         if rank and hits:
             timings["rank"] = time.perf_counter() - searched
+        texts = [c.item.words for c in chosen]
+        are_read = all(text in kept.readings for text in texts)
         return Found(
             citations=[Citation.of(c.item, c.rank_score) for c in chosen],
-            readings=[kept.readings[c.item.words] for c in chosen] if kept.readings else [],
-            texts=[c.item.words for c in chosen],
+            readings=[kept.readings[text] for text in texts] if are_read else [],
+            texts=texts,
             started=started,
             timings=timings,
         )
