@@ -15,6 +15,7 @@ import numpy as np
 from gem_rag.errors import GemIndexError
 
 _DAYS = ("Y", "M", "W", "D")  # numpy's units of dates
+_LARGEST = 2**63  # SQLite compares larger integers as floats
 _DEEPEST = 50
 _HELD = (
     "held are strings, numbers, booleans, None, lists and dicts of these, and what becomes one "
@@ -64,7 +65,10 @@ def _of_time(value: Any) -> Any:
     if value != value:  # pandas' NaT
         return value
     if isinstance(value, dt.datetime) and value.utcoffset() is not None:
-        value = value.astimezone(dt.UTC)
+        try:
+            value = value.astimezone(dt.UTC)
+        except OverflowError:  # on the first or last day of all
+            return value
     # "+00:00" sorts before "." and after the end: moments with and without fractions of a second,
     # and dates, are in order.
     return value.isoformat()
@@ -73,7 +77,7 @@ def _of_time(value: Any) -> Any:
 def _of_decimal(value: Decimal) -> Any:
     if not value.is_finite():
         return value
-    if value == value.to_integral_value():
+    if value == value.to_integral_value() and abs(value) < _LARGEST:
         return int(value)
     number = float(value)
     return number if Decimal(repr(number)) == value else value
@@ -94,7 +98,7 @@ def encode(value: Any, what: str) -> str:
         encoded = json.dumps(held, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         same = json.loads(encoded) == held
         encoded.encode()
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         why = _misfit(value) or str(error)
         raise GemIndexError(f"{what} cannot be stored as JSON: {why}") from error
     if not same:
