@@ -83,6 +83,8 @@ class Choice:
         least_rank: Least rank score, of what is ranked.
         weights: What words and cosine count for beside likelihood, see `gem_rag.rag.relevance`;
             None ranks by likelihood alone, in nats per token above an empty passage.
+        must_rank: A question so long that no passage fits beside it is an error, as it is where the
+            passages are to be answered from; else it leaves the search's order.
     """
 
     k: int | None = None
@@ -91,6 +93,7 @@ class Choice:
     least_score: float | None = None
     least_rank: float | None = None
     weights: RelevanceWeights | None = None
+    must_rank: bool = False
 
     @property
     def wanted(self) -> int:
@@ -102,8 +105,10 @@ class Choice:
     def best(self, question: str, found: Sequence[Candidate[T]]) -> list[Chosen[T]]:
         """The passages to use, best first.
 
-        Where the question has no words to rank by, or so many that no passage fits beside it, the
-        search's order stays.
+        Where the question has no words to rank by, the search's order stays.
+
+        Raises:
+            ContextLengthError: See `must_rank`.
         """
         near = [
             Chosen(candidate.item, index, candidate.score)
@@ -115,6 +120,8 @@ class Choice:
         try:
             ranked = self._ranked(self.rank, question, found, near)
         except ContextLengthError as error:
+            if self.must_rank:
+                raise
             warnings.warn(f"passages are not ranked: {error}", stacklevel=2)
             return near[: self.k]
         least = self.least_rank
@@ -213,7 +220,7 @@ class Retriever:
         started = time.perf_counter()
         kept = _KeptRank(self._model, self._store)
         weights = self._model.config.relevance
-        choice = Choice(k, kept if rank else None, candidates, weights=weights)
+        choice = Choice(k, kept if rank else None, candidates, weights=weights, must_rank=True)
         hits = self.search(question, choice.wanted, mode, where)
         searched = time.perf_counter()
         chosen: list[Chosen[Hit]] = choice.best(
@@ -222,12 +229,10 @@ class Retriever:
         timings = {"retrieve": searched - started, "rank": 0.0}
         if rank and hits:
             timings["rank"] = time.perf_counter() - searched
-        texts = [c.item.words for c in chosen]
-        are_read = all(text in kept.readings for text in texts)
         return Found(
             citations=[Citation.of(c.item, c.rank_score) for c in chosen],
-            readings=[kept.readings[text] for text in texts] if are_read else [],
-            texts=texts,
+            readings=[kept.readings[c.item.words] for c in chosen] if kept.readings else [],
+            texts=[c.item.words for c in chosen],
             started=started,
             timings=timings,
         )
