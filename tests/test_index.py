@@ -159,7 +159,7 @@ def test_mmr_prefers_what_differs(index):
         ({"texts": ["\ud800"]}, "surrogates"),
         ({"metadatas": [{"x": float("nan")}]}, "JSON"),
         ({"metadatas": [{"x": object()}]}, "JSON"),
-        ({"metadatas": [{"x": (1, 2)}]}, "lists for tuples"),
+        ({"metadatas": [{"x": {"y": [{1, 2}]}}]}, r"key 'x\.y\[0\]' is '\{1, 2\}' \(set\)"),
         ({"metadatas": [{1: 2}]}, "string keys"),
         ({"metadatas": ["x"]}, "expected a dict"),
     ],

@@ -195,7 +195,7 @@ def test_what_would_be_refused_is_refused_before_anything_is_embedded(gem, monke
     store = GemVectorStore(GemEmbeddings(gem))
     monkeypatch.setattr(store.readings, "embed", lambda texts: pytest.fail("embedded"))
     with pytest.raises(GemIndexError, match="metadata of number 1 cannot be stored"):
-        store.add_texts(["a", "b"], [{}, {"when": dt.date(2024, 1, 1)}])
+        store.add_texts(["a", "b"], [{}, {"lasts": dt.timedelta(days=1)}])
     with pytest.raises(GemIndexError, match="'x' is given twice"):
         store.add_texts(["a", "b"], ids=["x", "x"])
 

@@ -583,10 +583,19 @@ async def test_in_an_agent(gem):
 def test_the_retriever_ranks_by_query_likelihood(gem, store):
     retriever = GemRetriever(store, gem, similarity_top_k=4)
     nodes = retriever.retrieve(QUESTION)
+    scores = [node.score for node in nodes]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
     texts = [node.node.get_content(MetadataMode.EMBED) for node in nodes]
-    expected = gem.rank(QUESTION, texts)
-    assert [r.index for r in expected] == [0, 1, 2, 3]
-    np.testing.assert_allclose([n.score for n in nodes], [r.score for r in expected], atol=1e-4)
+    likely = {r.index: r.score / -r.floor for r in gem.rank(QUESTION, texts)}
+    cosines = gem.embed_documents(texts) @ gem.embed_query(QUESTION)
+    words = {hit.id: hit.word_score for hit in store.client.search(text=QUESTION)}
+    weights = gem.config.relevance
+    expected = [
+        likely[i] + weights.words * words.get(n.node_id, 0.0) + weights.cosine * cosines[i]
+        for i, n in enumerate(nodes)
+    ]
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
     assert nodes[0].node.start_char_idx == int(nodes[0].node_id) * 10
 
 

@@ -166,8 +166,9 @@ def test_a_chunk_that_was_deleted_comes_back_with_the_next_add(rag):
 def test_langchains_classes_over_it(plain, rag, trained):
     assert ChatGem(model=plain, max_tokens=2).invoke([HumanMessage("Hi")]).content is not None
     store = GemVectorStore(GemEmbeddings(plain), index=rag.index)
-    with pytest.raises(CheckpointError, match="gem-rag train"):
-        store.add_texts(["more"])
+    [more] = store.add_texts(["A teapot is no samovar."])
+    assert store.search("samovar", "hybrid")[0].id == more  # found by words
+    assert GemRetriever(vectorstore=store).invoke("samovar")[0].id == more
     with pytest.raises(CheckpointError, match="gem-rag train"):
         store.similarity_search("warranty")
     [document] = GemRetriever(vectorstore=store).invoke("warranty")

@@ -17,6 +17,8 @@ A filter is a dict. Each key names a metadata field, each value says what it mus
 Other names are the user's metadata; a plain ``source`` that a chunk's metadata has not is ours.
 Several keys in one dict must all hold; `{}` matches everything.
 
+* Operands are what metadata is stored as (`gem_rag.index.values`): dates, UUIDs, numpy numbers,
+  enum members and paths stand for their text or number, arrays for lists.
 * Types are exact: `1` equals `1.0`, but neither `True` nor `"1"`. Comparisons hold between two
   numbers or two strings (by code point) and are false between anything else.
 * `$ne`, `$nin` and `$not` are exact complements: they also match chunks without the field.
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gem_rag.errors import GemIndexError
+from gem_rag.index.values import plain
 
 Where = Mapping[str, Any]
 Scalar = str | int | float | bool | None
@@ -120,6 +123,7 @@ def _entry(key: Any, value: Any, depth: int) -> Condition:
 
 
 def _ids(value: Any) -> Ids:
+    value = plain(value)
     ids = [value] if isinstance(value, str) else _list("$id", value, empty=True)
     if not all(isinstance(name, str) for name in ids):
         raise FilterError(f"$id takes an id or a list of ids, which are strings; got {value!r}")
@@ -136,6 +140,8 @@ def _tests(field: str, tests: Any, depth: int) -> Condition:
 
 
 def _test(field: str, operator: Any, operand: Any, depth: int) -> Condition:
+    if operator != "$not":
+        operand = plain(operand)
     if operator == "$not":
         return Not(_tests(field, operand, depth + 1))
     if operator in COMPLEMENTS:

@@ -28,12 +28,11 @@ from gem_rag.index.records import (
     check_ids,
     check_vectors,
     chunk_fields,
-    decode,
-    encode,
     encode_chunks,
 )
 from gem_rag.index.search import Mode, Query, Search
 from gem_rag.index.sql import compile_filter
+from gem_rag.index.values import decode, encode
 from gem_rag.index.writer import Writer
 
 DATABASE_FILE = "index.sqlite"
@@ -193,7 +192,7 @@ class GemIndex(Handle):
         after = 0
         while True:
             with self._database.snapshot():
-                chunks = self._database.chunks_where(condition, after, max(batch_size, 1))
+                chunks = self._database.chunks_where(condition, after, max(int(batch_size), 1))
                 records = self._records(chunks, vectors)
             if not chunks:
                 return
@@ -209,7 +208,7 @@ class GemIndex(Handle):
     def without_vectors(self, limit: int = 1000) -> list[Record]:
         """Chunks that have no vector yet, in the order they were added."""
         with self._database.snapshot():
-            return self._records(self._database.without_vectors(limit), vectors=False)
+            return self._records(self._database.without_vectors(int(limit)), vectors=False)
 
     # Searching
 
@@ -285,6 +284,7 @@ class GemIndex(Handle):
         lambda_mult: float = 0.5,
         where: Where | None = None,
         fingerprint: str | None = None,
+        distinct: bool = False,
     ) -> list[Hit]:
         """Maximal marginal relevance: near the query, but not all saying the same.
 
@@ -295,12 +295,9 @@ class GemIndex(Handle):
         Args:
             vector: Numbers [dim].
             k: How many to return.
-            text: As in `search`.
-            mode: As in `search`.
+            text, mode, where, fingerprint, distinct: As in `search`.
             fetch_k: How many of the best chunks to choose from; 4 k if None.
             lambda_mult: 1 is relevance alone, 0 diversity alone.
-            where: As in `search`.
-            fingerprint: As in `search`.
 
         Returns:
             Hits in the order taken, with the scores of `search`.
@@ -311,6 +308,7 @@ class GemIndex(Handle):
             mode,
             where,
             fingerprint=fingerprint,
+            distinct=distinct,
         )
         return self._search.diverse(query, k, fetch_k, lambda_mult)
 
@@ -373,13 +371,18 @@ class GemIndex(Handle):
     def save(self, path: str | Path) -> Path:
         """Write a copy of one moment's state to a new folder, which `GemIndex` then opens.
 
+        In the index's own folder everything is on disk already: that is a `checkpoint`.
+
         Raises:
-            GemIndexError: The folder holds an index already.
+            GemIndexError: The folder holds another index already.
         """
         folder = Path(path).expanduser()
+        if self.path is not None and folder.resolve() == self.path.resolve():
+            self.checkpoint()
+            return folder
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / DATABASE_FILE).exists():
-            raise GemIndexError(f"{folder} holds an index already; choose another folder")
+            raise GemIndexError(f"{folder} holds another index already; choose another folder")
         self._database.connection.copy_to(folder / DATABASE_FILE)
         return folder
 
@@ -398,9 +401,6 @@ class GemIndex(Handle):
             self._database.wrote = False
             self._follower.close()
             self._database.connection.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

@@ -19,6 +19,9 @@ class Handle:
     path: Path | None
     _again: dict[str, Any]  # arguments, beside the path, to open it by in another process
 
+    def __enter__(self) -> Self:
+        return self
+
     def __copy__(self, memo: object = None) -> Self:
         """A copy is the thing itself."""
         return self

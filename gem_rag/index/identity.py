@@ -12,6 +12,10 @@ from gem_rag.index.records import check_vectors
 _REMEDY = "use the model that made it, or ingest again into a new index"
 
 
+class UnknownOriginError(GemIndexError):
+    """It was never recorded which model made the vectors."""
+
+
 class Identity:
     """What is recorded in a database about its vectors, and comparisons with it.
 
@@ -69,7 +73,7 @@ class Identity:
         if recorded is None and not self._database.count_vectors():
             return
         if recorded is None:
-            raise GemIndexError(
+            raise UnknownOriginError(
                 f"{self._name} does not say which model made its vectors, so they cannot be "
                 f"compared with those of {fingerprint!r}: ingest again into a new index, or give "
                 "no fingerprint if you know that they fit"

@@ -1,6 +1,5 @@
 """What goes into an index and comes out of it, and the checks on the way in."""
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import Kind
 from gem_rag.index.database import StoredChunk, Vectors
+from gem_rag.index.values import decode, encode
 
 Metadata = dict[str, Any]
 
@@ -285,28 +285,3 @@ def _metadata(metadata: Mapping[str, Any] | None, which: str) -> str:
     if metadata is not None and not isinstance(metadata, Mapping):
         raise GemIndexError(f"the metadata of {which} is {metadata!r}; expected a dict")
     return encode(dict(metadata or {}), f"the metadata of {which}")
-
-
-def encode(value: Any, what: str) -> str:
-    """A value as JSON that gives the same value back.
-
-    Raises:
-        GemIndexError: JSON cannot hold it: other types than str, int, float, bool, None, list
-            and dict with string keys, or numbers that are not finite.
-    """
-    try:
-        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        same = json.loads(encoded) == value
-        encoded.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise GemIndexError(f"{what} cannot be stored as JSON: {error}") from error
-    if not same:
-        raise GemIndexError(
-            f"{what} changes when stored as JSON ({value!r}): use string keys, and lists for tuples"
-        )
-    return encoded
-
-
-def decode(encoded: str) -> Any:
-    """The value that was encoded."""
-    return json.loads(encoded)

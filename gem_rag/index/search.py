@@ -1,5 +1,6 @@
 """Searching: by vectors, by words, by both, within one moment's state."""
 
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,34 +122,43 @@ class Search:
         condition = compile_filter(query.where)
         wanted = _checked(k)
         with self._database.snapshot():
-            found = self._scored(query, wanted, condition)
-            if not query.distinct:
-                return [[_hit(s, c) for s, c in self._stored(line)] for line in found]
-            firsts = [self._first_of_equals(line) for line in found]
-            # Copies took places of others: look deeper, until there are enough or no more.
-            while any(
-                len(first) < k and len(line) >= wanted
-                for first, line in zip(firsts, found, strict=True)
-            ):
-                wanted *= 2
+            if query.distinct:
+                found = self._distinct(query, wanted, condition)
+            else:
                 found = self._scored(query, wanted, condition)
-                firsts = [self._first_of_equals(line) for line in found]
-            texts = (c.text for first in firsts for _, c in first[:k])
-            sources = self._database.sources_of(texts, condition)
-            return [[_hit(s, c, sources[c.text]) for s, c in first[:k]] for first in firsts]
+            return self._hits(query, found, condition)
 
     def diverse(self, query: Query, k: int, fetch_k: int | None, lambda_mult: float) -> list[Hit]:
         """For one search: see `GemIndex.mmr`."""
         if not 0 <= lambda_mult <= 1:
             raise GemIndexError(f"lambda_mult is {lambda_mult}; expected 0 (diverse) to 1 (near)")
+        k = _checked(k)
+        wanted = max(_checked(fetch_k, "fetch_k") if fetch_k else 4 * k, k)
+        condition = compile_filter(query.where)
         with self._database.snapshot():
-            wanted = max(fetch_k or 4 * k, _checked(k))
-            [line] = self._scored(query, wanted, compile_filter(query.where))
+            search = self._distinct if query.distinct else self._scored
+            [line] = search(query, wanted, condition)
             if not line:
                 return []
             scores = np.array([scored.order for scored in line], dtype=np.float32)
             chosen = diverse(scores, self._vectors_of(line), k, lambda_mult)
-            return [_hit(s, c) for s, c in self._stored([line[i] for i in chosen])]
+            return self._hits(query, [[line[i] for i in chosen]], condition)[0]
+
+    def _distinct(
+        self, query: Query, k: int, condition: CompiledFilter | None
+    ) -> list[list[Scored]]:
+        """For each search its `k` best rows of different texts, best first."""
+        wanted = k
+        while True:
+            found = self._scored(query, wanted, condition)
+            firsts = [self._first_of_equals(line) for line in found]
+            # Copies took places of others: look deeper, until there are enough or no more.
+            if all(
+                len(first) >= k or len(line) < wanted
+                for first, line in zip(firsts, found, strict=True)
+            ):
+                return [first[:k] for first in firsts]
+            wanted *= 2
 
     def _scored(self, query: Query, n: int, condition: CompiledFilter | None) -> list[list[Scored]]:
         """For each search its `n` best rows, best first."""
@@ -226,11 +236,21 @@ class Search:
         chunks = self._database.chunks_by_row(scored.row for scored in line)
         return [(scored, chunks[scored.row]) for scored in line]
 
-    def _first_of_equals(self, line: Sequence[Scored]) -> list[tuple[Scored, StoredChunk]]:
-        firsts: dict[str, tuple[Scored, StoredChunk]] = {}
+    def _first_of_equals(self, line: Sequence[Scored]) -> list[Scored]:
+        firsts: dict[str, Scored] = {}
         for scored, chunk in self._stored(line):
-            firsts.setdefault(chunk.text, (scored, chunk))
+            firsts.setdefault(chunk.text, scored)
         return list(firsts.values())
+
+    def _hits(
+        self, query: Query, found: Sequence[Sequence[Scored]], condition: CompiledFilter | None
+    ) -> list[list[Hit]]:
+        stored = [self._stored(line) for line in found]
+        if not query.distinct:
+            return [[_hit(scored, chunk) for scored, chunk in line] for line in stored]
+        texts = (chunk.text for line in stored for _, chunk in line)
+        sources = self._database.sources_of(texts, condition)
+        return [[_hit(scored, c, sources[c.text]) for scored, c in line] for line in stored]
 
 
 def _ordered(
@@ -275,7 +295,12 @@ def _check_texts(texts: Sequence[str]) -> None:
             raise GemIndexError(f"a text to search for is {text!r}; expected a string")
 
 
-def _checked(k: int) -> int:
-    if k < 1:
-        raise GemIndexError(f"k is {k}; expected 1 or more")
-    return k
+def _checked(k: int, name: str = "k") -> int:
+    """A number of chunks; numpy's whole numbers are numbers too."""
+    try:
+        wanted = operator.index(k)
+    except TypeError:
+        raise GemIndexError(f"{name} is {k!r}; expected a whole number") from None
+    if wanted < 1:
+        raise GemIndexError(f"{name} is {wanted}; expected 1 or more")
+    return wanted

@@ -27,6 +27,12 @@ def in_context(question: str, history: Sequence[Message]) -> str:
     return f"{before[-1]} {question}" if before else question
 
 
+def readable(question: str) -> str:
+    """A question as valid Unicode: halves of characters, as cut tool calls have them, are joined
+    where they meet and replaced where they stand alone."""
+    return question.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def core(question: str) -> str | None:
     """What of a wordy question asks ("Good morning, I was wondering, when is the shop open?").
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
@@ -10,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.config import RelevanceWeights
-from gem_rag.errors import GemError
+from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.index.records import Hit
@@ -82,6 +83,8 @@ class Choice:
         least_rank: Least rank score, of what is ranked.
         weights: What words and cosine count for beside likelihood, see `gem_rag.rag.relevance`;
             None ranks by likelihood alone, in nats per token above an empty passage.
+        must_rank: A question so long that no passage fits beside it is an error, as it is where the
+            passages are to be answered from; else it leaves the search's order.
     """
 
     k: int | None = None
@@ -90,6 +93,7 @@ class Choice:
     least_score: float | None = None
     least_rank: float | None = None
     weights: RelevanceWeights | None = None
+    must_rank: bool = False
 
     @property
     def wanted(self) -> int:
@@ -102,6 +106,9 @@ class Choice:
         """The passages to use, best first.
 
         Where the question has no words to rank by, the search's order stays.
+
+        Raises:
+            ContextLengthError: See `must_rank`.
         """
         near = [
             Chosen(candidate.item, index, candidate.score)
@@ -110,7 +117,13 @@ class Choice:
         ]
         if self.rank is None or not near or not question.strip():
             return near[: self.k]
-        ranked = self._ranked(self.rank, question, found, near)
+        try:
+            ranked = self._ranked(self.rank, question, found, near)
+        except ContextLengthError as error:
+            if self.must_rank:
+                raise
+            warnings.warn(f"passages are not ranked: {error}", stacklevel=2)
+            return near[: self.k]
         least = self.least_rank
         return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least][: self.k]
 
@@ -207,7 +220,7 @@ class Retriever:
         started = time.perf_counter()
         kept = _KeptRank(self._model, self._store)
         weights = self._model.config.relevance
-        choice = Choice(k, kept if rank else None, candidates, weights=weights)
+        choice = Choice(k, kept if rank else None, candidates, weights=weights, must_rank=True)
         hits = self.search(question, choice.wanted, mode, where)
         searched = time.perf_counter()
         chosen: list[Chosen[Hit]] = choice.best(

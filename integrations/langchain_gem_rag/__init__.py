@@ -5,6 +5,7 @@ from langchain_gem_rag.embeddings import GemEmbeddings
 from langchain_gem_rag.llm import GemLLM
 from langchain_gem_rag.reranker import GemReranker
 from langchain_gem_rag.retriever import GemRetriever
+from langchain_gem_rag.translator import GemTranslator
 from langchain_gem_rag.vectorstore import GemVectorStore
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "GemLLM",
     "GemReranker",
     "GemRetriever",
+    "GemTranslator",
     "GemVectorStore",
 ]

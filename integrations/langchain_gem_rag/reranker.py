@@ -13,8 +13,11 @@ from pydantic import ConfigDict
 
 from gem_rag.arguments import renamed
 from gem_rag.model import LOADING, GemModel, as_model, name_of
+from gem_rag.rag.finding import UNKNOWN, weights_for
+from gem_rag.rag.question import readable
 from gem_rag.rag.retrieve import Candidate, Choice
 from gem_rag.store import ReadingStore
+from langchain_gem_rag.documents import finding_of, without_scores
 from langchain_gem_rag.options import MODEL, RERANKING, StrictFields
 from langchain_gem_rag.ranking import chosen
 
@@ -22,11 +25,18 @@ from langchain_gem_rag.ranking import chosen
 class GemReranker(StrictFields, BaseDocumentCompressor):
     """Ranks documents by query likelihood (zero-shot) and keeps the best.
 
+    Where all of them come from `GemRetriever`s that were asked the same with the same model, the
+    words and cosines they were found by count too: ``rank_score`` is then theirs, as of
+    `gem_rag.rag.relevance`, and otherwise nats per token above an empty passage. A blank query
+    leaves the order as it is.
+
     Args:
         model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default, or the
             readings' own.
         top_n: How many to keep; None keeps all.
-        min_score: Least ``rank_score`` to keep (nats per token above an empty passage).
+        min_score: Least ``rank_score`` to keep.
+        scores: Tell ``rank_score`` in the metadata. False leaves it out, and what a `GemRetriever`
+            told: then one document found twice is the same twice.
         readings: Where readings are kept; None keeps them in memory.
         **fields: Options of `GemModel.from_pretrained` (``device``, ``dtype``, ``revision``).
     """
@@ -36,6 +46,7 @@ class GemReranker(StrictFields, BaseDocumentCompressor):
 
     top_n: int | None = 4
     min_score: float | None = None
+    scores: bool = True
     readings: ReadingStore
 
     def __init__(
@@ -70,8 +81,24 @@ class GemReranker(StrictFields, BaseDocumentCompressor):
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """The best documents, best first, each with ``rank_score`` in its metadata."""
-        choice = Choice(k=self.top_n, rank=self.readings.rank, least_rank=self.min_score)
-        return chosen(choice, query, [Candidate(d, d.page_content) for d in documents])
+        query = readable(query)
+        findings = [finding_of(document) or UNKNOWN for document in documents]
+        choice = Choice(
+            k=self.top_n,
+            rank=self.readings.rank,
+            least_rank=self.min_score,
+            weights=weights_for(findings, query, self.gem),
+        )
+        candidates = [
+            Candidate(
+                document if self.scores else without_scores(document),
+                document.page_content,
+                finding.score,
+                finding.word_score,
+            )
+            for document, finding in zip(documents, findings, strict=True)
+        ]
+        return chosen(choice, query, candidates, scores=self.scores)
 
     async def acompress_documents(
         self,

@@ -15,14 +15,15 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import model_validator
 
 from gem_rag.arguments import merged
-from gem_rag.config import RelevanceWeights
 from gem_rag.index import Hit
 from gem_rag.index.search import Mode
+from gem_rag.rag.finding import asked_of
+from gem_rag.rag.question import readable
 from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice, Rank
-from langchain_gem_rag.embeddings import GemEmbeddings
+from langchain_gem_rag.documents import document_of, with_metadata, with_scores
 from langchain_gem_rag.options import RETRIEVING, StrictFields
-from langchain_gem_rag.ranking import chosen, with_metadata
-from langchain_gem_rag.vectorstore import GemVectorStore, document_of
+from langchain_gem_rag.ranking import chosen
+from langchain_gem_rag.vectorstore import GemVectorStore
 
 
 class GemRetriever(StrictFields, BaseRetriever):
@@ -31,7 +32,8 @@ class GemRetriever(StrictFields, BaseRetriever):
     Each document's metadata carries the scores that found it: ``score`` (cosine), ``word_score``
     and ``fused_score`` where words were searched, ``rank_score`` where it was ranked; and ``start``
     and ``end``, its place in the source, where that is known (``start_index`` of LangChain's
-    splitters is understood). Equal texts count once.
+    splitters is understood). Equal texts count once. A query that is blank, or too long to be
+    ranked by, leaves the search's order.
 
     What follows may be given as ``search_kwargs={...}`` as well, and all of it to one ``invoke``.
 
@@ -48,6 +50,9 @@ class GemRetriever(StrictFields, BaseRetriever):
         search_type: "similarity", the same with a ``score_threshold``, or "mmr".
         lambda_mult: For "mmr": 1 is relevance alone, 0 diversity alone.
         rank: Rank what is found, where the embeddings are `GemEmbeddings`.
+        scores: Tell scores in the metadata. They differ from query to query: False leaves them out,
+            so that who asks several queries (`MultiQueryRetriever`) sees one document found twice
+            as one.
     """
 
     aliases = RETRIEVING
@@ -61,6 +66,7 @@ class GemRetriever(StrictFields, BaseRetriever):
     search_type: Literal["similarity", "similarity_score_threshold", "mmr"] = "similarity"
     lambda_mult: float = 0.5
     rank: bool = True
+    scores: bool = True
     mode: Mode = "hybrid"
 
     @model_validator(mode="before")
@@ -90,20 +96,21 @@ class GemRetriever(StrictFields, BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun | None = None,  # noqa: ARG002
         **kwargs: Any,
     ) -> list[Document]:
-        called = self.for_call(kwargs)
-        words = called.found_by == "words"
+        called, query = self.for_call(kwargs), readable(query)
+        words = self.vectorstore.found_by(called.mode) == "words"
         vector = None if words else await self.vectorstore.embedding.aembed_query(query)
         return await asyncio.to_thread(called.find, query, vector)
 
     def find(self, query: str, vector: list[float] | None = None) -> list[Document]:
         """The documents for a query, whose vector ``[d]`` may be at hand."""
+        query, gem = readable(query), self.vectorstore.gem
         choice = Choice(
             k=self.k,
             rank=self._rank(),
             candidates=self.candidates,
             least_score=self.score_threshold,
             least_rank=self.rank_threshold,
-            weights=self._weights(),
+            weights=None if gem is None else gem.config.relevance,
         )
         # What MMR chooses from, where nothing is ranked and somebody said it.
         chosen_from = "candidates" in self.model_fields_set and choice.rank is None
@@ -111,33 +118,29 @@ class GemRetriever(StrictFields, BaseRetriever):
             query,
             choice.wanted,
             vector=vector,
-            mode=self.found_by,
+            mode=self.mode,
             filter=self.filter,
             distinct=True,
             mmr=self.lambda_mult if self.search_type == "mmr" else None,
             fetch_k=self.candidates if chosen_from else None,
         )
-        return chosen(choice, query, [_candidate(hit) for hit in hits])
+        asked = None if gem is None else asked_of(query, gem)
+        candidates = [self._candidate(hit, asked) for hit in hits]
+        return chosen(choice, query, candidates, scores=self.scores)
 
-    @property
-    def found_by(self) -> Mode:
-        """What finds: of both, words, where the model has not learned to embed."""
-        embedding = self.vectorstore.embedding
-        plain = isinstance(embedding, GemEmbeddings) and not embedding.gem.embeds
-        return "words" if plain and self.mode == "hybrid" else self.mode
-
-    def _weights(self) -> RelevanceWeights | None:
-        embedding = self.vectorstore.embedding
-        gem = embedding.gem if isinstance(embedding, GemEmbeddings) else None
-        return None if gem is None else gem.config.relevance
+    def _candidate(self, hit: Hit, asked: str | None) -> Candidate[Document]:
+        document = _with_place(document_of(hit))
+        if self.scores:
+            document = with_scores(document, hit, asked)
+        return Candidate(document, hit.words, hit.score, hit.word_score)
 
     def _rank(self) -> Rank | None:
         """What ranks: kept readings where there are some."""
-        store, embedding = self.vectorstore.readings, self.vectorstore.embedding
+        store, gem = self.vectorstore.readings, self.vectorstore.gem
         if self.rank and store is not None:
             return store.rank
-        if self.rank and isinstance(embedding, GemEmbeddings):
-            return embedding.gem.rank
+        if self.rank and gem is not None:
+            return gem.rank
         if self.rank_threshold is not None:
             raise ValueError(
                 f"rank_threshold is {self.rank_threshold}, but nothing is ranked: that needs "
@@ -150,16 +153,6 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options under their own names, those in `search_kwargs` beside the others."""
     rest = {name: value for name, value in given.items() if name != "search_kwargs"}
     return merged(rest, given.get("search_kwargs") or {}, RETRIEVING)
-
-
-def _candidate(hit: Hit) -> Candidate[Document]:
-    document = with_metadata(
-        _with_place(document_of(hit)),
-        score=hit.score,
-        word_score=hit.word_score,
-        fused_score=hit.fused_score,
-    )
-    return Candidate(document, hit.words, hit.score, hit.word_score)
 
 
 def _with_place(document: Document) -> Document:

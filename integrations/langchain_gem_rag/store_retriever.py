@@ -12,6 +12,8 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStoreRetriever
 
+from gem_rag.rag.question import readable
+
 BY_WORDS = ("hybrid", "words")
 
 
@@ -26,6 +28,7 @@ class GemStoreRetriever(VectorStoreRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
+        query = readable(query)
         if self.search_type not in BY_WORDS:
             return super()._get_relevant_documents(query, run_manager=run_manager, **kwargs)
         options = self.search_kwargs | kwargs
@@ -34,6 +37,7 @@ class GemStoreRetriever(VectorStoreRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
+        query = readable(query)
         if self.search_type not in BY_WORDS:
             return await super()._aget_relevant_documents(query, run_manager=run_manager, **kwargs)
         options = self.search_kwargs | kwargs

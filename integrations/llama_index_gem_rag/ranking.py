@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
+from gem_rag.rag.finding import UNKNOWN, Finding
 from gem_rag.rag.retrieve import Candidate, Choice
 from gem_rag.store import ReadingStore
 
@@ -25,18 +27,33 @@ def store_for(model: GemModel, readings: ReadingStore | None) -> ReadingStore:
     return readings
 
 
+class FoundNode(NodeWithScore):
+    """A node that tells a `GemReranker` what a `GemRetriever` knew of it.
+
+    That stands beside the node, whose metadata is read and hashed by many.
+    """
+
+    finding: Finding = Field(default=UNKNOWN, exclude=True, repr=False)
+
+
 def chosen(
     choice: Choice, question: str, candidates: Sequence[Candidate[NodeWithScore]]
 ) -> list[NodeWithScore]:
     """The nodes to use, best first; a ranked one's score is what the ranking makes of it."""
+    best = choice.best(question, candidates)
     return [
-        c.item if c.rank_score is None else NodeWithScore(node=c.item.node, score=c.rank_score)
-        for c in choice.best(question, candidates)
+        c.item if c.rank_score is None else c.item.model_copy(update={"score": c.rank_score})
+        for c in best
     ]
 
 
-def candidate(
-    node: NodeWithScore, score: float | None = None, word_score: float | None = None
-) -> Candidate[NodeWithScore]:
+def finding_of(node: NodeWithScore) -> Finding:
+    """What a `GemRetriever` knew of a node."""
+    return node.finding if isinstance(node, FoundNode) else UNKNOWN
+
+
+def candidate(node: NodeWithScore) -> Candidate[NodeWithScore]:
     """A node to be ranked. Read is what is embedded, so that one reading serves both."""
-    return Candidate(node, node.node.get_content(MetadataMode.EMBED), score, word_score)
+    finding = finding_of(node)
+    words = node.node.get_content(MetadataMode.EMBED)
+    return Candidate(node, words, finding.score, finding.word_score)

@@ -10,22 +10,27 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from gem_rag.arguments import renamed, require_known
 from gem_rag.model import LOADING, GemModel, Model, as_model, name_of
+from gem_rag.rag.finding import weights_for
+from gem_rag.rag.question import readable
 from gem_rag.rag.retrieve import Choice
 from gem_rag.store import ReadingStore
 from llama_index_gem_rag.options import RERANKING
 from llama_index_gem_rag.pickling import PickledWhole
-from llama_index_gem_rag.ranking import candidate, chosen, store_for
+from llama_index_gem_rag.ranking import candidate, chosen, finding_of, store_for
 
 
 class GemReranker(PickledWhole, BaseNodePostprocessor):
     """Ranks nodes by how likely each makes the question; works after any retriever.
 
-    The async twin runs in a worker thread.
+    Where all of them come from `GemRetriever`s that were asked the same with the same model, the
+    words and cosines they were found by count too: scores are then theirs, as of
+    `gem_rag.rag.relevance`, and otherwise nats per token of the question. A blank question leaves
+    the order as it is. The async twin runs in a worker thread.
 
     Args:
         model: A bundled name, folder or hub id, or a loaded `GemModel`; None is the default.
         top_n: How many nodes to keep; None keeps all.
-        cutoff: Least score of a node to keep, in nats per token of the question; None keeps all.
+        cutoff: Least score of a node to keep; None keeps all.
         readings: Keeps what was read of the nodes; None makes a store in memory.
         **options: ``callback_manager``, and options of `GemModel.from_pretrained`.
     """
@@ -82,5 +87,11 @@ class GemReranker(PickledWhole, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("GemReranker needs the question: pass query_bundle or query_str")
-        choice = Choice(k=self.top_n, rank=self._readings.rank, least_rank=self.cutoff)
-        return chosen(choice, query_bundle.query_str, [candidate(node) for node in nodes])
+        question = readable(query_bundle.query_str)
+        choice = Choice(
+            k=self.top_n,
+            rank=self._readings.rank,
+            least_rank=self.cutoff,
+            weights=weights_for([finding_of(node) for node in nodes], question, self.gem),
+        )
+        return chosen(choice, question, [candidate(node) for node in nodes])

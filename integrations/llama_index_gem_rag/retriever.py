@@ -20,10 +20,12 @@ from gem_rag.errors import GemError
 from gem_rag.index import Hit
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel, Model, as_model, name_of
-from gem_rag.rag.retrieve import CANDIDATES, Candidate, Choice
+from gem_rag.rag.finding import Finding, asked_of
+from gem_rag.rag.question import readable
+from gem_rag.rag.retrieve import CANDIDATES, Choice
 from gem_rag.store import ReadingStore
 from llama_index_gem_rag.options import RETRIEVING
-from llama_index_gem_rag.ranking import candidate, chosen, store_for
+from llama_index_gem_rag.ranking import FoundNode, candidate, chosen, store_for
 from llama_index_gem_rag.vector_store import GemVectorStore, node_of
 
 BASE_OPTIONS = ("object_map", "objects", "verbose")
@@ -40,6 +42,9 @@ OWN_OPTIONS = (
 
 class GemRetriever(BaseRetriever):
     """Searches a `GemVectorStore` and ranks what it finds with the model that embedded it.
+
+    Equal texts count once. A question that is blank, or too long to be ranked by, leaves the
+    search's order.
 
     Args:
         vector_store: Where the nodes are.
@@ -124,14 +129,16 @@ class GemRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         without = self._mode == "words" and self._mmr_threshold is None
-        question = query_bundle.query_str
+        question = readable(query_bundle.query_str)
         hits = self._vector_store.hits(
             self._query(question, None if without else self._embedded(query_bundle)),
             distinct=True,
             mode=self._mode,
             fingerprint=self._model.fingerprint,
         )
-        return chosen(self._choice, question, [self._candidate(hit) for hit in hits])
+        asked = asked_of(question, self._model)
+        found = [self._found(hit, asked) for hit in hits]
+        return chosen(self._choice, question, [candidate(node) for node in found])
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
@@ -140,7 +147,7 @@ class GemRetriever(BaseRetriever):
         """The query's vector; several texts that stand for it (as HyDE's) give their mean."""
         if query_bundle.embedding is not None:
             return query_bundle.embedding
-        texts = query_bundle.embedding_strs or [query_bundle.query_str]
+        texts = [readable(t) for t in query_bundle.embedding_strs or [query_bundle.query_str]]
         vectors = self._model.embed_queries(texts, show_progress=False)
         mean: list[float] = vectors.mean(0).tolist()
         return mean
@@ -161,7 +168,10 @@ class GemRetriever(BaseRetriever):
             mmr_threshold=self._mmr_threshold,
         )
 
-    def _candidate(self, hit: Hit) -> Candidate[NodeWithScore]:
+    def _found(self, hit: Hit, asked: str) -> FoundNode:
         score = {"hybrid": hit.fused_score, "words": hit.word_score}.get(self._mode, hit.score)
-        shown = hit.score if score is None else score
-        return candidate(NodeWithScore(node=node_of(hit), score=shown), hit.score, hit.word_score)
+        return FoundNode(
+            node=node_of(hit),
+            score=hit.score if score is None else score,
+            finding=Finding(asked, hit.score, hit.word_score),
+        )

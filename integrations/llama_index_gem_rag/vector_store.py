@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.types import (
     DEFAULT_PERSIST_DIR,
-    DEFAULT_PERSIST_FNAME,
     BasePydanticVectorStore,
     MetadataFilters,
     VectorStoreQuery,
@@ -27,17 +24,24 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from gem_rag.arguments import require_known
 from gem_rag.errors import GemIndexError, OptionError
 from gem_rag.index import GemIndex
+from gem_rag.index.copies import copy_records
+from gem_rag.index.identity import UnknownOriginError
 from gem_rag.index.records import Hit, Record
+from gem_rag.index.values import encode, plain
 from llama_index_gem_rag.embedding import GemEmbedding
 from llama_index_gem_rag.filters import to_where
+from llama_index_gem_rag.persisting import (
+    DEFAULT_NAMESPACE,
+    DEFAULT_PERSIST_PATH,
+    leave_signpost,
+    path_in,
+    persisted_folder,
+    require_local,
+)
 from llama_index_gem_rag.pickling import PickledWhole
 
-# Where LlamaIndex's `StorageContext.persist` puts the store named "default".
-DEFAULT_NAMESPACE = "default"
-DEFAULT_PERSIST_PATH = f"{DEFAULT_PERSIST_DIR}/{DEFAULT_NAMESPACE}__{DEFAULT_PERSIST_FNAME}"
 MMR_THRESHOLD = 0.5
 MMR_PREFETCH_FACTOR = 4
-COPIED_AT_ONCE = 1000
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 INDEX_OPTIONS = ("fingerprint", "dim", "kind", "create", "timeout")
 QUERY_OPTIONS = ("fingerprint", "mmr_threshold", "mmr_prefetch_factor", "mmr_prefetch_k")
@@ -113,7 +117,7 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         self._index.upsert(
             [node.get_content(MetadataMode.NONE) for node in last.values()],
             [node.get_embedding() for node in last.values()],
-            [node_to_metadata_dict(node, remove_text=True) for node in last.values()],
+            [_metadata_of(node) for node in last.values()],
             list(last),
         )
         return [node.node_id for node in nodes]
@@ -224,6 +228,16 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
             **options: As for `query`, and ``mode``: what MMR chooses from, "vector" (the default),
                 "hybrid" or "words".
         """
+        try:
+            return self._hits(query, distinct, options)
+        except UnknownOriginError as error:
+            raise GemIndexError(
+                "this GemVectorStore does not say which model made its vectors, so they cannot be "
+                "compared with this one's: make it as GemVectorStore(embed_model=GemEmbedding(...))"
+                " and index the documents again"
+            ) from error
+
+    def _hits(self, query: VectorStoreQuery, distinct: bool, options: dict[str, Any]) -> list[Hit]:
         # `VectorStoreIndex` asks with an empty list where it keeps no list of the nodes.
         node_ids = query.node_ids or None
         shared: dict[str, Any] = {
@@ -244,7 +258,8 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
                 threshold, fetch_k = _mmr_options(query, options)
                 mode = options.get("mode", "vector")
                 shared |= {"text": None if mode == "vector" else text, "mode": mode}
-                return self._index.mmr(vector, k, fetch_k=fetch_k, lambda_mult=threshold, **shared)
+                shared |= {"fetch_k": fetch_k, "lambda_mult": threshold, "distinct": distinct}
+                return self._index.mmr(vector, k, **shared)
         k = query.sparse_top_k or k
         return self._index.search(vector, k, text=text, mode="words", distinct=distinct, **shared)
 
@@ -260,29 +275,23 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         """Copy everything into a folder, replacing what an earlier `persist` put there.
 
         A store opened with a `path` is on disk already: this is for those in memory, for copies,
-        and for `StorageContext.persist`.
+        and for `StorageContext.persist`: where that expects a file, the folder stands beside one
+        that says how to load it.
 
         Raises:
             GemIndexError: Something else is there, or another model's index.
             ValueError: The file system is not this machine's.
         """
-        _require_local(fs)
-        target = Path(persist_path)
+        require_local(fs)
+        target = persisted_folder(persist_path)
         if self._index.path is not None and target.resolve() == self._index.path.resolve():
             self._index.checkpoint()
             return
         own = self._index.info().fingerprint
         with GemIndex(target, fingerprint=own) as copy, copy.transaction():
             copy.delete(where={})
-            for records in _batches(self._index.iterate(vectors=True)):
-                for embedded in (True, False):
-                    some = [r for r in records if (r.vector is not None) == embedded]
-                    copy.upsert(
-                        [record.text for record in some],
-                        [r.vector for r in some if r.vector is not None] if embedded else None,
-                        [record.metadata for record in some],
-                        [record.id for record in some],
-                    )
+            copy_records(self._index.iterate(vectors=True), copy)
+        leave_signpost(persist_path)
 
     @classmethod
     def from_persist_path(
@@ -296,8 +305,8 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         Raises:
             GemIndexError: There is nothing, or it was made with another model.
         """
-        _require_local(fs)
-        return cls(persist_path, embed_model, create=False)
+        require_local(fs)
+        return cls(persisted_folder(persist_path), embed_model, create=False)
 
     @classmethod
     def from_persist_dir(
@@ -308,8 +317,7 @@ class GemVectorStore(PickledWhole, BasePydanticVectorStore):
         embed_model: BaseEmbedding | None = None,
     ) -> GemVectorStore:
         """Open what `StorageContext.persist` wrote into a folder; as `from_persist_path`."""
-        path = Path(persist_dir) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
-        return cls.from_persist_path(str(path), fs, embed_model)
+        return cls.from_persist_path(path_in(persist_dir, namespace), fs, embed_model)
 
     def close(self) -> None:
         """Close the index; what was added stays."""
@@ -328,6 +336,16 @@ def node_of(found: Hit | Record) -> BaseNode:
             "read it with that, or index the documents again into a new folder"
         )
     return metadata_dict_to_node(found.metadata, text=found.text)
+
+
+def _metadata_of(node: BaseNode) -> dict[str, Any]:
+    """What is stored of a node beside its text, its metadata as JSON holds it.
+
+    LlamaIndex would refuse numpy's numbers without a name, and write times as they stand.
+    """
+    encode(node.metadata, f"the metadata of {node.node_id!r}")  # or says which key cannot be
+    held = node.model_copy(update={"metadata": plain(node.metadata)})
+    return node_to_metadata_dict(held, remove_text=True)
 
 
 def _require(query: VectorStoreQuery) -> None:
@@ -360,16 +378,3 @@ def _mmr_options(query: VectorStoreQuery, options: dict[str, Any]) -> tuple[floa
     factor = options.get("mmr_prefetch_factor", MMR_PREFETCH_FACTOR)
     fetch_k = options.get("mmr_prefetch_k", int(query.similarity_top_k * factor))
     return MMR_THRESHOLD if threshold is None else threshold, fetch_k
-
-
-def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while batch := list(itertools.islice(records, COPIED_AT_ONCE)):
-        yield batch
-
-
-def _require_local(fs: fsspec.AbstractFileSystem | None) -> None:
-    if fs is not None and not isinstance(fs, LocalFileSystem):
-        raise ValueError(
-            f"the file system is {type(fs).__name__}; an SQLite index lives on this machine's: "
-            "persist to a local folder and copy that"
-        )

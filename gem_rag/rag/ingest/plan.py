@@ -15,7 +15,8 @@ from gem_rag.documents.load import load_file
 from gem_rag.documents.split import SPLITTER_VERSION, split
 from gem_rag.errors import GemError
 from gem_rag.index.gem_index import GemIndex
-from gem_rag.index.records import Passage, encode
+from gem_rag.index.records import Passage
+from gem_rag.index.values import encode
 from gem_rag.rag.ingest.report import Report
 
 if TYPE_CHECKING:
