@@ -197,6 +197,20 @@ class Database:
             which = [i for i, row in enumerate(rows) if documents[row] == document]
             self.insert([known[rows[i]] for i in which], vectors[which], document)
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a document another source; what is searched by words follows."""
+        rows = self.rows_of(old)
+        before = self._worded(rows)
+        self.run("UPDATE documents SET source = ? WHERE source = ?", (new, old))
+        if self.full_text is not None:
+            self.full_text.delete(before)
+            self.full_text.insert(self._worded(rows))
+
+    def rows_of(self, source: str) -> list[int]:
+        """The rows of a document's chunks."""
+        sql = "SELECT row FROM chunks JOIN documents USING (document) WHERE source = ? ORDER BY row"
+        return [row for (row,) in self.run(sql, (source,))]
+
     def delete(self, rows: Sequence[int]) -> None:
         """Delete rows, leaving tombstones for those who hold copies of the vectors."""
         torn = self._documents_of(rows)
@@ -297,6 +311,12 @@ class Database:
             if text in sources:
                 sources[text][source] = None
         return {text: tuple(names) for text, names in sources.items()}
+
+    def read_of(self, texts: Iterable[str]) -> set[str]:
+        """What is read of the chunks that have one of these texts."""
+        sql = f"SELECT {_COLUMNS} FROM passages WHERE digest IN (SELECT value FROM json_each(?))"
+        found = self.run(sql, (_array(map(digest_of, texts)),))
+        return {StoredChunk(*chunk).read for chunk in found}
 
     def without_vectors(self, limit: int = -1) -> list[StoredChunk]:
         """Chunks that have no vector, in the order they were added."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gem_rag.errors import GemIndexError
+from gem_rag.files import bytes_in
 from gem_rag.index.ann import KINDS, Kind
 from gem_rag.index.database import Database, StoredChunk
 from gem_rag.index.documents import Documents
@@ -37,6 +38,7 @@ from gem_rag.index.sql import compile_filter
 from gem_rag.index.writer import Writer
 
 DATABASE_FILE = "index.sqlite"
+READINGS_FOLDER = "readings"  # of what a model has read of the chunks; they can be made again
 
 
 class GemIndex(Handle):
@@ -354,6 +356,11 @@ class GemIndex(Handle):
         """
         self._identity.claim(fingerprint, dim)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it can only be read: its file or folder is write-protected."""
+        return self._database.connection.read_only
+
     def info(self) -> IndexInfo:
         """Size, dimension, model, kind and generation, of one moment."""
         with self._database.snapshot():
@@ -361,12 +368,14 @@ class GemIndex(Handle):
             return IndexInfo(
                 path=self.path,
                 count=self._database.count(None),
+                documents=len(self.documents),
                 dim=properties.get("dim"),
                 vectors=vectors,
                 words=self._database.full_text is not None,
                 fingerprint=properties.get("fingerprint"),
                 kind=self._follower.kind(vectors),
-                bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
+                bytes=bytes_in(self.path) if self.path else 0,
+                readings_bytes=bytes_in(self.path / READINGS_FOLDER) if self.path else 0,
                 generation=self._database.version().generation,
             )
 

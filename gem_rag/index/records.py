@@ -117,23 +117,27 @@ class IndexInfo:
     Attributes:
         path: Its folder; None if it is in memory.
         count: Chunks.
+        documents: What was indexed as a whole.
         dim: Numbers in a vector; None before the first is added.
         vectors: Chunks that have one.
         words: Whether chunks can be searched by words.
         fingerprint: Of the model that made the vectors; None if it was not recorded.
         kind: How it is searched at its present size: "flat", "hnsw" or "ivf".
-        bytes: On disk.
+        bytes: On disk, of the index itself.
+        readings_bytes: On disk, of the readings that are kept beside it.
         generation: Rises with every change.
     """
 
     path: Path | None
     count: int
+    documents: int
     dim: int | None
     vectors: int
     words: bool
     fingerprint: str | None
     kind: Kind
     bytes: int
+    readings_bytes: int
     generation: int
 
 
@@ -211,7 +215,10 @@ def encode_chunks(
     called = [f"number {i}" for i in range(len(texts))] if ids is None else [*map(repr, names)]
     return [
         StoredChunk(
-            0, _text(name, "an id"), _metadata(meta, which), _text(text, f"the text of {which}")
+            0,
+            check_text(name, "an id"),
+            _metadata(meta, which),
+            check_text(text, f"the text of {which}"),
         )
         for name, meta, text, which in zip(names, metas, texts, called, strict=True)
     ]
@@ -223,8 +230,8 @@ def encode_passages(source: str, text: str, passages: Sequence[Passage]) -> list
     Raises:
         GemIndexError: Something cannot be stored, or a piece is no slice of the text.
     """
-    source = _text(source, "a source")
-    text = _text(text, f"the text of {source!r}")
+    source = check_text(source, "a source")
+    text = check_text(text, f"the text of {source!r}")
     for passage in passages:
         if text[passage.start : passage.end] != passage.text:
             raise GemIndexError(
@@ -236,7 +243,7 @@ def encode_passages(source: str, text: str, passages: Sequence[Passage]) -> list
             0,
             str(uuid.uuid4()),
             _metadata(p.metadata, f"number {i} of {source!r}"),
-            _text(p.text, f"the text of number {i} of {source!r}"),
+            check_text(p.text, f"the text of number {i} of {source!r}"),
             source,
             p.start,
             p.end,
@@ -271,7 +278,8 @@ def chunk_fields(chunk: StoredChunk) -> dict[str, Any]:
     }
 
 
-def _text(text: Any, what: str) -> str:
+def check_text(text: Any, what: str) -> str:
+    """Text is a string of valid Unicode."""
     if not isinstance(text, str):
         raise GemIndexError(f"{what} is {type(text).__name__}; expected a string")
     try:
