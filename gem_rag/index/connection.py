@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gem_rag.errors import GemIndexError
+from gem_rag.errors import DiskFullError, GemIndexError
 from gem_rag.forks import around_fork, in_child
 
 PATIENCE = 5.0  # seconds that a fork waits for another thread's transaction
@@ -167,6 +167,11 @@ class Connection:
                 raise GemIndexError(
                     f"{self.name}: another process has been writing for more than "
                     f"{self._timeout:g} s; let it finish and try again"
+                ) from error
+            if "full" in str(error):
+                raise DiskFullError(
+                    f"{self.name}: the disk is full; make room and try again (what was committed "
+                    "is kept)"
                 ) from error
             raise GemIndexError(f"{self.name}: {error}") from error
         except sqlite3.DatabaseError as error:

@@ -12,7 +12,6 @@ from gem_rag.index.records import (
     Chunk,
     Passage,
     Record,
-    check_text,
     chunk_fields,
     encode_passages,
 )
@@ -117,15 +116,16 @@ class Documents:
         stays there until the file changes.
 
         Raises:
-            GemIndexError: There is no such document.
+            GemIndexError: There is no such document, or the new source is no text.
         """
+        encode_passages(new, "", [])  # raises where it is no source
         with self._database.transaction():
             if self.get(old) is None:
                 raise _absent(old)
             self._database.advance()
             if new != old:
                 self._delete(new)
-                self._database.rename(old, check_text(new, "a source"))
+                self._database.rename(old, new)
 
     def _delete(self, source: str) -> None:
         self._database.delete(self._database.rows_of(source))

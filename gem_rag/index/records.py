@@ -216,9 +216,9 @@ def encode_chunks(
     return [
         StoredChunk(
             0,
-            check_text(name, "an id"),
+            _text(name, "an id"),
             _metadata(meta, which),
-            check_text(text, f"the text of {which}"),
+            _text(text, f"the text of {which}"),
         )
         for name, meta, text, which in zip(names, metas, texts, called, strict=True)
     ]
@@ -230,8 +230,8 @@ def encode_passages(source: str, text: str, passages: Sequence[Passage]) -> list
     Raises:
         GemIndexError: Something cannot be stored, or a piece is no slice of the text.
     """
-    source = check_text(source, "a source")
-    text = check_text(text, f"the text of {source!r}")
+    source = _text(source, "a source")
+    text = _text(text, f"the text of {source!r}")
     for passage in passages:
         if text[passage.start : passage.end] != passage.text:
             raise GemIndexError(
@@ -243,7 +243,7 @@ def encode_passages(source: str, text: str, passages: Sequence[Passage]) -> list
             0,
             str(uuid.uuid4()),
             _metadata(p.metadata, f"number {i} of {source!r}"),
-            check_text(p.text, f"the text of number {i} of {source!r}"),
+            _text(p.text, f"the text of number {i} of {source!r}"),
             source,
             p.start,
             p.end,
@@ -278,8 +278,7 @@ def chunk_fields(chunk: StoredChunk) -> dict[str, Any]:
     }
 
 
-def check_text(text: Any, what: str) -> str:
-    """Text is a string of valid Unicode."""
+def _text(text: Any, what: str) -> str:
     if not isinstance(text, str):
         raise GemIndexError(f"{what} is {type(text).__name__}; expected a string")
     try:
