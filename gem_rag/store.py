@@ -29,6 +29,7 @@ from gem_rag.text.codec import Tokenized
 
 _NAME = 32  # hex digits of each half of a reading's name
 SUFFIX, PACKED = ".safetensors", "key_values"
+DISK_BYTES = 2 << 30  # of a store's disk part, where nobody says otherwise
 LEAST_FREE = 256 << 20  # bytes of a disk that readings leave to others, the index first
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
 
@@ -62,7 +63,7 @@ class ReadingStore:
         folder: str | Path | None = None,
         *,
         memory_bytes: int = 256 << 20,
-        disk_bytes: int = 2 << 30,
+        disk_bytes: int = DISK_BYTES,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
@@ -242,7 +243,8 @@ class ReadingStore:
             self._disk_sizes[key] = size
             if "-" not in key:  # by older rules: nobody finds it again
                 self._drop(key)
-        self._make_room(0)
+        if self._may_write:
+            self._make_room(0)
 
     def _make_room(self, size: int) -> None:
         """Drop what was not used for longest until so many bytes more are within the bound."""

@@ -21,7 +21,7 @@ from gem_rag.errors import GemError
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
     from gem_rag.rag.citation import Citation
-    from gem_rag.rag.ingest.report import IngestReport
+    from gem_rag.rag.ingest.report import IngestReport, Removal
     from gem_rag.rag.pipeline import GemRAG
 
 
@@ -171,11 +171,22 @@ def print_report(report: IngestReport) -> None:
     """What an ingest did, in counts."""
     counts = ", ".join(
         f"{len(getattr(report, what))} {what}"
-        for what in ("added", "replaced", "unchanged", "removed")
+        for what in ("added", "replaced", "unchanged", "moved", "removed")
         if getattr(report, what)
     )
     out.print(counts or "nothing to index")
     print_problems(report)
+
+
+def print_removal(removal: Removal) -> None:
+    """What was taken out of an index."""
+    for source in removal.removed:
+        out.print(f"removed {escape(source)}")
+    for source in removal.changed:
+        out.print(f"removed parts of {escape(source)}")
+    for source in removal.missing:
+        err.print(f"[yellow]not in the index[/yellow] {escape(source)}")
+    out.print(f"{removal.chunks} chunks removed")
 
 
 def print_problems(report: IngestReport) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -22,6 +24,7 @@ from gem_rag.cli.console import (
     out,
     print_citations,
     print_json,
+    print_removal,
     print_report,
     worded,
 )
@@ -40,11 +43,29 @@ def index_(
         list[str] | None,
         typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
     ] = None,
+    readings: Annotated[
+        bool | None,
+        typer.Option(
+            "--readings/--no-readings",
+            help="Keep what was read beside the index, to rank and answer sooner; remembered.",
+        ),
+    ] = None,
+    readings_mb: Annotated[
+        int | None,
+        typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
-    existing(paths)  # a wrong one is found before a model is loaded or an index made
-    with open_rag(None, index, model, dtype, create=True) as rag:
+    if readings is False and readings_mb:
+        raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
+    if not (remove_missing and _is_index(index)):
+        existing(paths)  # a wrong one is found before a model is loaded or an index made
+    kept = {
+        "keep_readings": readings,
+        "readings_bytes": None if readings_mb is None else readings_mb * 1_000_000,
+    }
+    with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:
             report = rag.add(paths, remove_missing=remove_missing, exclude=exclude or ())
         except KeyboardInterrupt:
@@ -55,9 +76,60 @@ def index_(
         else:
             print_report(report)
             out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
-    done = report.added or report.replaced or report.unchanged or report.removed
+    done = report.added or report.replaced or report.unchanged or report.moved or report.removed
     if not done and (report.skipped or report.passed_over):
         raise typer.Exit(1)
+
+
+def _is_index(folder: Path) -> bool:
+    from gem_rag.index.gem_index import DATABASE_FILE
+
+    return (folder.expanduser() / DATABASE_FILE).exists()
+
+
+def remove(
+    index: Annotated[Path, typer.Option("--index", help="The index folder.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders or names of documents, gone or not."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", help="A filter instead, as JSON: what matches is removed."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove documents from an index, and what was read of them."""
+    if bool(paths) == (where is not None):
+        raise typer.BadParameter("give either PATH... or --where JSON")
+    condition = None if where is None else _parsed(where)
+    from gem_rag.index.facts import READINGS_FOLDER
+    from gem_rag.index.gem_index import GemIndex
+    from gem_rag.rag.ingest.remove import remove
+    from gem_rag.store import forget
+
+    with GemIndex(index, create=False) as opened:
+        readings = (opened.path or index) / READINGS_FOLDER
+        removal = remove(opened, paths or [], condition, partial(forget, readings))
+        facts = {**dataclasses.asdict(removal), "total_chunks": opened.count()}
+    if as_json:
+        print_json(facts)
+    else:
+        print_removal(removal)
+        out.print(f"{facts['total_chunks']} chunks in {escape(str(index))}")
+    if removal.missing and not removal.removed:
+        raise typer.Exit(1)
+
+
+def _parsed(where: str) -> dict[str, Any]:
+    """A filter written as JSON."""
+    try:
+        parsed = json.loads(where)
+    except ValueError as error:
+        raise typer.BadParameter(f"--where is no JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise typer.BadParameter('--where takes an object, such as \'{"$source": "/a/b.txt"}\'')
+    return parsed
 
 
 def search(

@@ -163,6 +163,17 @@ class Database:
         sql = "INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)"
         self.run(sql, (key, json.dumps(value)))
 
+    def meta(self, key: str) -> str | None:
+        """What was stored under a key, as JSON."""
+        rows = self.run("SELECT value FROM meta WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Store JSON under a key; None removes what is there."""
+        self.run("DELETE FROM meta WHERE key = ?", (key,))
+        if value is not None:
+            self.run("INSERT INTO meta (key, value) VALUES (?, ?)", (key, value))
+
     # Changing
 
     def insert(

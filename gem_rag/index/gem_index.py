@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gem_rag.errors import GemIndexError
-from gem_rag.files import bytes_in
 from gem_rag.index.ann import KINDS, Kind
 from gem_rag.index.database import Database, StoredChunk
 from gem_rag.index.documents import Documents
+from gem_rag.index.facts import facts_of
 from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
 from gem_rag.index.handle import Handle
@@ -38,7 +38,6 @@ from gem_rag.index.sql import compile_filter
 from gem_rag.index.writer import Writer
 
 DATABASE_FILE = "index.sqlite"
-READINGS_FOLDER = "readings"  # of what a model has read of the chunks; they can be made again
 
 
 class GemIndex(Handle):
@@ -333,16 +332,14 @@ class GemIndex(Handle):
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value stored by `set_meta`."""
-        rows = self._database.run("SELECT value FROM meta WHERE key = ?", (key,))
-        return decode(rows[0][0]) if rows else default
+        value = self._database.meta(key)
+        return default if value is None else decode(value)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a small JSON value under a key, such as what was ingested; None removes it."""
         with self.transaction():
-            self._database.run("DELETE FROM meta WHERE key = ?", (key,))
-            if value is not None:
-                stored = (key, encode(value, f"the value of {key!r}"))
-                self._database.run("INSERT INTO meta (key, value) VALUES (?, ?)", stored)
+            encoded = None if value is None else encode(value, f"the value of {key!r}")
+            self._database.set_meta(key, encoded)
 
     def claim(self, fingerprint: str | None, dim: int | None = None) -> None:
         """Record whose vectors an empty index is to hold, or check whose are in it.
@@ -362,22 +359,8 @@ class GemIndex(Handle):
         return self._database.connection.read_only
 
     def info(self) -> IndexInfo:
-        """Size, dimension, model, kind and generation, of one moment."""
-        with self._database.snapshot():
-            properties, vectors = self._database.properties(), self._database.count_vectors()
-            return IndexInfo(
-                path=self.path,
-                count=self._database.count(None),
-                documents=len(self.documents),
-                dim=properties.get("dim"),
-                vectors=vectors,
-                words=self._database.full_text is not None,
-                fingerprint=properties.get("fingerprint"),
-                kind=self._follower.kind(vectors),
-                bytes=bytes_in(self.path) if self.path else 0,
-                readings_bytes=bytes_in(self.path / READINGS_FOLDER) if self.path else 0,
-                generation=self._database.version().generation,
-            )
+        """Size, dimension, model, kind and generation, of one moment; bytes with and beside it."""
+        return facts_of(self._database, self.documents, self._follower, self.path)
 
     def save(self, path: str | Path) -> Path:
         """Write a copy of one moment's state to a new folder, which `GemIndex` then opens.
