@@ -121,8 +121,8 @@ class Ingest:
                 at += len(passages)
 
     def _embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray | None:
-        """Vectors, float32 ``[n, d]``; None of a model that has not learned to embed."""
-        if self._store.model.embeds:
+        """Vectors, float32 ``[n, d]``; None of a model that has not learned to embed, or of none."""
+        if self._store.model.embeds and texts:
             return self._store.embed(texts, advance)
         advance(len(texts))
         return None
