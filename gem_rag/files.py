@@ -57,7 +57,7 @@ def atomic_dir(target: str | Path) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
-        _open_to_readers(fresh)
+        open_to_readers(fresh)
         old = fresh.with_name(fresh.name + ".old")
         if target.exists():
             target.replace(old)
@@ -71,12 +71,12 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _open_to_readers(folder: Path) -> None:
-    """Give all that is in a new folder the permissions that new files get.
+def open_to_readers(folder: Path) -> None:
+    """Give all that is in a folder the permissions that new files get there.
 
     Libraries that write through temporary files leave them to their owner alone.
     """
-    mode = stat.S_IMODE(folder.stat().st_mode)  # what the umask left of 0o777
+    mode = stat.S_IMODE(folder.stat().st_mode)  # of a new one: what the umask left of 0o777
     for path in folder.rglob("*"):
         if not path.is_symlink():
             path.chmod(mode if path.is_dir() else mode & 0o666)

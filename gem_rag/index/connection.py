@@ -126,13 +126,15 @@ class Connection:
             self._open()
 
     def _connect(self, address: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             address,
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        connection.execute("PRAGMA secure_delete = ON")  # what was deleted is not left in the file
+        return connection
 
     def define(self, name: str, function: Any) -> None:
         """Give SQL a function of one argument that always gives the same for the same."""
