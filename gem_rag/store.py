@@ -169,6 +169,8 @@ class ReadingStore:
 
     def forget(self, texts: Sequence[str]) -> None:
         """Drop what was read of these texts, by models of whatever precision."""
+        if not texts:
+            return
         names = {_text_name(text) for text in texts}
         with self._lock:
             for key in [key for key in self._memory if _is_of(key, names)]:
@@ -177,8 +179,7 @@ class ReadingStore:
                 self._drop(key)
             if self.folder is not None:
                 forget(self.folder, texts)  # other processes keep readings there too
-            if names:
-                self._is_full = False
+            self._is_full = False
 
     def clear(self) -> None:
         """Drop everything, in memory and on disk."""
@@ -337,5 +338,8 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are free on a folder's disk."""
-    return shutil.disk_usage(_there(folder)).free
+    """Bytes that are free on a folder's disk; 0 where that does not say."""
+    try:
+        return shutil.disk_usage(_there(folder)).free
+    except OSError:
+        return 0

@@ -133,6 +133,38 @@ def test_what_remove_cannot_do_is_said_in_one_line(run, tmp_path, args, code, sa
     assert says in err
 
 
+def test_an_index_that_may_only_be_read_is_searched_and_asked(run, docs, tmp_path, monkeypatch):
+    from gem_rag import store
+    from gem_rag.index import connection
+
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder, "--no-readings")
+    monkeypatch.setattr(connection, "_is_writable", lambda _: False)
+    monkeypatch.setattr(store, "_is_writable", lambda _: False)
+    assert len(json.loads(run("search", "kettle", "--index", folder, "--json")[1])) == 2
+    assert run("ask", "kettle?", "--index", folder, "--max-tokens", 2)[0] == 0
+    assert run("info", "--index", folder)[0] == 0
+    assert not (folder / "readings").exists()
+    for change in (["index", docs], ["remove", docs]):
+        code, out, err = run(*change, "--index", folder, model=change[0] == "index")
+        assert (code, out, "can only be read" in err) == (1, "", True)
+
+
+def test_what_is_found_can_be_filtered(run, docs, tmp_path, monkeypatch):
+    import io
+
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder)
+    rivers = str(docs / "rivers.txt")
+    where = ["--index", folder, "--where", json.dumps({"$source": rivers}), "--json"]
+    (found,) = json.loads(run("search", "kettle", *where)[1])
+    assert (found["source"], found["metadata"]) == (rivers, {})
+    answer = json.loads(run("ask", "kettle?", "--max-tokens", 2, *where)[1])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n"))
+    chatted = json.loads(run("chat", "--max-tokens", 2, *where)[1])
+    assert [a["citations"][0]["source"] for a in (answer, chatted)] == [rivers, rivers]
+
+
 def test_moved_and_missing_files_are_reported(run, docs, tmp_path):
     folder = tmp_path / "index"
     run("index", docs, "--index", folder)
@@ -158,7 +190,7 @@ def test_readings_are_bounded_or_not_kept_and_info_counts_them(run, docs, tmp_pa
 
     def readings():
         facts = json.loads(run("info", "--index", folder, "--json")[1])["index"]
-        files = [f for f in folder.rglob("*.safetensors")]
+        files = list(folder.rglob("*.safetensors"))
         assert facts["readings_bytes"] == sum(f.stat().st_size for f in files)
         assert (facts["documents"], facts["count"], facts["vectors"]) == (2, 2, 2)
         assert 0 < facts["bytes"] < 1_000_000
@@ -239,6 +271,20 @@ def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
     assert out == f"smollm2-135m-instruct is ready: 0.0 MB in {folder}\n"
     facts = json.loads(run("pull", "--json", model=False)[1])
     assert facts == {"model": "smollm2-135m-instruct", "path": str(folder), "bytes": 7}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_pull_opens_an_older_model_to_others(run, tmp_path, monkeypatch):
+    from gem_rag.checkpoints import embedded
+
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    weights.chmod(0o600)
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr("gem_rag.checkpoints.fingerprint.weights_hash", lambda folder: "")
+    monkeypatch.setattr(embedded, "embedded_base", lambda: tmp_path)
+    assert run("pull", model=False)[0] == 0
+    assert weights.stat().st_mode & 0o777 == 0o644
 
 
 def test_places_stay_on_their_line(run, tmp_path):

@@ -166,6 +166,25 @@ def test_a_moved_file_is_found_by_its_new_name_not_by_the_old(rag, docs):
     assert citation.source == str(docs / "mississippi.txt")
 
 
+def test_a_moved_file_is_read_under_its_new_name(rag, docs):
+    report = docs / "report-2023.txt"
+    report.write_text("Revenue grew by seven percent.\n\n" + "Rivers run to the sea. " * 60)
+    rag.add(docs)
+    before = rag.index.documents.chunks(str(report))
+    assert any(chunk.words.startswith("report-2023\n\n") for chunk in before)
+    new = report.rename(docs / "report-2024.txt")
+    rag.add(docs)
+    after = rag.index.documents.chunks(str(new))
+    assert [c.words for c in after] == [c.words.replace("2023", "2024") for c in before]
+    assert [c.text for c in after] == [c.text for c in before]
+    assert rag.store.info().on_disk <= 3 + sum(c.words == c.text for c in after)
+    (found,) = rag.retrieve("report-2024 revenue", k=1, mode="words")
+    assert found.text.startswith("Revenue")
+    assert rag.index.search(text="2023", mode="words") == []
+    rag.remove(new)
+    assert rag.index.search(text="2024", mode="words") == []
+
+
 def test_a_renamed_folder_is_moved_whole(rag, docs, read):
     new = docs.rename(docs.with_name("papers"))
     report = rag.add(new)
@@ -343,6 +362,11 @@ def test_an_index_remembers_the_bound_of_its_readings(opened, docs, tmp_path):
         opened(readings_bytes=-1)
     with pytest.raises(GemError, match="readings_bytes is 5, keep_readings False"):
         opened(keep_readings=False, readings_bytes=5)
+
+
+def test_a_store_that_is_given_has_its_own_bounds(gem):
+    with pytest.raises(GemError, match="give either"):
+        GemRAG(gem, store=ReadingStore(gem), keep_readings=False)
 
 
 def test_readings_leave_a_disk_that_is_nearly_full_to_the_database(opened, docs, monkeypatch):

@@ -58,6 +58,14 @@ Mode = Annotated[
     Literal["hybrid", "vector", "words"],
     typer.Option("--mode", help="What finds: words beside vectors, or one alone."),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="JSON",
+        help="A filter of metadata; $source, $heading and $page are the document's.",
+    ),
+]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -109,6 +117,22 @@ def worded(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("it is empty; expected words")
     return text
+
+
+def parsed(where: str | None) -> dict[str, Any] | None:
+    """A filter written as JSON: what is wrong with it is found before a model is loaded."""
+    if where is None:
+        return None
+    from gem_rag.index.filters import parse
+
+    try:
+        condition = json.loads(where)
+    except ValueError as error:
+        raise typer.BadParameter(f"--where is no JSON: {error}") from error
+    if not isinstance(condition, dict):
+        raise typer.BadParameter('--where takes an object, such as \'{"$source": "/a/b.txt"}\'')
+    parse(condition)
+    return condition
 
 
 def print_stream(pieces: Any) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -19,9 +18,11 @@ from gem_rag.cli.console import (
     Mode,
     Model,
     Rank,
+    Where,
     err,
     open_rag,
     out,
+    parsed,
     print_citations,
     print_json,
     print_removal,
@@ -93,16 +94,13 @@ def remove(
         list[str] | None,
         typer.Argument(help="Files, folders or names of documents, gone or not."),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", help="A filter instead, as JSON: what matches is removed."),
-    ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """Remove documents from an index, and what was read of them."""
     if bool(paths) == (where is not None):
         raise typer.BadParameter("give either PATH... or --where JSON")
-    condition = None if where is None else _parsed(where)
+    condition = parsed(where)
     from gem_rag.index.facts import READINGS_FOLDER
     from gem_rag.index.gem_index import GemIndex
     from gem_rag.rag.ingest.remove import remove
@@ -121,17 +119,6 @@ def remove(
         raise typer.Exit(1)
 
 
-def _parsed(where: str) -> dict[str, Any]:
-    """A filter written as JSON."""
-    try:
-        parsed = json.loads(where)
-    except ValueError as error:
-        raise typer.BadParameter(f"--where is no JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise typer.BadParameter('--where takes an object, such as \'{"$source": "/a/b.txt"}\'')
-    return parsed
-
-
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.", callback=worded)],
     index: IndexDir = None,
@@ -140,12 +127,14 @@ def search(
     model: Model = None,
     dtype: Dtype = "auto",
     mode: Mode = "hybrid",
+    where: Where = None,
     rank: Rank = True,
     as_json: Json = False,
 ) -> None:
     """Find passages without answering."""
+    condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank) as rag:
-        citations = rag.retrieve(query, k=k)
+        citations = rag.retrieve(query, k=k, where=condition)
         if as_json:
             print_json([dataclasses.asdict(c) for c in citations])
         elif citations:

@@ -7,7 +7,7 @@ the copy has to be made afresh.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -208,11 +208,24 @@ class Database:
             which = [i for i, row in enumerate(rows) if documents[row] == document]
             self.insert([known[rows[i]] for i in which], vectors[which], document)
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a document another source; what is searched by words follows."""
+    def rename(self, old: str, new: str, again: Callable[[str], str]) -> None:
+        """Give a document another source; what is searched by words follows.
+
+        Args:
+            old: Its source.
+            new: Its source from now on.
+            again: From what was read beside or instead of a chunk's text, what is now.
+        """
         rows = self.rows_of(old)
         before = self._worded(rows)
         self.run("UPDATE documents SET source = ? WHERE source = ?", (new, old))
+        self.run_many(
+            "UPDATE chunks SET lead = ?, mended = ? WHERE row = ?",
+            (
+                (chunk.lead and again(chunk.lead), chunk.mended and again(chunk.mended), row)
+                for row, chunk in self.chunks_by_row(rows).items()
+            ),
+        )
         if self.full_text is not None:
             self.full_text.delete(before)
             self.full_text.insert(self._worded(rows))

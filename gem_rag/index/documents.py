@@ -1,6 +1,6 @@
 """The documents of an index: what was indexed, whether it is still whole, its text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
@@ -109,11 +109,15 @@ class Documents:
                 self._delete(source)
             return known
 
-    def move(self, old: str, new: str) -> None:
+    def move(self, old: str, new: str, again: Callable[[str], str] = str) -> None:
         """Give a document another source, in the place of the one that has it.
 
-        Nothing is read or embedded again: a file's old name that is read before its chunks' text
-        stays there until the file changes.
+        Its chunks keep their vectors.
+
+        Args:
+            old: Its source.
+            new: Its source from now on.
+            again: From what was read beside or instead of a chunk's text, what is now.
 
         Raises:
             GemIndexError: There is no such document, or the new source is no text.
@@ -125,7 +129,7 @@ class Documents:
             self._database.advance()
             if new != old:
                 self._delete(new)
-                self._database.rename(old, new)
+                self._database.rename(old, new, again)
 
     def _delete(self, source: str) -> None:
         self._database.delete(self._database.rows_of(source))

@@ -76,6 +76,8 @@ class GemRAG:
         self.index = GemIndex() if index is None else index
         if model.embeds:
             self.index.claim(model.fingerprint, model.dim)
+        if store is not None and (keep_readings, readings_bytes) != (None, None):
+            raise GemError("got a store, and keep_readings or readings_bytes for one; give either")
         if store is None:
             store = readings_beside(model, self.index, keep_readings, readings_bytes)
         self.store = store

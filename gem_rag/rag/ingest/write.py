@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gem_rag.documents.document import Document
 from gem_rag.documents.find import absolute, find, is_gone, path_name
+from gem_rag.documents.words import renamed
 from gem_rag.errors import DiskFullError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
@@ -95,7 +97,8 @@ class Ingest:
         texts = [passage.words for work in _works(pending) for passage in work.passages]
         each = len(pending) / max(1, len(texts))  # sources a chunk
         vectors = self._embed(texts, lambda count: advance(each * count))
-        old = [chunk for work in pending for chunk in self._index.documents.chunks(work.name)]
+        names = [*(work.name for work in pending), *(w.old for w in pending if isinstance(w, Move))]
+        old = [chunk for name in names for chunk in self._index.documents.chunks(name)]
         try:
             self._put(pending, vectors)
         except DiskFullError:
@@ -113,7 +116,8 @@ class Ingest:
             at = 0
             for work in pending:
                 if isinstance(work, Move):
-                    self._index.documents.move(work.old, work.name)
+                    again = partial(renamed, old=work.old, new=work.name)
+                    self._index.documents.move(work.old, work.name, again)
                     continue
                 name, text, digest, passages = work
                 own = None if vectors is None else vectors[at : at + len(passages)]
@@ -121,7 +125,7 @@ class Ingest:
                 at += len(passages)
 
     def _embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray | None:
-        """Vectors, float32 ``[n, d]``; None of a model that has not learned to embed, or of none."""
+        """Vectors, float32 ``[n, d]``; None without texts, or of a model that does not embed."""
         if self._store.model.embeds and texts:
             return self._store.embed(texts, advance)
         advance(len(texts))
