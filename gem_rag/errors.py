@@ -41,6 +41,10 @@ class GemIndexError(GemError):
     """An index is damaged, foreign, newer than this library, or made by another model."""
 
 
+class DiskFullError(GemIndexError):
+    """An index could not be written because its disk is full; what was committed stays."""
+
+
 class DocumentError(GemError):
     """A file cannot be turned into text."""
 

@@ -46,9 +46,10 @@ def fetch_wheel(
         FetchError: It could not be fetched, or what came is something else.
     """
     folder = (cache or cache_dir() / "wheels") / sha256[:16]
+    if (kept := _kept(folder, sha256)) is not None:
+        return kept  # without a lock: who shares a cache may not be allowed to write there
     with locked(folder):
-        kept = next(folder.glob("*"), None)
-        if kept is not None and sha256_of(kept) == sha256:
+        if (kept := _kept(folder, sha256)) is not None:
             return kept
         with atomic_dir(folder) as fresh:
             _download(requirement, fresh, form)
@@ -62,6 +63,15 @@ def fetch_wheel(
                     f"{sha256}; it is not used. Try again, or check the index you fetch from"
                 )
         return next(folder.iterdir())
+
+
+def _kept(folder: Path, sha256: str) -> Path | None:
+    """The file that was fetched before, if it is the right one."""
+    try:
+        file = next(folder.glob("*"), None)
+        return file if file is not None and sha256_of(file) == sha256 else None
+    except OSError:
+        return None
 
 
 def _download(requirement: str, folder: Path, form: Form) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,10 @@ from gem_rag.forks import in_child
 from gem_rag.model import GemModel
 from gem_rag.text.codec import Tokenized
 
+_NAME = 32  # hex digits of each half of a reading's name
 SUFFIX, PACKED = ".safetensors", "key_values"
+DISK_BYTES = 2 << 30  # of a store's disk part, where nobody says otherwise
+LEAST_FREE = 256 << 20  # bytes of a disk that readings leave to others, the index first
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
 
 
@@ -44,9 +49,10 @@ class ReadingStore:
 
     Args:
         model: Whose readings these are.
-        folder: Where the disk part is; None keeps to memory.
+        folder: Where the disk part is; None keeps to memory. It is made when something is kept;
+            one that may not be written is read.
         memory_bytes: Bound of the memory part.
-        disk_bytes: Bound of the disk part.
+        disk_bytes: Bound of the disk part; it ends earlier where the disk is nearly full.
         dtype: Stored dtype; None is the model's own and exact. ``torch.float16`` halves a float32
             model's readings at a small error (about 1e-3 in a logit).
     """
@@ -57,7 +63,7 @@ class ReadingStore:
         folder: str | Path | None = None,
         *,
         memory_bytes: int = 256 << 20,
-        disk_bytes: int = 2 << 30,
+        disk_bytes: int = DISK_BYTES,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
@@ -71,6 +77,7 @@ class ReadingStore:
         self._memory: OrderedDict[str, Reading] = OrderedDict()
         self._held = 0
         self._disk_sizes: OrderedDict[str, int] = OrderedDict()  # oldest use first
+        self._may_write = self.folder is not None and _is_writable(self.folder)
         if self.folder is not None:
             self._scan(self.folder)
 
@@ -102,7 +109,7 @@ class ReadingStore:
                 room, so that a large ingest does not churn through the disk.
         """
         tokenized = self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
-        keys = [self._key(t) for t in tokenized]
+        keys = [self._key(text, t) for text, t in zip(texts, tokenized, strict=True)]
         found = {i: self._get(keys[i], text, tokenized[i]) for i, text in enumerate(texts)}
         missing = [i for i, reading in found.items() if reading is None]
         missing.sort(key=lambda i: len(tokenized[i].ids))
@@ -160,6 +167,20 @@ class ReadingStore:
             sizes = self._disk_sizes.values()
             return StoreInfo(len(self._memory), self._held, len(sizes), sum(sizes))
 
+    def forget(self, texts: Sequence[str]) -> None:
+        """Drop what was read of these texts, by models of whatever precision."""
+        if not texts:
+            return
+        names = {_text_name(text) for text in texts}
+        with self._lock:
+            for key in [key for key in self._memory if _is_of(key, names)]:
+                self._held -= self._memory.pop(key).nbytes
+            for key in [key for key in self._disk_sizes if _is_of(key, names)]:
+                self._drop(key)
+            if self.folder is not None:
+                forget(self.folder, texts)  # other processes keep readings there too
+            self._is_full = False
+
     def clear(self) -> None:
         """Drop everything, in memory and on disk."""
         with self._lock:
@@ -169,12 +190,13 @@ class ReadingStore:
             for key in list(self._disk_sizes):
                 self._drop(key)
 
-    def _key(self, tokenized: Tokenized) -> str:
+    def _key(self, text: str, tokenized: Tokenized) -> str:
         # What one precision wrote is not what another would read.
         computed = self.model.base.dtype
         made = f"{self.model.parts.reading_fingerprint}:{computed}:{self.dtype or computed}"
         ids = ",".join(map(str, tokenized.ids))
-        return hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()
+        made_of = hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()[:_NAME]
+        return f"{_text_name(text)}-{made_of}"
 
     def _get(self, key: str, text: str, tokenized: Tokenized) -> Reading | None:
         with self._lock:
@@ -213,14 +235,26 @@ class ReadingStore:
         return self.folder / f"{key}{SUFFIX}"
 
     def _scan(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [(f.stat().st_mtime_ns, f) for f in folder.glob(f"*{SUFFIX}")]
-        for _, file in sorted(files):
-            self._disk_sizes[file.name.removesuffix(SUFFIX)] = file.stat().st_size
+        files = []
+        for file in folder.glob(f"*{SUFFIX}"):
+            with suppress(OSError):  # another process may have dropped it
+                stat = file.stat()
+                files.append((stat.st_mtime_ns, file.name.removesuffix(SUFFIX), stat.st_size))
+        for _, key, size in sorted(files):
+            self._disk_sizes[key] = size
+            if "-" not in key:  # by older rules: nobody finds it again
+                self._drop(key)
+        if self._may_write:
+            self._make_room(0)
+
+    def _make_room(self, size: int) -> None:
+        """Drop what was not used for longest until so many bytes more are within the bound."""
+        while self._disk_sizes and sum(self._disk_sizes.values()) + size > self.disk_bytes:
+            self._drop(next(iter(self._disk_sizes)))
 
     def _write(self, key: str, reading: Reading, evict: bool) -> bool:
         """Keep a reading on disk; whether it is there now."""
-        if self.folder is None:
+        if self.folder is None or not self._may_write:
             return False
         if key in self._disk_sizes:
             return True
@@ -229,6 +263,8 @@ class ReadingStore:
         size = reading.nbytes * stored.itemsize // self.model.base.dtype.itemsize
         if size > self.disk_bytes or (not evict and used + size > self.disk_bytes):
             return False  # before its bytes are made: most of a large ingest comes here
+        if _free(self.folder) < LEAST_FREE + size:
+            return False
         from safetensors.torch import save
 
         packed = pack(reading.key_values, self.dtype).cpu()
@@ -236,8 +272,7 @@ class ReadingStore:
         data += zlib.crc32(data).to_bytes(4, "little")
         if len(data) > self.disk_bytes or (not evict and used + len(data) > self.disk_bytes):
             return False
-        while self._disk_sizes and sum(self._disk_sizes.values()) + len(data) > self.disk_bytes:
-            self._drop(next(iter(self._disk_sizes)))
+        self._make_room(len(data))
         try:
             atomic_write(self._path(key), data)
         except OSError:  # a full disk costs speed, not the answer
@@ -262,7 +297,8 @@ class ReadingStore:
                 raise ValueError("layers")
             if packed.shape[3] != tokens:
                 raise ValueError("tokens")
-            os.utime(path)
+            with suppress(OSError):  # of files that are another user's
+                os.utime(path)
         except (OSError, KeyError, ValueError, SafetensorError):
             self._drop(key)
             return None
@@ -271,4 +307,39 @@ class ReadingStore:
 
     def _drop(self, key: str) -> None:
         self._disk_sizes.pop(key, None)
-        self._path(key).unlink(missing_ok=True)
+        with suppress(OSError):  # it may only be readable
+            self._path(key).unlink(missing_ok=True)
+
+
+def forget(folder: Path, texts: Sequence[str]) -> None:
+    """Delete from a store's folder what was read of these texts, by whichever model."""
+    names = {_text_name(text) for text in texts}
+    for file in folder.glob(f"*{SUFFIX}"):
+        if _is_of(file.name, names):
+            file.unlink(missing_ok=True)
+
+
+def _text_name(text: str) -> str:
+    """What the names of a text's readings begin with."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_NAME]
+
+
+def _is_of(key: str, names: Collection[str]) -> bool:
+    return key.partition("-")[0] in names
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or what there is of the way to it."""
+    return next((f for f in (folder, *folder.absolute().parents) if f.exists()), Path())
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(_there(folder), os.W_OK | os.X_OK)
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are free on a folder's disk; 0 where that does not say."""
+    try:
+        return shutil.disk_usage(_there(folder)).free
+    except OSError:
+        return 0

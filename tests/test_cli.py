@@ -95,6 +95,117 @@ def test_index_then_search_then_ask(run, docs, tmp_path):
     assert json.loads(out)["model"]["special_tokens"] == 3
 
 
+def test_remove_takes_paths_or_a_filter(run, docs, tmp_path):
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder)
+    code, out, err = run("remove", docs / "kettle.md", "nowhere", "--index", folder, model=False)
+    assert (code, f"removed {docs / 'kettle.md'}\n" in out, "1 chunks in" in out) == (0, True, True)
+    assert "not in the index nowhere" in err
+    assert len(list((folder / "readings").iterdir())) == 1
+    code, out, err = run("remove", "nowhere", "--index", folder, "--json", model=False)
+    facts = {"removed": [], "changed": [], "missing": ["nowhere"], "chunks": 0, "total_chunks": 1}
+    assert (code, json.loads(out), err) == (1, facts, "")
+    where = json.dumps({"$source": str(docs / "rivers.txt")})
+    code, out, _ = run("remove", "--where", where, "--index", folder, "--json", model=False)
+    assert json.loads(out)["removed"] == [str(docs / "rivers.txt")]
+    assert list((folder / "readings").iterdir()) == []
+    report = json.loads(run("index", docs, "--index", folder, "--json")[1])
+    assert (len(report["added"]), report["total_chunks"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        ([], 2, "either PATH... or --where"),
+        (["a", "--where", "{}"], 2, "either PATH... or --where"),
+        (["--where", "{"], 2, "no JSON"),
+        (["--where", "[]"], 2, "takes an object"),
+        (["--where", '{"$start": 1}'], 1, "$source"),
+        (["a"], 1, "no index"),
+    ],
+)
+def test_what_remove_cannot_do_is_said_in_one_line(run, tmp_path, args, code, says):
+    folder = tmp_path / "index"
+    if says != "no index":
+        GemIndex(folder).close()
+    found, out, err = run("remove", *args, "--index", folder, model=False)
+    assert (found, out, len(err.splitlines())) == (code, "", 1)
+    assert says in err
+
+
+def test_an_index_that_may_only_be_read_is_searched_and_asked(run, docs, tmp_path, monkeypatch):
+    from gem_rag import store
+    from gem_rag.index import connection
+
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder, "--no-readings")
+    monkeypatch.setattr(connection, "_is_writable", lambda _: False)
+    monkeypatch.setattr(store, "_is_writable", lambda _: False)
+    assert len(json.loads(run("search", "kettle", "--index", folder, "--json")[1])) == 2
+    assert run("ask", "kettle?", "--index", folder, "--max-tokens", 2)[0] == 0
+    assert run("info", "--index", folder)[0] == 0
+    assert not (folder / "readings").exists()
+    for change in (["index", docs], ["remove", docs]):
+        code, out, err = run(*change, "--index", folder, model=change[0] == "index")
+        assert (code, out, "can only be read" in err) == (1, "", True)
+
+
+def test_what_is_found_can_be_filtered(run, docs, tmp_path, monkeypatch):
+    import io
+
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder)
+    rivers = str(docs / "rivers.txt")
+    where = ["--index", folder, "--where", json.dumps({"$source": rivers}), "--json"]
+    (found,) = json.loads(run("search", "kettle", *where)[1])
+    assert (found["source"], found["metadata"]) == (rivers, {})
+    answer = json.loads(run("ask", "kettle?", "--max-tokens", 2, *where)[1])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n"))
+    chatted = json.loads(run("chat", "--max-tokens", 2, *where)[1])
+    assert [a["citations"][0]["source"] for a in (answer, chatted)] == [rivers, rivers]
+
+
+def test_moved_and_missing_files_are_reported(run, docs, tmp_path):
+    folder = tmp_path / "index"
+    run("index", docs, "--index", folder)
+    new = docs.rename(tmp_path / "papers")
+    (new / "rivers.txt").unlink()
+    assert run("index", docs, "--index", folder)[0] == 1
+    code, out, _ = run("index", docs, new, "--index", folder, "--remove-missing", "--json")
+    report = json.loads(out)
+    assert report["moved"] == [[str(docs / "kettle.md"), str(new / "kettle.md")]]
+    assert (code, report["removed"]) == (0, [str(docs / "rivers.txt")])
+    (new / "kettle.md").rename(new / "boiler.md")
+    assert "1 moved\n" in run("index", new, "--index", folder)[1]
+
+
+def test_a_mistyped_path_makes_no_index_with_remove_missing(run, docs, tmp_path):
+    code, _, err = run("index", "dosc", "--index", tmp_path / "index", "--remove-missing")
+    assert (code, "no file or folder" in err) == (1, True)
+    assert not (tmp_path / "index").exists()
+
+
+def test_readings_are_bounded_or_not_kept_and_info_counts_them(run, docs, tmp_path):
+    folder = tmp_path / "index"
+
+    def readings():
+        facts = json.loads(run("info", "--index", folder, "--json")[1])["index"]
+        files = list(folder.rglob("*.safetensors"))
+        assert facts["readings_bytes"] == sum(f.stat().st_size for f in files)
+        assert (facts["documents"], facts["count"], facts["vectors"]) == (2, 2, 2)
+        assert 0 < facts["bytes"] < 1_000_000
+        return facts["readings_bytes"]
+
+    run("index", docs, "--index", folder, "--no-readings")
+    run("search", "kettle", "--index", folder)
+    assert readings() == 0
+    run("index", docs, "--index", folder, "--readings-mb", 1)
+    run("search", "kettle", "--index", folder)
+    assert 0 < readings() <= 1_000_000
+    code, _, err = run("index", docs, "--index", folder, "--no-readings", "--readings-mb", 1)
+    assert (code, "keeps none" in err) == (2, True)
+
+
 def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
     import io
 
@@ -160,6 +271,20 @@ def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
     assert out == f"smollm2-135m-instruct is ready: 0.0 MB in {folder}\n"
     facts = json.loads(run("pull", "--json", model=False)[1])
     assert facts == {"model": "smollm2-135m-instruct", "path": str(folder), "bytes": 7}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_pull_opens_an_older_model_to_others(run, tmp_path, monkeypatch):
+    from gem_rag.checkpoints import embedded
+
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    weights.chmod(0o600)
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr("gem_rag.checkpoints.fingerprint.weights_hash", lambda folder: "")
+    monkeypatch.setattr(embedded, "embedded_base", lambda: tmp_path)
+    assert run("pull", model=False)[0] == 0
+    assert weights.stat().st_mode & 0o777 == 0o644
 
 
 def test_places_stay_on_their_line(run, tmp_path):

@@ -1,8 +1,11 @@
 """Fetching one wheel: verified, kept, fetched again when damaged, safe for two at once."""
 
 import hashlib
+import os
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from gem_rag import fetch, files
 from gem_rag.errors import FetchError
 from gem_rag.fetch import fetch_wheel
-from gem_rag.files import atomic_dir, atomic_write, cache_dir
+from gem_rag.files import atomic_dir, atomic_write, cache_dir, locked
 
 WHEEL = b"a wheel's bytes"
 GOOD = hashlib.sha256(WHEEL).hexdigest()
@@ -139,3 +142,64 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (fresh / "c").write_text("3")
     assert [p.name for p in target.iterdir()] == ["c"]
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+# Shared with others
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def umask(request):
+    """What new files may not be, set after everything is imported."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def permissions(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_is_written_is_for_whom_the_umask_says(tmp_path, umask):
+    file, folder = tmp_path / "a" / "file", tmp_path / "b" / "folder"
+    atomic_write(file, "x")
+    atomic_write(file, "y")
+    with atomic_dir(folder) as fresh:
+        (fresh / "deep").mkdir()
+        (fresh / "deep" / "plain").write_text("x")
+        handle, private = tempfile.mkstemp(dir=fresh)  # as some libraries write
+        os.close(handle)
+    with locked(tmp_path / "thing"):
+        lock = permissions(tmp_path / "thing.lock")
+    assert lock == 0o666 & ~umask
+    for path in (file, folder / "deep" / "plain", folder / Path(private).name):
+        assert permissions(path) == 0o666 & ~umask
+    for path in (file.parent, folder, folder / "deep"):
+        assert permissions(path) == 0o777 & ~umask
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_saved_checkpoint_is_for_whom_the_umask_says(gem, tmp_path, umask):
+    folder = gem.save_pretrained(tmp_path / "checkpoint")
+    modes = {permissions(file) for file in folder.rglob("*") if file.is_file()}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """Nothing may be locked, as in a cache that belongs to another user."""
+    import filelock
+
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+
+
+def test_a_shared_cache_is_read_where_it_cannot_be_locked(index, tmp_path, request):
+    path = fetch_wheel("thing==1.0", GOOD, cache=tmp_path)
+    request.getfixturevalue("sealed")
+    assert fetch_wheel("thing==1.0", GOOD, cache=tmp_path) == path
+    path.write_bytes(b"damaged")
+    with pytest.raises(FetchError, match="GEM_RAG_CACHE"):
+        fetch_wheel("thing==1.0", GOOD, cache=tmp_path)

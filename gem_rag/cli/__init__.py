@@ -27,6 +27,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask.ask,
     "index": index.index_,
+    "remove": index.remove,
     "search": index.search,
     "chat": ask.chat,
     "demo": ask.demo,

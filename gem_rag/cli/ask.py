@@ -7,7 +7,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,9 +21,11 @@ from gem_rag.cli.console import (
     Mode,
     Model,
     Rank,
+    Where,
     err,
     open_rag,
     out,
+    parsed,
     print_citations,
     print_json,
     print_stream,
@@ -50,6 +52,7 @@ def ask(
     model: Model = None,
     dtype: Dtype = "auto",
     mode: Mode = "hybrid",
+    where: Where = None,
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -59,8 +62,9 @@ def ask(
 
     The answer streams; below it stand the passages it rests on.
     """
+    condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
-        stream = rag.stream(question, max_new_tokens=max_tokens)
+        stream = rag.stream(question, where=condition, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
                 pass
@@ -78,6 +82,7 @@ def chat(
     model: Model = None,
     dtype: Dtype = "auto",
     mode: Mode = "hybrid",
+    where: Where = None,
     rank: Rank = True,
     context: Context = 1,
     max_tokens: MaxTokens = 256,
@@ -89,6 +94,7 @@ def chat(
 
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
+    condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
@@ -104,7 +110,7 @@ def chat(
             elif line.startswith("/"):
                 err.print(f"the commands are {CHAT_COMMANDS}; anything else is a question")
             elif line:
-                answer = reply(rag, line, history, max_tokens, as_json)
+                answer = reply(rag, line, history, max_tokens, as_json, condition)
                 if answer is None:
                     continue
                 citations = answer.citations
@@ -115,7 +121,12 @@ def chat(
 
 
 def reply(
-    rag: GemRAG, line: str, history: list[dict[str, str]], max_tokens: int, as_json: bool
+    rag: GemRAG,
+    line: str,
+    history: list[dict[str, str]],
+    max_tokens: int,
+    as_json: bool,
+    where: dict[str, Any] | None = None,
 ) -> Answer | None:
     """Answer one line of a conversation; Ctrl-C or an error ends this answer, not the conversation.
 
@@ -124,7 +135,7 @@ def reply(
     """
     stream = None
     try:
-        stream = rag.stream(line, history=history, max_new_tokens=max_tokens)
+        stream = rag.stream(line, history=history, where=where, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
                 pass

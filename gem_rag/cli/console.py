@@ -21,7 +21,7 @@ from gem_rag.errors import GemError
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
     from gem_rag.rag.citation import Citation
-    from gem_rag.rag.ingest.report import IngestReport
+    from gem_rag.rag.ingest.report import IngestReport, Removal
     from gem_rag.rag.pipeline import GemRAG
 
 
@@ -57,6 +57,14 @@ IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.
 Mode = Annotated[
     Literal["hybrid", "vector", "words"],
     typer.Option("--mode", help="What finds: words beside vectors, or one alone."),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="JSON",
+        help="A filter of metadata; $source, $heading and $page are the document's.",
+    ),
 ]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -109,6 +117,22 @@ def worded(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("it is empty; expected words")
     return text
+
+
+def parsed(where: str | None) -> dict[str, Any] | None:
+    """A filter written as JSON: what is wrong with it is found before a model is loaded."""
+    if where is None:
+        return None
+    from gem_rag.index.filters import parse
+
+    try:
+        condition = json.loads(where)
+    except ValueError as error:
+        raise typer.BadParameter(f"--where is no JSON: {error}") from error
+    if not isinstance(condition, dict):
+        raise typer.BadParameter('--where takes an object, such as \'{"$source": "/a/b.txt"}\'')
+    parse(condition)
+    return condition
 
 
 def print_stream(pieces: Any) -> None:
@@ -171,11 +195,22 @@ def print_report(report: IngestReport) -> None:
     """What an ingest did, in counts."""
     counts = ", ".join(
         f"{len(getattr(report, what))} {what}"
-        for what in ("added", "replaced", "unchanged", "removed")
+        for what in ("added", "replaced", "unchanged", "moved", "removed")
         if getattr(report, what)
     )
     out.print(counts or "nothing to index")
     print_problems(report)
+
+
+def print_removal(removal: Removal) -> None:
+    """What was taken out of an index."""
+    for source in removal.removed:
+        out.print(f"removed {escape(source)}")
+    for source in removal.changed:
+        out.print(f"removed parts of {escape(source)}")
+    for source in removal.missing:
+        err.print(f"[yellow]not in the index[/yellow] {escape(source)}")
+    out.print(f"{removal.chunks} chunks removed")
 
 
 def print_problems(report: IngestReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,14 @@ from gem_rag.cli.console import (
     Mode,
     Model,
     Rank,
+    Where,
     err,
     open_rag,
     out,
+    parsed,
     print_citations,
     print_json,
+    print_removal,
     print_report,
     worded,
 )
@@ -40,11 +44,29 @@ def index_(
         list[str] | None,
         typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
     ] = None,
+    readings: Annotated[
+        bool | None,
+        typer.Option(
+            "--readings/--no-readings",
+            help="Keep what was read beside the index, to rank and answer sooner; remembered.",
+        ),
+    ] = None,
+    readings_mb: Annotated[
+        int | None,
+        typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
-    existing(paths)  # a wrong one is found before a model is loaded or an index made
-    with open_rag(None, index, model, dtype, create=True) as rag:
+    if readings is False and readings_mb:
+        raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
+    if not (remove_missing and _is_index(index)):
+        existing(paths)  # a wrong one is found before a model is loaded or an index made
+    kept = {
+        "keep_readings": readings,
+        "readings_bytes": None if readings_mb is None else readings_mb * 1_000_000,
+    }
+    with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:
             report = rag.add(paths, remove_missing=remove_missing, exclude=exclude or ())
         except KeyboardInterrupt:
@@ -55,8 +77,45 @@ def index_(
         else:
             print_report(report)
             out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
-    done = report.added or report.replaced or report.unchanged or report.removed
+    done = report.added or report.replaced or report.unchanged or report.moved or report.removed
     if not done and (report.skipped or report.passed_over):
+        raise typer.Exit(1)
+
+
+def _is_index(folder: Path) -> bool:
+    from gem_rag.index.gem_index import DATABASE_FILE
+
+    return (folder.expanduser() / DATABASE_FILE).exists()
+
+
+def remove(
+    index: Annotated[Path, typer.Option("--index", help="The index folder.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders or names of documents, gone or not."),
+    ] = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Remove documents from an index, and what was read of them."""
+    if bool(paths) == (where is not None):
+        raise typer.BadParameter("give either PATH... or --where JSON")
+    condition = parsed(where)
+    from gem_rag.index.facts import READINGS_FOLDER
+    from gem_rag.index.gem_index import GemIndex
+    from gem_rag.rag.ingest.remove import remove
+    from gem_rag.store import forget
+
+    with GemIndex(index, create=False) as opened:
+        readings = (opened.path or index) / READINGS_FOLDER
+        removal = remove(opened, paths or [], condition, partial(forget, readings))
+        facts = {**dataclasses.asdict(removal), "total_chunks": opened.count()}
+    if as_json:
+        print_json(facts)
+    else:
+        print_removal(removal)
+        out.print(f"{facts['total_chunks']} chunks in {escape(str(index))}")
+    if removal.missing and not removal.removed:
         raise typer.Exit(1)
 
 
@@ -68,12 +127,14 @@ def search(
     model: Model = None,
     dtype: Dtype = "auto",
     mode: Mode = "hybrid",
+    where: Where = None,
     rank: Rank = True,
     as_json: Json = False,
 ) -> None:
     """Find passages without answering."""
+    condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank) as rag:
-        citations = rag.retrieve(query, k=k)
+        citations = rag.retrieve(query, k=k, where=condition)
         if as_json:
             print_json([dataclasses.asdict(c) for c in citations])
         elif citations:

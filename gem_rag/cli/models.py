@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -17,8 +18,11 @@ def pull(as_json: Json = False) -> None:
     """Fetch and convert the default model ahead of time."""
     from gem_rag.checkpoints.embedded import NAME, embedded_base
     from gem_rag.checkpoints.fingerprint import weights_hash
+    from gem_rag.files import open_to_readers
 
     folder = embedded_base()
+    with suppress(PermissionError):  # another user's
+        open_to_readers(folder)  # older ones were for who had made them alone
     weights_hash(folder)  # remembered: who loads the model may not be allowed to write
     taken = sum(f.stat().st_size for f in folder.iterdir())
     if as_json:

@@ -70,7 +70,7 @@ def existing(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         DocumentError: A path does not exist.
     """
-    whole = [Path(os.path.realpath(Path(p).expanduser())) for p in paths]
+    whole = [absolute(p) for p in paths]
     for path in whole:
         try:
             mode = path.stat().st_mode
@@ -81,6 +81,11 @@ def existing(paths: Sequence[str | Path]) -> list[Path]:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise DocumentError(f"no file or folder {str(path)!r}; check the path")
     return whole
+
+
+def absolute(path: str | Path) -> Path:
+    """A path as files are named in an index: whole, links followed, whether it is there or not."""
+    return Path(os.path.realpath(Path(path).expanduser()))
 
 
 def path_name(path: Path | str) -> str:

@@ -20,7 +20,7 @@ from gem_rag.documents.pieces import (
     says_something,
     sections_of,
 )
-from gem_rag.documents.words import BETWEEN, SHOWN, Shown, mender, names_above, title_of
+from gem_rag.documents.words import BELOW, BETWEEN, SHOWN, Shown, mender, names_above, title_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -281,7 +281,7 @@ class _Cutter:
         own = piece.section.own if piece.opens else ()
         names = names_above(self._title, piece.section.path, own, self._shown)
         while names:
-            line = BETWEEN.join(names) + "\n\n"
+            line = BETWEEN.join(names) + BELOW
             if self._count(line) <= self._max // NAMES:
                 return line
             del names[0]

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from gem_rag.documents.document import Document
 from gem_rag.documents.kinds import ROWS, is_code, is_known, kind_of
 
-BETWEEN = " > "
+BETWEEN, BELOW = " > ", "\n\n"  # names above a chunk; what stands after them
 _LIGATURES = dict(
     zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True)
 )
@@ -64,6 +64,19 @@ def names_above(title: str, path: Sequence[str], own: Collection[str], shown: Sh
         different.setdefault(name.casefold(), name)  # a title is often the first heading once more
     seen = {name.casefold() for name in own}
     return [name for key, name in different.items() if key and key not in seen]
+
+
+def renamed(read: str, old: str, new: str) -> str:
+    """What is read before or of a chunk whose file got another name, where it begins with that.
+
+    Args:
+        read: What was read under the old path.
+        old: The file's path.
+        new: Its path now.
+    """
+    before, after = PurePath(old).stem, PurePath(new).stem
+    named = read.startswith((before + BETWEEN, before + BELOW))
+    return after + read.removeprefix(before) if named else read
 
 
 def mender(document: Document) -> Callable[[str], str]:

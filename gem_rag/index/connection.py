@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gem_rag.errors import GemIndexError
+from gem_rag.errors import DiskFullError, GemIndexError
 from gem_rag.forks import around_fork, in_child
 
 PATIENCE = 5.0  # seconds that a fork waits for another thread's transaction
@@ -126,13 +126,15 @@ class Connection:
             self._open()
 
     def _connect(self, address: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             address,
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        connection.execute("PRAGMA secure_delete = ON")  # what was deleted is not left in the file
+        return connection
 
     def define(self, name: str, function: Any) -> None:
         """Give SQL a function of one argument that always gives the same for the same."""
@@ -167,6 +169,11 @@ class Connection:
                 raise GemIndexError(
                     f"{self.name}: another process has been writing for more than "
                     f"{self._timeout:g} s; let it finish and try again"
+                ) from error
+            if "full" in str(error):
+                raise DiskFullError(
+                    f"{self.name}: the disk is full; make room and try again (what was committed "
+                    "is kept)"
                 ) from error
             raise GemIndexError(f"{self.name}: {error}") from error
         except sqlite3.DatabaseError as error:

@@ -7,7 +7,7 @@ the copy has to be made afresh.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -163,6 +163,17 @@ class Database:
         sql = "INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)"
         self.run(sql, (key, json.dumps(value)))
 
+    def meta(self, key: str) -> str | None:
+        """What was stored under a key, as JSON."""
+        rows = self.run("SELECT value FROM meta WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Store JSON under a key; None removes what is there."""
+        self.run("DELETE FROM meta WHERE key = ?", (key,))
+        if value is not None:
+            self.run("INSERT INTO meta (key, value) VALUES (?, ?)", (key, value))
+
     # Changing
 
     def insert(
@@ -196,6 +207,33 @@ class Database:
         for document in dict.fromkeys(documents.values()):
             which = [i for i, row in enumerate(rows) if documents[row] == document]
             self.insert([known[rows[i]] for i in which], vectors[which], document)
+
+    def rename(self, old: str, new: str, again: Callable[[str], str]) -> None:
+        """Give a document another source; what is searched by words follows.
+
+        Args:
+            old: Its source.
+            new: Its source from now on.
+            again: From what was read beside or instead of a chunk's text, what is now.
+        """
+        rows = self.rows_of(old)
+        before = self._worded(rows)
+        self.run("UPDATE documents SET source = ? WHERE source = ?", (new, old))
+        self.run_many(
+            "UPDATE chunks SET lead = ?, mended = ? WHERE row = ?",
+            (
+                (chunk.lead and again(chunk.lead), chunk.mended and again(chunk.mended), row)
+                for row, chunk in self.chunks_by_row(rows).items()
+            ),
+        )
+        if self.full_text is not None:
+            self.full_text.delete(before)
+            self.full_text.insert(self._worded(rows))
+
+    def rows_of(self, source: str) -> list[int]:
+        """The rows of a document's chunks."""
+        sql = "SELECT row FROM chunks JOIN documents USING (document) WHERE source = ? ORDER BY row"
+        return [row for (row,) in self.run(sql, (source,))]
 
     def delete(self, rows: Sequence[int]) -> None:
         """Delete rows, leaving tombstones for those who hold copies of the vectors."""
@@ -297,6 +335,12 @@ class Database:
             if text in sources:
                 sources[text][source] = None
         return {text: tuple(names) for text, names in sources.items()}
+
+    def read_of(self, texts: Iterable[str]) -> set[str]:
+        """What is read of the chunks that have one of these texts."""
+        sql = f"SELECT {_COLUMNS} FROM passages WHERE digest IN (SELECT value FROM json_each(?))"
+        found = self.run(sql, (_array(map(digest_of, texts)),))
+        return {StoredChunk(*chunk).read for chunk in found}
 
     def without_vectors(self, limit: int = -1) -> list[StoredChunk]:
         """Chunks that have no vector, in the order they were added."""

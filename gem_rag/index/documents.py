@@ -1,6 +1,6 @@
 """The documents of an index: what was indexed, whether it is still whole, its text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
@@ -8,8 +8,15 @@ from numpy.typing import ArrayLike
 from gem_rag.errors import GemIndexError
 from gem_rag.index.database import READY, Database, StoredChunk
 from gem_rag.index.identity import Identity
-from gem_rag.index.records import Passage, encode_passages
+from gem_rag.index.records import (
+    Chunk,
+    Passage,
+    Record,
+    chunk_fields,
+    encode_passages,
+)
 from gem_rag.index.schema import SOURCE
+from gem_rag.index.sql import compile_filter
 
 _REST = "SELECT rest FROM documents WHERE source = ?"
 _KNOWN = (
@@ -102,14 +109,41 @@ class Documents:
                 self._delete(source)
             return known
 
+    def move(self, old: str, new: str, again: Callable[[str], str] = str) -> None:
+        """Give a document another source, in the place of the one that has it.
+
+        Its chunks keep their vectors.
+
+        Args:
+            old: Its source.
+            new: Its source from now on.
+            again: From what was read beside or instead of a chunk's text, what is now.
+
+        Raises:
+            GemIndexError: There is no such document, or the new source is no text.
+        """
+        encode_passages(new, "", [])  # raises where it is no source
+        with self._database.transaction():
+            if self.get(old) is None:
+                raise _absent(old)
+            self._database.advance()
+            if new != old:
+                self._delete(new)
+                self._database.rename(old, new, again)
+
     def _delete(self, source: str) -> None:
-        sql = "SELECT row FROM chunks JOIN documents USING (document) WHERE source = ?"
-        self._database.delete([row for (row,) in self._database.run(sql, (source,))])
+        self._database.delete(self._database.rows_of(source))
         self._database.run("DELETE FROM documents WHERE source = ?", (source,))
 
     def all(self) -> list[DocumentInfo]:
         """All of them, by source."""
         return self._find("1", ())
+
+    def __len__(self) -> int:
+        with self._database.snapshot():
+            known = _OLD if self._database.is_old else _KNOWN
+            [(count,)] = self._database.run(f"SELECT count(*) FROM ({known})")
+            return int(count)
 
     def get(self, source: str) -> DocumentInfo | None:
         """One of them; None if it is not there."""
@@ -125,6 +159,23 @@ class Documents:
             sql = f"{known} WHERE {condition} ORDER BY source"
             return [DocumentInfo(*row) for row in self._database.run(sql, parameters)]
 
+    def chunks(self, source: str) -> list[Record]:
+        """A document's chunks, in the order they were added; none where there is no such one."""
+        with self._database.snapshot():
+            if self._database.is_old:
+                found = self._database.chunks_where(compile_filter({"$source": source}))
+            else:
+                rows = self._database.rows_of(source)
+                by_row = self._database.chunks_by_row(rows)
+                found = [by_row[row] for row in rows]
+            return [Record(**chunk_fields(chunk)) for chunk in found]
+
+    def unread(self, chunks: Sequence[Chunk]) -> list[str]:
+        """What was read of chunks that were deleted, and is read of none that is there."""
+        with self._database.snapshot():
+            kept = self._database.read_of({chunk.text for chunk in chunks})
+        return [words for words in dict.fromkeys(c.words for c in chunks) if words not in kept]
+
     def text(self, source: str) -> str:
         """The text that was indexed, to whose characters `start` and `end` of its chunks refer.
 
@@ -136,7 +187,7 @@ class Documents:
 
     def _text(self, source: str) -> str:
         if self.get(source) is None:
-            raise GemIndexError(f"no document {source!r} in the index; `all()` lists them")
+            raise _absent(source)
         found = [] if self._database.is_old else self._database.run(_REST, (source,))
         rest = found[0][0] if found else None
         if rest is None:
@@ -149,6 +200,10 @@ class Documents:
             "WHERE source = ? ORDER BY start, stop"
         )
         return "".join(_joined(rest, self._database.run(sql, (source,))))
+
+
+def _absent(source: str) -> GemIndexError:
+    return GemIndexError(f"no document {source!r} in the index; `all()` lists them")
 
 
 def _between(text: str, chunks: Sequence[StoredChunk]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import KINDS, Kind
 from gem_rag.index.database import Database, StoredChunk
 from gem_rag.index.documents import Documents
+from gem_rag.index.facts import facts_of
 from gem_rag.index.filters import Where
 from gem_rag.index.follower import Follower
 from gem_rag.index.handle import Handle
@@ -329,16 +330,14 @@ class GemIndex(Handle):
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value stored by `set_meta`."""
-        rows = self._database.run("SELECT value FROM meta WHERE key = ?", (key,))
-        return decode(rows[0][0]) if rows else default
+        value = self._database.meta(key)
+        return default if value is None else decode(value)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a small JSON value under a key, such as what was ingested; None removes it."""
         with self.transaction():
-            self._database.run("DELETE FROM meta WHERE key = ?", (key,))
-            if value is not None:
-                stored = (key, encode(value, f"the value of {key!r}"))
-                self._database.run("INSERT INTO meta (key, value) VALUES (?, ?)", stored)
+            encoded = None if value is None else encode(value, f"the value of {key!r}")
+            self._database.set_meta(key, encoded)
 
     def claim(self, fingerprint: str | None, dim: int | None = None) -> None:
         """Record whose vectors an empty index is to hold, or check whose are in it.
@@ -352,21 +351,14 @@ class GemIndex(Handle):
         """
         self._identity.claim(fingerprint, dim)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it can only be read: its file or folder is write-protected."""
+        return self._database.connection.read_only
+
     def info(self) -> IndexInfo:
-        """Size, dimension, model, kind and generation, of one moment."""
-        with self._database.snapshot():
-            properties, vectors = self._database.properties(), self._database.count_vectors()
-            return IndexInfo(
-                path=self.path,
-                count=self._database.count(None),
-                dim=properties.get("dim"),
-                vectors=vectors,
-                words=self._database.full_text is not None,
-                fingerprint=properties.get("fingerprint"),
-                kind=self._follower.kind(vectors),
-                bytes=sum(f.stat().st_size for f in self.path.iterdir()) if self.path else 0,
-                generation=self._database.version().generation,
-            )
+        """Size, dimension, model, kind and generation, of one moment; bytes with and beside it."""
+        return facts_of(self._database, self.documents, self._follower, self.path)
 
     def save(self, path: str | Path) -> Path:
         """Write a copy of one moment's state to a new folder, which `GemIndex` then opens.

@@ -117,23 +117,27 @@ class IndexInfo:
     Attributes:
         path: Its folder; None if it is in memory.
         count: Chunks.
+        documents: What was indexed as a whole.
         dim: Numbers in a vector; None before the first is added.
         vectors: Chunks that have one.
         words: Whether chunks can be searched by words.
         fingerprint: Of the model that made the vectors; None if it was not recorded.
         kind: How it is searched at its present size: "flat", "hnsw" or "ivf".
-        bytes: On disk.
+        bytes: On disk, of the index itself.
+        readings_bytes: On disk, of the readings that are kept beside it.
         generation: Rises with every change.
     """
 
     path: Path | None
     count: int
+    documents: int
     dim: int | None
     vectors: int
     words: bool
     fingerprint: str | None
     kind: Kind
     bytes: int
+    readings_bytes: int
     generation: int
 
 
@@ -211,7 +215,10 @@ def encode_chunks(
     called = [f"number {i}" for i in range(len(texts))] if ids is None else [*map(repr, names)]
     return [
         StoredChunk(
-            0, _text(name, "an id"), _metadata(meta, which), _text(text, f"the text of {which}")
+            0,
+            _text(name, "an id"),
+            _metadata(meta, which),
+            _text(text, f"the text of {which}"),
         )
         for name, meta, text, which in zip(names, metas, texts, called, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from gem_rag.rag.answer import NOTHING_FOUND, Answer, AnswerStream, AsyncAnswerStream
 from gem_rag.rag.citation import Citation
-from gem_rag.rag.ingest.report import IngestReport
+from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import COMMIT_CHUNKS
 from gem_rag.rag.pipeline import GemRAG
 from gem_rag.rag.question import in_context
@@ -20,5 +20,6 @@ __all__ = [
     "Citation",
     "GemRAG",
     "IngestReport",
+    "Removal",
     "in_context",
 ]

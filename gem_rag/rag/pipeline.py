@@ -19,9 +19,11 @@ from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.answer import Answer, AnswerStream, AsyncAnswerStream, answer_from
 from gem_rag.rag.citation import Citation
-from gem_rag.rag.ingest.report import IngestReport
+from gem_rag.rag.ingest.remove import remove
+from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import Ingest
 from gem_rag.rag.question import core, in_context
+from gem_rag.rag.readings import readings_beside
 from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
 from gem_rag.store import ReadingStore
@@ -34,7 +36,12 @@ class GemRAG:
     Args:
         model: Embeds, ranks and answers. A base without a checkpoint finds by words, and ranks.
         index: Where chunks are; its fingerprint must be the model's.
-        store: Kept readings of chunks; None makes one beside the index (or in memory).
+        store: Kept readings of chunks; None makes one beside the index, or in memory where that is
+            an index in memory, or one that can only be read.
+        keep_readings: Keep readings on disk, beside the index; False deletes those that are there.
+            None is what the index was told last, or True.
+        readings_bytes: How many bytes of them at most; None is what the index was told last, or
+            2 GiB.
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
             exactly and without running it again; more are read together afresh.
@@ -53,6 +60,8 @@ class GemRAG:
         index: GemIndex | None = None,
         *,
         store: ReadingStore | None = None,
+        keep_readings: bool | None = None,
+        readings_bytes: int | None = None,
         candidates: int = CANDIDATES,
         context: int = 1,
         rank: bool = True,
@@ -67,8 +76,11 @@ class GemRAG:
         self.index = GemIndex() if index is None else index
         if model.embeds:
             self.index.claim(model.fingerprint, model.dim)
-        folder = self.index.path / "readings" if self.index.path is not None else None
-        self.store = store if store is not None else ReadingStore(model, folder)
+        if store is not None and (keep_readings, readings_bytes) != (None, None):
+            raise GemError("got a store, and keep_readings or readings_bytes for one; give either")
+        if store is None:
+            store = readings_beside(model, self.index, keep_readings, readings_bytes)
+        self.store = store
         self.store.require_embeds_as(model)
         self.candidates = candidates
         self.context = context
@@ -90,12 +102,15 @@ class GemRAG:
     ) -> IngestReport:
         """Index files, folders or documents; what has not changed is not read again.
 
+        A file that was indexed under another name, and is gone there, is moved, not read.
+
         Each commit holds whole sources, so that an interruption leaves a sound index.
 
         Args:
             paths_or_documents: Paths, or `Document` objects; those of one source (such as a book's
                 pages) make it up together.
-            remove_missing: Drop sources under the given folders whose file is gone.
+            remove_missing: Drop sources under the given paths whose file is gone; a path may be
+                gone itself. What cannot be looked at is not gone (`gem_rag.rag.ingest.gone`).
             exclude: Patterns, as in ``.gitignore``, of files and folders that are left out.
             show_progress: A progress bar; None shows one on a terminal.
 
@@ -111,6 +126,24 @@ class GemRAG:
             exclude=exclude,
             show_progress=show_progress,
         )
+
+    def remove(
+        self,
+        sources: str | Path | Sequence[str | Path] = (),
+        *,
+        where: Where | None = None,
+    ) -> Removal:
+        """Remove sources from the index, and what was read of them.
+
+        Args:
+            sources: Names of documents, files, or folders, which need not be there any more.
+            where: A filter instead, as `GemIndex.search` takes it: chunks that match.
+
+        Raises:
+            GemError: Neither or both are given.
+        """
+        named = [sources] if isinstance(sources, str | Path) else list(sources)
+        return remove(self.index, named, where, self.store.forget)
 
     # Retrieval
 
@@ -220,6 +253,10 @@ class GemRAG:
     async def aadd(self, paths_or_documents: Any, **options: Any) -> IngestReport:
         """`add` without blocking the event loop."""
         return await asyncio.to_thread(self.add, paths_or_documents, **options)
+
+    async def aremove(self, *sources: Any, **options: Any) -> Removal:
+        """`remove` without blocking the event loop."""
+        return await asyncio.to_thread(self.remove, *sources, **options)
 
     async def aretrieve(self, question: str, **options: Any) -> list[Citation]:
         """`retrieve` without blocking the event loop."""

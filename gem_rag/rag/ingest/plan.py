@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ from gem_rag.errors import GemError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.index.records import Passage
 from gem_rag.index.values import encode
+from gem_rag.rag.ingest.gone import Sight
 from gem_rag.rag.ingest.report import Report
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ class Work(NamedTuple):
     passages: list[Passage]
 
 
+class Move(NamedTuple):
+    """A source that is in the index under another name, whose file is gone."""
+
+    old: str
+    name: str
+
+
 class Plan:
     """Decides by content what has to be indexed.
 
@@ -42,14 +51,18 @@ class Plan:
         index: Knows what was indexed.
         tokenizer: Counts tokens.
         chunk_tokens: Longest chunk.
+        sight: Knows which files are gone.
     """
 
-    def __init__(self, index: GemIndex, tokenizer: Tokenizer, chunk_tokens: int) -> None:
+    def __init__(
+        self, index: GemIndex, tokenizer: Tokenizer, chunk_tokens: int, sight: Sight
+    ) -> None:
         self._index = index
+        self._sight = sight
         self._tokenizer = tokenizer
         self._chunk_tokens = chunk_tokens
 
-    def work(self, name: str, parts: Sequence[Part], report: Report) -> Work | None:
+    def work(self, name: str, parts: Sequence[Part], report: Report) -> Work | Move | None:
         """What there is to do for a source; None where there is nothing."""
         try:
             for part in parts:
@@ -60,12 +73,36 @@ class Plan:
             if known is not None and known.is_whole and known.hash == digest:
                 report.unchanged.append(name)
                 return None
+            if (old := self._moved_from(name, parts, digest)) is not None:
+                report.moved.append((old, name))
+                return Move(old, name)
             text, passages = self._read(name, parts, report)
         except (GemError, OSError, UnicodeError) as error:
             report.skipped.append((name, str(error)))
             return None
         (report.added if known is None else report.replaced).append(name)
         return Work(name, text, digest, passages)
+
+    def _moved_from(self, name: str, parts: Sequence[Part], digest: str) -> str | None:
+        """The name that a file had when it was indexed, where that is another."""
+        if any(isinstance(part, Document) for part in parts):
+            return None
+        kind = Path(name).suffix  # the same bytes are read otherwise under another
+        same = [old for old in self._gone.get(digest, []) if Path(old).suffix == kind]
+        if not same:
+            return None
+        old = min(same, key=lambda old: Path(old).name != Path(name).name)
+        self._gone[digest].remove(old)
+        return old
+
+    @cached_property
+    def _gone(self) -> dict[str, list[str]]:
+        """Of what is indexed and whole, the files that are gone, by content."""
+        gone: dict[str, list[str]] = {}
+        for known in self._index.documents.all():
+            if known.is_whole and self._sight.is_gone(Path(known.source)):
+                gone.setdefault(known.hash, []).append(known.source)
+        return gone
 
     def _read(self, name: str, parts: Sequence[Part], report: Report) -> tuple[str, list[Passage]]:
         """The text of all parts, one after the other, and their pieces' places in it."""

@@ -15,6 +15,7 @@ class IngestReport:
         added: New sources.
         replaced: Changed sources, their old chunks gone.
         unchanged: Sources that were not read again.
+        moved: Sources that were found under another name, unchanged: old name and new.
         removed: Sources dropped because they are gone.
         skipped: Sources that could not be used and folders that could not be read, and why.
         chunks: Chunks written.
@@ -25,11 +26,29 @@ class IngestReport:
     added: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     chunks: int = 0
     notes: list[tuple[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What a `remove` did.
+
+    Attributes:
+        removed: Sources that are no longer in the index.
+        changed: Sources that lost some of their chunks; the next `add` indexes them again.
+        missing: What was asked for and is not in the index.
+        chunks: Chunks removed.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    chunks: int = 0
 
 
 class Report:
@@ -39,6 +58,7 @@ class Report:
         self.added: list[str] = []
         self.replaced: list[str] = []
         self.unchanged: list[str] = []
+        self.moved: list[tuple[str, str]] = []
         self.removed: list[str] = []
         self.skipped: list[tuple[str, str]] = []
         self.chunks = 0

@@ -1,0 +1,55 @@
+"""The readings beside an index: whether, and how many."""
+
+from __future__ import annotations
+
+import shutil
+
+from gem_rag.errors import GemError
+from gem_rag.index.facts import READINGS_FOLDER
+from gem_rag.index.gem_index import GemIndex
+from gem_rag.model import GemModel
+from gem_rag.store import DISK_BYTES, ReadingStore
+
+_BOUND = "readings_bytes"  # what the index calls it
+
+
+def readings_beside(
+    model: GemModel, index: GemIndex, keep: bool | None = None, most: int | None = None
+) -> ReadingStore:
+    """The store of an index's readings; where it may not write there, or is not to, in memory.
+
+    Args:
+        model: Whose readings.
+        index: Remembers what it is told; an index in memory has readings in memory.
+        keep: Whether to keep them on disk; False deletes those that are there. None is what the
+            index was told last, or True.
+        most: Bytes on disk; None likewise, or `DISK_BYTES`.
+
+    Raises:
+        GemError: The bound is negative, or there is one although none are kept.
+    """
+    if most is not None and (most < 0 or (keep is False and most > 0)):
+        raise GemError(
+            f"readings_bytes is {most}, keep_readings {keep}; expected a bound of those "
+            "that are kept, at least 0"
+        )
+    if index.path is None:
+        return ReadingStore(model)
+    told = _told(keep, most)
+    folder = index.path / READINGS_FOLDER
+    if told is not None and not index.read_only:
+        if told != index.get_meta(_BOUND, DISK_BYTES):
+            index.set_meta(_BOUND, told)
+        if told == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+    bound = index.get_meta(_BOUND, DISK_BYTES) if told is None else told
+    if bound == 0 or (index.read_only and not folder.is_dir()):
+        return ReadingStore(model)
+    return ReadingStore(model, folder, disk_bytes=bound)
+
+
+def _told(keep: bool | None, most: int | None) -> int | None:
+    """The bound that is asked for; None where nothing is."""
+    if keep is False:
+        return 0
+    return DISK_BYTES if most is None and keep else most
