@@ -294,3 +294,14 @@ def test_a_chain_of_all_three_loads_one_model(gem, tmp_path):
         | chat
     )
     assert chain.invoke("How long is the warranty?").content
+
+
+def test_what_was_read_of_a_deleted_document_goes_with_it(gem, tmp_path):
+    store = GemVectorStore.from_texts(
+        ["Rivers run.", "Kettles boil."], GemEmbeddings(gem), ids=["r", "k"], path=tmp_path / "i"
+    )
+    assert len(list((tmp_path / "i" / "readings").iterdir())) == 2
+    store.delete(["r"])
+    assert len(list((tmp_path / "i" / "readings").iterdir())) == 1
+    store.delete()
+    assert list((tmp_path / "i" / "readings").iterdir()) == []

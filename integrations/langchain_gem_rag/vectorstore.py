@@ -14,7 +14,8 @@ from langchain_core.embeddings import Embeddings
 from gem_rag.arguments import merged, renamed, require_known
 from gem_rag.index import GemIndex
 from gem_rag.index.copies import claim_for, copy_records, is_same
-from gem_rag.index.records import encode_chunks
+from gem_rag.index.records import Record, encode_chunks
+from gem_rag.rag.readings import readings_beside
 from gem_rag.store import ReadingStore
 from langchain_gem_rag.documents import document_of
 from langchain_gem_rag.embeddings import GemEmbeddings
@@ -67,8 +68,7 @@ class GemVectorStore(SearchedStore):
         self.index = GemIndex(path, **options) if index is None else index
         self.index.claim(options.get("fingerprint"))
         if gem is not None and keep_readings:
-            folder = None if self.index.path is None else self.index.path / "readings"
-            self.readings = ReadingStore(gem, folder)
+            self.readings = readings_beside(gem, self.index)
 
     # Writing
 
@@ -186,10 +186,15 @@ class GemVectorStore(SearchedStore):
         require_none(asked)
         if ids is not None and where is not None:
             raise ValueError("got both ids and filter; give one of them")
+        gone: list[Record] = []  # whose readings go too
+        if self.readings is not None:
+            gone = list(self.index.iterate(where)) if ids is None else self.index.get(ids)
         if ids is None:
             self.index.delete(where=where or {})
         else:
             self.index.delete(ids)
+        if self.readings is not None:
+            self.readings.forget(self.index.documents.unread(gone))
         return True
 
     async def adelete(
