@@ -49,7 +49,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Small samples: minutes, no
 Paragraphs = Annotated[int | None, typer.Option("--paragraphs", help="Of each retrieval set.")]
 Questions = Annotated[int | None, typer.Option("--questions", help="Of each retrieval set.")]
 Ranked = Annotated[
-    int | None, typer.Option("--ranked", help="Questions whose ten best are ranked.")
+    int | None, typer.Option("--ranked", help="Questions of each set asked every way.")
 ]
 Labelled = Annotated[
     int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
