@@ -16,6 +16,7 @@ from common import arguments, show
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.rag.question import core
+from gem_rag.rag.relevance import known_before
 from gem_rag.rag.retrieve import Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.data.sources import boolq
@@ -44,13 +45,18 @@ class Passages:
         index = GemIndex(fingerprint=model.fingerprint)
         index.add(texts, store.embed(texts), ids=[str(i) for i in range(len(texts))])
         self._retriever = Retriever(model, index, store)
+        self._weights = model.config.relevance
 
-    def scores(self, question: str, gold: int) -> tuple[float, float]:
-        """Its own passage's rank score (-inf where it is not found), and the best other's."""
+    def scores(self, question: str, gold: int) -> tuple[float, float, float, float]:
+        """Its own passage's rank score (-inf where it is not found), and the best other's; the same
+        of likelihood alone."""
         found = self._retriever.find(question, k=None, candidates=16, rank=True).citations
         ranked = {c.id: c.rank_score or 0.0 for c in found}
-        own = ranked.pop(str(gold), -np.inf)
-        return own, max(ranked.values())
+        likely = {
+            c.id: ranked[c.id] - known_before(c.score, c.word_score, self._weights) for c in found
+        }
+        own, own_likely = (known.pop(str(gold), -np.inf) for known in (ranked, likely))
+        return own, max(ranked.values()), own_likely, max(likely.values())
 
     def kept(self, question: str, gold: int, threshold: float) -> bool:
         """Whether the answer would be from its own passage, as `GemRAG` decides."""
@@ -87,10 +93,12 @@ def main() -> None:
     }
     for name, (texts, asked) in sets.items():
         passages, asked = Passages(model, texts), asked[: options.questions]
-        own, others = (np.array(x) for x in zip(*(passages.scores(*a) for a in asked), strict=True))
+        own, others, own_likely, others_likely = np.array([passages.scores(*a) for a in asked]).T
         at, away = turned_away(own, others, KEEP)
+        _, by_likelihood = turned_away(own_likely, others_likely, KEEP)
         report[f"{name}: threshold that keeps {KEEP:.0%}"] = at
         report[f"{name}: others turned away there"] = away
+        report[f"{name}: by likelihood alone, at the same rate"] = by_likelihood
         report[f"{name}: kept at the threshold in use"] = float((own >= used).mean())
         report[f"{name}: others turned away at the threshold in use"] = float(
             (others < used).mean()
