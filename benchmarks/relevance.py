@@ -17,7 +17,7 @@ from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.rag.question import core
 from gem_rag.rag.relevance import known_before
-from gem_rag.rag.retrieve import Retriever
+from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.data.sources import boolq
 from gem_rag_train.evaluation import KEPT_BYTES, first_tokens, squad_sample
@@ -50,7 +50,7 @@ class Passages:
     def scores(self, question: str, gold: int) -> tuple[float, float, float, float]:
         """Its own passage's rank score (-inf where it is not found), and the best other's; the same
         of likelihood alone."""
-        found = self._retriever.find(question, k=None, candidates=16, rank=True).citations
+        found = self._retriever.find(question, k=None, candidates=CANDIDATES, rank=True).citations
         ranked = {c.id: c.rank_score or 0.0 for c in found}
         likely = {
             c.id: ranked[c.id] - known_before(c.score, c.word_score, self._weights) for c in found
@@ -63,7 +63,9 @@ class Passages:
         for asked in (question, core(question)):
             if asked is None:
                 return False
-            (best, *_) = self._retriever.find(asked, k=1, candidates=16, rank=True).citations
+            (best, *_) = self._retriever.find(
+                asked, k=1, candidates=CANDIDATES, rank=True
+            ).citations
             if (best.rank_score or 0.0) >= threshold:
                 return best.id == str(gold)
         return False

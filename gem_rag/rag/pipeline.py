@@ -235,16 +235,15 @@ class GemRAG:
         Words around a question hide it: where nothing is relevant to all of it, what of it asks is
         looked for by itself.
         """
+        started = time.perf_counter()
         whole = in_context(question, history)
-        found = Found([], [], [], time.perf_counter())
-        for asked in (whole, core(whole)):
-            if asked is None:
-                break
-            started, found = found.started, self._find(asked, self.context, where, rank, mode)
+        asks = core(whole)
+        for asked in [whole] if asks is None else [whole, asks]:
+            found = self._find(asked, self.context, where, rank, mode)
             found.started = started
             if found.citations and is_relevant(found.citations[0], self.threshold):
                 return found, asked
-        return Found([], [], [], found.started, found.timings), whole
+        return Found([], [], [], started, found.timings), whole
 
     def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
         """Answer the next question of a conversation; arguments as for `stream`."""

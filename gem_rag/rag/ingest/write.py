@@ -133,9 +133,9 @@ class Ingest:
 
     def _embed_others(self, show_progress: bool | None) -> None:
         """Embed what was indexed by a model that could not."""
-        if not self._store.model.embeds:
+        if not self._store.model.embeds or not self._index.without_vectors(1):
             return
-        info = self._index.info()
+        info = self._index.info()  # counts files too: not for every `add`
         with progress("embedding", info.count - info.vectors, show_progress, many=1) as advance:
             while chunks := self._index.without_vectors(COMMIT_CHUNKS):
                 vectors = self._store.embed([chunk.words for chunk in chunks], advance)
