@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from gem_rag.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "gem_config.json"
+SKILL_CONFIG = "config.json"
 AGAIN = "{query}"  # in an instruction: the text once more
 
 Pooling = Literal["mean", "concat"]
 AdapterScope = Literal["tokens", "embedding", "always"]
 Task = Literal["query", "document"]
+SkillTask = Literal["answer", "rank"]
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class GemConfig:
             is on these alone; None is all.
         adapter: LoRA hyper-parameters.
         relevance: How ranking weighs what is known of a passage.
+        written_by: Version of gem-rag that wrote it; empty before there were skills.
         schema_version: Version of this file's layout.
     """
 
@@ -104,6 +111,7 @@ class GemConfig:
     embed_layers: int | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     relevance: RelevanceWeights = field(default_factory=RelevanceWeights)
+    written_by: str = field(default="", compare=False)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -127,8 +135,8 @@ class GemConfig:
         return words.split(AGAIN)
 
     def to_json(self) -> str:
-        """This config as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """This config as indented JSON, written by this gem-rag."""
+        return _written(self)
 
     @classmethod
     def from_folder(cls, folder: Path) -> GemConfig:
@@ -137,37 +145,127 @@ class GemConfig:
         Raises:
             CheckpointError: The file is absent, not JSON, or of another schema.
         """
+        missing = (
+            f"{folder} has no {CONFIG_FILE}, so it is not a GEM checkpoint; if it is a plain model, "
+            "make a checkpoint for it with `gem-rag train`"
+        )
         path = folder / CONFIG_FILE
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{folder} has no {CONFIG_FILE}, so it is not a GEM checkpoint; if it is a plain "
-                "model, make a checkpoint for it with `gem-rag train`"
-            ) from None
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from error
-        return cls.from_dict(raw, where=str(path))
+        return cls.from_dict(_read(path, missing), where=str(path))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "the config") -> GemConfig:
         """Build a config from plain JSON values; unknown or missing fields are errors."""
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{where} has schema version {version!r}; this gem-rag reads {SCHEMA_VERSION}. "
-                "Upgrade gem-rag if the checkpoint is newer"
-            )
-        try:
-            nested = {
-                "base": BaseIdentity(**raw["base"]),
-                "adapter": AdapterConfig(**raw["adapter"]),
-                "preamble_ids": tuple(raw["preamble_ids"]),
-                "relevance": RelevanceWeights(**raw.get("relevance", {})),
-            }
-            return cls(**{**raw, **nested})
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{where} does not have the expected fields: {error}") from error
+        return _checked(
+            cls,
+            raw,
+            where,
+            base=lambda value: BaseIdentity(**value),
+            adapter=lambda value: AdapterConfig(**value),
+            preamble_ids=tuple,
+            relevance=lambda value: RelevanceWeights(**value),
+        )
+
+
+@dataclass(frozen=True)
+class SkillConfig:
+    """What a skill says about itself: see `gem_rag.compute.skill`.
+
+    Attributes:
+        name: What it is asked for by: letters, digits, "-" and "_".
+        task: What it does: "answer" writes an answer, "rank" says how well a passage answers.
+        base: The base it was trained on.
+        prompt: What is put after a passage, with ``{question}`` in it.
+        adapter: LoRA hyper-parameters.
+        written_by: Version of gem-rag that wrote it.
+        schema_version: Version of this file's layout.
+    """
+
+    name: str
+    task: SkillTask
+    base: BaseIdentity
+    prompt: str
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    written_by: str = field(default="", compare=False)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(re.fullmatch(r"[\w-]+", self.name)), "name", self.name, "letters, digits, - _"
+        )
+        _require(self.task in get_args(SkillTask), "task", self.task, get_args(SkillTask))
+        _require("{question}" in self.prompt, "prompt", self.prompt, "{question} in it")
+        _require(self.adapter.rank >= 1, "adapter.rank", self.adapter.rank, ">= 1")
+
+    def asked(self, question: str) -> str:
+        """The prompt with a question in it."""
+        return self.prompt.replace("{question}", question)
+
+    def essence(self) -> str:
+        """What of it decides what the skill says, as JSON."""
+        facts = [self.task, self.prompt, self.base.weights, self.adapter.alpha, self.adapter.rank]
+        return json.dumps(facts)
+
+    def to_json(self) -> str:
+        """This config as indented JSON, written by this gem-rag."""
+        return _written(self)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> SkillConfig:
+        """Read a skill folder's ``config.json``.
+
+        Raises:
+            CheckpointError: The file is absent, not JSON, or of another schema.
+        """
+        path = folder / SKILL_CONFIG
+        raw = _read(path, f"{folder} has no {SKILL_CONFIG}, so it is no skill")
+        return _checked(
+            cls,
+            raw,
+            str(path),
+            base=lambda value: BaseIdentity(**value),
+            adapter=lambda value: AdapterConfig(**value),
+        )
+
+
+def _written(config: Any) -> str:
+    """Indented JSON of a config, with the version that writes it."""
+    try:
+        own = version("gem-rag")
+    except PackageNotFoundError:  # a source tree that was not installed
+        own = ""
+    return json.dumps({**dataclasses.asdict(config), "written_by": own}, indent=2) + "\n"
+
+
+def _read(path: Path, missing: str) -> Any:
+    """A JSON file's value; `missing` is the error's text where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(missing) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from error
+
+
+def _checked(kind: type[C], raw: Any, where: str, **nested: Callable[[Any], object]) -> C:
+    """A config of plain JSON values, of this schema, with known fields and no others."""
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{where} has schema version {found!r}; this gem-rag reads {SCHEMA_VERSION}. "
+            "Upgrade gem-rag if the checkpoint is newer"
+        )
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if odd := sorted(raw.keys() - known):
+        writer = raw.get("written_by") or "a version that is not named"
+        raise CheckpointError(
+            f"{where} has fields that this gem-rag does not know: {', '.join(odd)}. It was written "
+            f"by gem-rag {writer}: upgrade to that, or a later one"
+        )
+    try:
+        made = {name: make(raw[name]) for name, make in nested.items() if name in raw}
+        return kind(**{**raw, **made})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{where} does not have the expected fields: {error}") from error
 
 
 def _require(holds: bool, name: str, found: object, expected: object) -> None:

@@ -14,6 +14,7 @@ from gem_rag.checkpoints.card import CARD, default_card
 from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
 from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
+from gem_rag.checkpoints.skills import SKILLS, load_skills, write_skill
 from gem_rag.compute.base import Base
 from gem_rag.compute.parts import Forward, Parts
 from gem_rag.config import CONFIG_FILE, AdapterConfig, BaseIdentity, GemConfig
@@ -54,6 +55,7 @@ def load_parts(
     model, tokenizer = load_base(base_folder, device=device, dtype=dtype)
     parts = Parts(Base(model), TextCodec(tokenizer), config)
     _load_weights(parts, folder)
+    parts.skills = load_skills(parts, folder)
     parts.choose_forward(forward, keep_weights=False)
     parts.path = folder
     return seal(parts)
@@ -192,6 +194,10 @@ def save(parts: Parts, folder: Path, *, card: str | None = None, with_base: bool
         if parts.config.adapter.rank:
             (fresh / ADAPTER_WEIGHTS).write_bytes(to_bytes(parts.adapter.to_peft()))
             _write_peft_config(parts, fresh)
+        for name, skill in parts.skills.items():
+            own = fresh / SKILLS / name
+            own.mkdir(parents=True)
+            write_skill(skill, own)
         (fresh / CARD).write_text(card or default_card(parts.config), encoding="utf-8")
     return folder
 

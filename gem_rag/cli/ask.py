@@ -21,6 +21,7 @@ from gem_rag.cli.console import (
     Mode,
     Model,
     Rank,
+    Skill,
     Where,
     err,
     open_rag,
@@ -55,6 +56,7 @@ def ask(
     where: Where = None,
     rank: Rank = True,
     context: Context = 1,
+    skill: Skill = "auto",
     max_tokens: MaxTokens = 256,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +65,8 @@ def ask(
     The answer streams; below it stand the passages it rests on.
     """
     condition = parsed(where)
-    with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
+    answering = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    with open_rag(docs, index, model, dtype, **answering) as rag:
         stream = rag.stream(question, where=condition, max_new_tokens=max_tokens)
         if as_json:
             for _ in stream:
@@ -85,6 +88,7 @@ def chat(
     where: Where = None,
     rank: Rank = True,
     context: Context = 1,
+    skill: Skill = "auto",
     max_tokens: MaxTokens = 256,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each answer, or error, as one line of JSON.")
@@ -95,7 +99,8 @@ def chat(
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
     condition = parsed(where)
-    with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
+    answering = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    with open_rag(docs, index, model, dtype, **answering) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
         history: list[dict[str, str]] = []
@@ -186,6 +191,7 @@ def demo(as_json: Json = False) -> None:
             mode="hybrid",
             rank=True,
             context=1,
+            skill="auto",
             max_tokens=24,  # the sentence that answers
             as_json=as_json,
         )

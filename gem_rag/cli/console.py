@@ -67,6 +67,10 @@ Where = Annotated[
     ),
 ]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
+Skill = Annotated[
+    str,
+    typer.Option("--skill", help="What answers: auto, none (the plain base), or a skill's name."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -104,12 +108,17 @@ def open_rag(
     gem = load_model(model, dtype)
     made_by: dict[str, Any] = {"fingerprint": gem.fingerprint, "dim": gem.dim} if gem.embeds else {}
     with GemIndex(index, create=create or docs is not None, **made_by) as opened:
-        rag = GemRAG(gem, opened, **options)
+        rag = GemRAG(gem, opened, **named_skill(options))
         if docs:
             print_problems(rag.add(docs))
             if not opened.count():
                 raise GemError(f"no text in {', '.join(map(str, docs))}; nothing to answer from")
         yield rag
+
+
+def named_skill(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a `GemRAG`, in which no skill is None."""
+    return options | {"skill": None} if options.get("skill") == "none" else options
 
 
 def worded(text: str) -> str:

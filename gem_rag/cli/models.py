@@ -69,5 +69,6 @@ def model_facts(model: GemModel) -> dict[str, Any]:
         "dtype": str(model.base.dtype).removeprefix("torch."),
         "forward": model.parts.forward_note,
         "weights_bytes": model.parts.weights_bytes,
+        "skills": {n: s.config.task for n, s in sorted(model.parts.skills.items())},
         "adapter_bytes": sum(p.nbytes for p in model.parts.parameters()),
     }

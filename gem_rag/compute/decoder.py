@@ -64,7 +64,7 @@ Fused = tuple[tuple[tuple[int, int], ...], list[dict[str, Update]]]
 
 
 class Decoder:
-    """A model's weights, laid out for one forward. For inference: no gradients.
+    """A model's weights, laid out for one forward. Gradients flow to adapters, not to the weights.
 
     Use `of`. Safe to use from several threads at once: a run changes nothing but its cache.
 
@@ -215,13 +215,18 @@ class Decoder:
         self, block: Block, x: Tensor, acts: list[tuple[Tensor | None, dict[str, Update]]]
     ) -> Tensor:
         gate, up = _linear(block.gate_up, x, "gate_up", acts).chunk(2, -1)  # (n, intermediate)
-        return _linear(block.down, self._activation(gate).mul_(up), "down", acts)
+        opened = self._activation(gate)
+        # In place, unless a backward pass needs what would be written over.
+        opened = opened * up if up.requires_grad else opened.mul_(up)
+        return _linear(block.down, opened, "down", acts)
 
     def _updates(self, adapter: Adapter) -> list[dict[str, Update]]:
         """An adapter's updates, stacked for the fused layers; made again when it has changed.
 
         Seen: weights exchanged, or changed in place under `no_grad` (not through ``.data``).
         """
+        if torch.is_grad_enabled():  # they are being trained
+            return [self._fuse(adapter, i) for i in range(len(self._blocks))]
         state = tuple(  # tensors made in inference mode count no versions: they are not trained
             (p.data_ptr(), -1 if p.is_inference() else p._version) for p in adapter.parameters()
         )
@@ -240,18 +245,17 @@ class Decoder:
             if not present:
                 continue
             a = torch.cat([u.a for u in present])  # (R, in)
-            b = a.new_zeros(sum(width for _, width in updates), a.shape[0])  # (out, R): blocks
-            row = column = 0
-            for update, width in updates:
-                if update is not None:
-                    rank = update.a.shape[0]
-                    b[row : row + width, column : column + rank] = adapter.scale * update.b
-                    column += rank
-                row += width
+            nothing = a.new_zeros(0)
+            b = torch.block_diag(  # (out, R); where nothing is adapted, rows of zeros
+                *(
+                    nothing.view(width, 0) if u is None else adapter.scale * u.b
+                    for u, width in updates
+                )
+            )
             dtype = self._norm.dtype
             # Packed without a trial: over a few rows, as here, torch's own took six times as long.
             a, b = a.to(dtype), b.to(dtype)
-            kind = Packed if can_pack(a) else Plain
+            kind = Packed if can_pack(a) and not a.requires_grad else Plain
             out[fused] = Update(kind(a), kind(b))
         return out
 

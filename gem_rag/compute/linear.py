@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,9 +61,10 @@ class Plain(Linear):
 
 
 class Packed(Linear):
-    """oneDNN with the weight in the layout that its kernels read; for inference on a CPU.
+    """oneDNN with the weight in the layout that its kernels read, on a CPU.
 
-    No gradients. The operators are torch's own, those that its compiler uses to freeze a model.
+    Gradients flow to what it is given, not to its weight. The operators are torch's own, those that
+    its compiler uses to freeze a model.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -72,11 +75,36 @@ class Packed(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[n, in] -> [n, out]``."""
+        if x.requires_grad and torch.is_grad_enabled():
+            out: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+            return out
+        return self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """``[n, in] -> [n, out]``, without gradients."""
         return self._operator(x, self.weight, self.bias, "none", [], "")
+
+    @cached_property
+    def turned(self) -> Packed:
+        """The transposed layer ``[n, out] -> [n, in]``, packed where a gradient first asks."""
+        return Packed(self.dense().T)
 
     def dense(self) -> Tensor:
         """The weight, unpacked: a copy."""
         return self.weight.to_dense()
+
+
+class _Product(torch.autograd.Function):
+    """A packed layer's product, and its gradient with respect to the input: a product too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Packed) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.turned.product(gradients[0].contiguous()), None
 
 
 def choose(weight: Tensor, bias: Tensor | None = None) -> Linear:

@@ -15,8 +15,9 @@ from transformers.cache_utils import Cache
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
 from gem_rag.compute.base import Base
 from gem_rag.compute.decoder import Decoder, Unrecognised
+from gem_rag.compute.skill import Skill
 from gem_rag.config import GemConfig
-from gem_rag.errors import CheckpointError
+from gem_rag.errors import CheckpointError, GemError
 from gem_rag.text.codec import TextCodec
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Parts:
         adapter: Acts at the special tokens; a new one changes nothing.
         special_vectors: float32 ``[K, hidden]``, the special tokens as the first block gets them.
         whitening: float32 ``[d, r]``: what is weakened in queries, see `Embedder`; r is 0 without.
+        skills: What it has learned to do after a text, by name.
         decoder: Our own forward; None where transformers' runs.
         forward_note: Which one runs, and why.
         fingerprint: Of all that decides an embedding.
@@ -49,6 +51,7 @@ class Parts:
     adapter: Adapter = field(init=False)
     special_vectors: nn.Parameter = field(init=False)
     whitening: Tensor = field(init=False)
+    skills: dict[str, Skill] = field(init=False, default_factory=dict)
     decoder: Decoder | None = field(init=False, default=None)
     forward_note: str = field(init=False, default="transformers'")
     fingerprint: str = ""
@@ -78,6 +81,20 @@ class Parts:
                 "a checkpoint for it (`gem-rag train default --set base=... --set output=...`) and "
                 "load that; as it is, it finds by words, ranks and answers"
             )
+
+    def skill(self, name: str) -> Skill:
+        """A skill by its name.
+
+        Raises:
+            GemError: There is none of this name; those there are are named.
+        """
+        if name not in self.skills:
+            there = ", ".join(sorted(self.skills)) or "none"
+            raise GemError(
+                f"{self.config.base.name} has no skill {name!r}; it has: {there}. None asks the "
+                "plain base; `gem-rag train-skill` makes new ones"
+            )
+        return self.skills[name]
 
     @property
     def dim(self) -> int:

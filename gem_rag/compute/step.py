@@ -11,10 +11,15 @@ from transformers.cache_utils import Cache
 from gem_rag.compute.attention import Role, Tokens
 from gem_rag.compute.batches import padded
 from gem_rag.compute.parts import Parts
+from gem_rag.compute.skill import Skilled, acting
 
 
 def advance(
-    parts: Parts, ids: Sequence[Sequence[int]], lengths: Sequence[int], cache: Cache
+    parts: Parts,
+    ids: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    cache: Cache,
+    skilled: Sequence[Skilled | None] = (),
 ) -> Tensor:
     """Run each row's new tokens after what its cache holds.
 
@@ -27,6 +32,7 @@ def advance(
         lengths: How many tokens each row's cache holds.
         cache: Takes the new keys and values at each row's own end, and gives ``[B, H, N, D]`` of
             all so far, N the longest row's.
+        skilled: Each row's skill, and where in the row it acts; none: no row has one.
 
     Returns:
         Logits after each row's last token, ``[B, vocab]``.
@@ -40,8 +46,8 @@ def advance(
     if len(set(lengths)) > 1 or len(set(counts)) > 1:
         queries = Tokens(positions, torch.where(valid, Role.PREFIX, Role.PADDING))
         mask = parts.base.masks(queries, _keys(held, valid))
-    acting = parts.everywhere(parts.generates_adapted)
-    hidden = parts.run(inputs, positions, mask, cache, acting)
+    acts = [*parts.everywhere(parts.generates_adapted), *acting(skilled, positions)]
+    hidden = parts.run(inputs, positions, mask, cache, acts)
     last = torch.tensor(counts, device=inputs.device) - 1
     return parts.logits(hidden[torch.arange(len(ids), device=inputs.device), last])
 

@@ -50,6 +50,8 @@ class GenerationOptions:
             (`gem_rag.engine.request.TOOL_THRESHOLD`). Arguments fit the tool's parameters. Other
             providers' forms (True, "required", ``{"type": "any"}``) say the same. With a schema
             beside the tools, an answer that calls none fits that.
+        skill: A skill of the checkpoint, by name; None is the plain base. It acts on what follows a
+            reading, or on what follows the user's last words where there is none.
         timeout: Seconds from when the request is queued, in which its answer must be whole; after
             that it is an error (`GenerationTimeout`), and not computed further. None waits.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
@@ -71,6 +73,7 @@ class GenerationOptions:
     schema: Schema | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     tool_choice: str | bool | Mapping[str, Any] | None = "auto"
+    skill: str | None = None
     timeout: float | None = None
     logits_hook: LogitsHook | None = None
 

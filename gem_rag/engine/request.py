@@ -7,12 +7,13 @@ from functools import cached_property
 
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
+from gem_rag.compute.skill import Skilled
 from gem_rag.engine.bulk import Bulk
 from gem_rag.engine.grammar import Grammars
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.rows import Row
 from gem_rag.engine.sampling import LogitsHook
-from gem_rag.errors import ContextLengthError
+from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.text.template import Message, as_text
 from gem_rag.text.tools import Tool
 
@@ -95,7 +96,24 @@ class Requests:
             tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
             must_call=bool(tools) and choice not in ("auto", "none"),
             schema=options.schema,
+            skilled=self._skilled(options, past, len(ids)),
         )
+
+    def _skilled(self, options: GenerationOptions, past: int, prompt: int) -> Skilled | None:
+        """The skill that was asked for, from the first position that is not the text's.
+
+        Without a reading the text is among the user's words, so that it acts after those.
+        """
+        if options.skill is None:
+            return None
+        skill = self._parts.skill(options.skill)
+        if skill.config.task != "answer":
+            raise GemError(
+                f"skill {skill.name!r} is for the task {skill.config.task!r}; expected one that "
+                "answers"
+            )
+        own = self._parts.codec.after_words
+        return Skilled(skill, past or prompt - max(1, 0 if options.raw else len(own)))
 
     def _prompt(
         self,

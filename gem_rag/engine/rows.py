@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
+from gem_rag.compute.skill import Skilled
 from gem_rag.engine.calls import Said, taken_apart
 from gem_rag.engine.fit import misfit_of_text
 from gem_rag.engine.options import Schema
@@ -37,6 +38,7 @@ class Row:
         tools: Names of the tools it may call.
         must_call: Whether it has to call one.
         schema: What its text has to fit.
+        skilled: The skill that acts, and from which position on: what comes before is the base's.
     """
 
     prompt: list[int]
@@ -48,6 +50,13 @@ class Row:
     tools: Sequence[str]
     must_call: bool = False
     schema: Schema | None = None
+    skilled: Skilled | None = None
+
+    @property
+    def shared(self) -> int:
+        """How many tokens at the beginning are read as any other row would read them."""
+        whole = len(self.prompt) + self.limit
+        return whole if self.skilled is None else self.skilled.start
 
     @property
     def past(self) -> list[int]:

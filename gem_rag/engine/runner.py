@@ -11,7 +11,7 @@ from gem_rag.compute.kv import KeyValues
 from gem_rag.compute.parts import Parts
 from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.rows import Answer
-from gem_rag.engine.slots import Slots
+from gem_rag.engine.slots import Slot, Slots
 from gem_rag.errors import GemError
 
 ROOM = 128  # tokens a row is given room for at first, however long it may become
@@ -97,13 +97,14 @@ class Runner:
         if row.after is None:
             answer.to_run = row.prompt[held:]
         room = len(answer.to_run) + min(ROOM, row.limit)
-        answer.slot = self.slots.open(known, held, room)
+        answer.slot = self.slots.open(known, held, room, row.skilled)
         return True
 
     def _known(self, answer: Answer) -> KeyValues | None:
         if answer.row.after is not None:
             return answer.row.after.key_values
-        return self.prefixes.find(answer.row.prompt) if self.prefixes.max_bytes else None
+        row = answer.row  # its last token is always run
+        return self.prefixes.find(row.prompt[: row.shared + 1]) if self.prefixes.max_bytes else None
 
     def _run(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
         over = [answer for answer in answers if answer.is_done]
@@ -137,9 +138,15 @@ class Runner:
         for answer in answers:
             if answer.slot is not None:
                 if answer.row.after is None and self.prefixes.max_bytes:
-                    whole = [*answer.row.prompt, *answer.ids][: answer.slot.length]
-                    self.prefixes.keep(whole, answer.slot.arena.row(answer.slot))
+                    self._keep(answer, answer.slot)
                 self.slots.close(answer.slot)
                 answer.slot = None
             answer.end()
         return list(answers)
+
+    def _keep(self, answer: Answer, slot: Slot) -> None:
+        """Keep what of an answer's tokens another prompt may begin with."""
+        count = min(slot.length, answer.row.shared)
+        whole = [*answer.row.prompt, *answer.ids][:count]
+        held = slot.arena.row(slot)
+        self.prefixes.keep(whole, tuple((k[:, :count], v[:, :count]) for k, v in held))

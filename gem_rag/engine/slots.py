@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from gem_rag.compute.kv import Aim, KeyValues, SlotLayer
 from gem_rag.compute.parts import Parts
+from gem_rag.compute.skill import Skilled
 from gem_rag.compute.step import advance
 
 BLOCK = 64  # tokens: rows grow by blocks, so that they are seldom copied
@@ -26,10 +27,12 @@ class Slot:
     Attributes:
         arena: The rows it stands among.
         length: Tokens it holds.
+        skilled: The row's skill, if any.
     """
 
     arena: Arena
     length: int = 0
+    skilled: Skilled | None = None
 
 
 class Arena:
@@ -51,9 +54,11 @@ class Arena:
         lengths = [slot.length for slot in self.slots] + [length]
         return max(lengths) <= SHORT or max(lengths) <= ALIKE * min(lengths)
 
-    def open(self, key_values: KeyValues | None, length: int, room: int) -> Slot:
+    def open(
+        self, key_values: KeyValues | None, length: int, room: int, skilled: Skilled | None
+    ) -> Slot:
         """A new row at the end, with what was read before and room for more."""
-        slot = Slot(self, length)
+        slot = Slot(self, length, skilled)
         self.slots.append(slot)
         self._aim(len(self.slots) - 1, len(self.slots), room)
         for layer, pair in zip(self.layers, key_values or (), strict=False):
@@ -90,7 +95,8 @@ class Arena:
         by_slot = dict(zip(slots, ids, strict=True))
         own = [by_slot[slot] for slot in ordered]
         self._aim(where.start, where.stop, max(map(len, own)))
-        logits = advance(parts, own, [slot.length for slot in ordered], self.cache)
+        skilled = [slot.skilled for slot in ordered]
+        logits = advance(parts, own, [slot.length for slot in ordered], self.cache, skilled)
         for slot, new in zip(ordered, own, strict=True):
             slot.length += len(new)
         back = [ordered.index(slot) for slot in slots]
@@ -131,19 +137,26 @@ class Slots:
         """Bytes of keys and values."""
         return sum(arena.nbytes for arena in self._arenas)
 
-    def open(self, key_values: KeyValues | None, length: int, room: int) -> Slot:
+    def open(
+        self,
+        key_values: KeyValues | None,
+        length: int,
+        room: int,
+        skilled: Skilled | None = None,
+    ) -> Slot:
         """A place for a row.
 
         Args:
             key_values: What was read before; copied.
             length: Its tokens.
             room: Tokens that will follow, as far as is known.
+            skilled: The row's skill, if any.
         """
         found = next((arena for arena in self._arenas if arena.suits(length + room)), None)
         if found is None:
             found = Arena(self._parts.base.num_layers)
             self._arenas.append(found)
-        return found.open(key_values, length, room)
+        return found.open(key_values, length, room, skilled)
 
     def close(self, slot: Slot) -> None:
         """Give a place back."""

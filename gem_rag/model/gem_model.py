@@ -87,11 +87,7 @@ class GemModel:
 
     @classmethod
     def from_base(
-        cls,
-        name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        **options: Any,
+        cls, name_or_path: str | Path, *, revision: str | None = None, **options: Any
     ) -> GemModel:
         """Load a plain model, which reads, ranks and answers; embedding needs a checkpoint.
 
@@ -158,6 +154,11 @@ class GemModel:
     def embeds(self) -> bool:
         """Whether it has learned to embed: not a base without a checkpoint."""
         return self.parts.embeds
+
+    @property
+    def skills(self) -> list[str]:
+        """Names of what it has learned to do after a text: `GenerationOptions.skill`."""
+        return sorted(self.parts.skills)
 
     @property
     def max_context(self) -> int:
@@ -373,10 +374,7 @@ class GemModel:
         return AsyncStream(partial(self.stream, messages_or_prompt, **options))
 
 
-PLAIN = (
-    "is a plain model: it finds by words, ranks and answers, and does not embed until a checkpoint "
-    "is trained for it (`gem-rag train`)"
-)
+PLAIN = "is a plain model: it finds by words, ranks and answers; to embed, `gem-rag train` it"
 _shared = Shared[GemModel]()
 
 

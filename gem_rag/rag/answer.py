@@ -9,12 +9,13 @@ from typing import Any
 
 from gem_rag.engine.results import Generation, Usage
 from gem_rag.engine.streams import AwaitedPieces, Stream
+from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
-from gem_rag.text.prompts import ASK
 
+QUESTION, CONTEXT = "{question}", "{context}"
 NOTHING_FOUND = "I found nothing about this in the documents."
 
 
@@ -107,6 +108,7 @@ def answer_from(
     found: Found,
     question: str,
     *,
+    prompt: str,
     join_readings: bool,
     **options: Any,
 ) -> Stream:
@@ -117,14 +119,33 @@ def answer_from(
         store: Kept readings.
         found: One passage or several.
         question: What is asked, in the light of the conversation.
+        prompt: How it is asked: see `GemRAG`.
         join_readings: Put several readings together instead of reading afresh.
         **options: See `GenerationOptions`.
     """
-    ask = ASK.format(question=question)
-    one = len(found.citations) == 1
-    if model.shares_readings and (one or join_readings):
-        readings = found.readings or store.read(found.texts)
-        after = readings[0] if one else model.join(readings)
-        return model.stream(ask, after=after, **options)
+    before, _, after = prompt.rpartition(CONTEXT)
     passages = "\n\n".join(found.texts)
-    return model.stream(passages + ask, **options)
+    if before or not model.shares_readings:
+        whole = [part.replace(QUESTION, question) for part in (before, after)]
+        return model.stream(whole[0] + passages + whole[1], **options)
+    if len(found.citations) == 1:
+        reading = found.readings[0] if found.readings else store.read(found.texts)[0]
+    elif join_readings:
+        reading = model.join(found.readings or store.read(found.texts))
+    else:
+        (reading,) = model.read([passages], max_length=model.max_context)
+    return model.stream(after.replace(QUESTION, question), after=reading, **options)
+
+
+def require_prompt(prompt: str) -> str:
+    """A user's prompt, if there is a place for the question in it.
+
+    Raises:
+        GemError: There is none.
+    """
+    if QUESTION not in prompt:
+        raise GemError(
+            f"the prompt {prompt!r} has no {QUESTION} in it; expected the words to ask with, "
+            f"{QUESTION} among them, and {CONTEXT} where the passages are not to stand first"
+        )
+    return prompt

@@ -17,7 +17,13 @@ from gem_rag.index.filters import Where
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
-from gem_rag.rag.answer import Answer, AnswerStream, AsyncAnswerStream, answer_from
+from gem_rag.rag.answer import (
+    Answer,
+    AnswerStream,
+    AsyncAnswerStream,
+    answer_from,
+    require_prompt,
+)
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.ingest.remove import remove
 from gem_rag.rag.ingest.report import IngestReport, Removal
@@ -27,7 +33,10 @@ from gem_rag.rag.readings import readings_beside
 from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
 from gem_rag.store import ReadingStore
+from gem_rag.text.prompts import ASK
 from gem_rag.text.template import Message
+
+ANSWERS = "answer"  # the skill that answers, where a checkpoint has it
 
 
 class GemRAG:
@@ -49,6 +58,11 @@ class GemRAG:
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
         threshold: Least `Citation.rank_score` of a relevant passage; "auto" is the checkpoint's,
             None answers always.
+        skill: What answers: "auto" is the skill "answer" where the checkpoint has it, None the
+            plain base, a name that skill.
+        prompt: What is said after the passages, with ``{question}`` in it; None is the skill's own
+            words, or `ASK`. With ``{context}`` in it the passages stand there; where that is not at
+            the beginning they are read afresh for each question.
         chunk_tokens: Longest chunk.
         join_readings: Experimental: put several readings together instead of reading afresh.
             Faster, and an approximation, because the passages have not seen each other.
@@ -67,6 +81,8 @@ class GemRAG:
         rank: bool = True,
         mode: Mode = "hybrid",
         threshold: float | Literal["auto"] | None = "auto",
+        skill: str | None = "auto",
+        prompt: str | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         join_readings: bool = False,
     ) -> None:
@@ -87,8 +103,26 @@ class GemRAG:
         self.rank = rank
         self.mode: Mode = mode
         self.threshold = model.config.relevance.threshold if threshold == "auto" else threshold
+        self.skill = self._skill(skill)
+        self.prompt = None if prompt is None else require_prompt(prompt)
         self.chunk_tokens = chunk_tokens
         self.join_readings = join_readings
+
+    def _skill(self, name: str | None) -> str | None:
+        """A skill that the model has; "auto" is `ANSWERS` where it has that.
+
+        Raises:
+            GemError: It has no skill of this name.
+        """
+        if name == "auto":
+            return ANSWERS if ANSWERS in self.model.skills else None
+        return None if name is None else self.model.parts.skill(name).name
+
+    def _prompt(self, skill: str | None) -> str:
+        """How a question is asked."""
+        if self.prompt is not None:
+            return self.prompt
+        return ASK if skill is None else self.model.parts.skill(skill).config.prompt
 
     # Ingest
 
@@ -211,14 +245,21 @@ class GemRAG:
             where: Filter, as `GemIndex.search` takes it.
             rank: Rank what is found; None is this object's setting.
             mode: What finds; None is this object's setting.
-            **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ...).
+            **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ``skill``, ...).
         """
+        generation["skill"] = self._skill(generation.get("skill", self.skill))
         GenerationOptions.of(generation)  # what is wrong with them is said whatever is found
         found, asked = self._relevant(question, history, where, rank, mode)
         if not found.citations:
             return AnswerStream(None, found)
         pieces = answer_from(
-            self.model, self.store, found, asked, join_readings=self.join_readings, **generation
+            self.model,
+            self.store,
+            found,
+            asked,
+            prompt=self._prompt(generation["skill"]),
+            join_readings=self.join_readings,
+            **generation,
         )
         return AnswerStream(pieces, found)
 

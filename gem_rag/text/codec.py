@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gem_rag.errors import GemError, UnsupportedModelError
@@ -109,6 +110,11 @@ class TextCodec:
         if bos is not None:
             return str(self.tokenizer.bos_token), [int(bos)]
         return "\n", self.encode("\n")[:1]
+
+    @cached_property
+    def after_words(self) -> list[int]:
+        """Ids of what the template puts after the user's last words, before the answer."""
+        return self.encode(self.template.after_words)
 
     @property
     def end_ids(self) -> list[int]:

@@ -5,6 +5,8 @@ ASK = (
     "\n\nAnswer the question with the information above, in one or two sentences.\n"
     "Question: {question}"
 )
+# Of the skill that answers: trained with these very words.
+ANSWER = "\n\nAnswer the question with the information above, in a few words.\nQuestion: {question}"
 CALL_TOOLS = (
     "You can call functions. To call one, answer with its name and arguments as JSON between "
     "{start} and {end}:\n"

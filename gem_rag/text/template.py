@@ -82,12 +82,23 @@ class ChatTemplate:
         template = self._tokenizer.chat_template
         return isinstance(template, str) and CALL_START in template and "tools" in template
 
-    @cached_property
+    @property
     def before_words(self) -> str:
         """What stands before the user's words; empty without a template."""
         if not self.exists:
             return ""
-        return self._render([{"role": "user", "content": TEXT_MARK}]).split(TEXT_MARK)[0]
+        return self._around_words[0]
+
+    @property
+    def after_words(self) -> str:
+        """What stands after the user's words, before the answer; empty without a template."""
+        return self._around_words[1] if self.exists else ""
+
+    @cached_property
+    def _around_words(self) -> tuple[str, str]:
+        rendered = self._render([{"role": "user", "content": TEXT_MARK}])
+        before, _, after = rendered.partition(TEXT_MARK)
+        return before, after
 
     def prompt(
         self, request: str | Sequence[Message], *, raw: bool, tools: Sequence[Tool] = ()

@@ -45,6 +45,7 @@ class ChatGem(GeneratesWithGem, BaseChatModel):
         seed: Makes sampling repeatable.
         stop: Strings that end an answer.
         truncate: Cut the start of a prompt that does not fit, instead of an error.
+        skill: A skill of the checkpoint that answers from what the prompt holds, such as "answer".
         timeout: Seconds an answer may take; after that it is an error.
         streaming: Generate piece by piece even where the whole is asked for.
         device: As for `GemModel.from_pretrained`, like ``dtype`` and ``revision``.

@@ -40,6 +40,8 @@ class GeneratesWithGem(StrictFields, Serializable):
     stop: list[str] | None = None
     truncate: bool = False
     """Cut the start of a prompt that does not fit the context window."""
+    skill: str | None = None
+    """A skill of the checkpoint that answers, such as "answer"; None is the plain base."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds an answer may take; after that it is an error, and not computed further."""
     max_retries: int | None = Field(default=None, exclude=True)
@@ -58,6 +60,8 @@ class GeneratesWithGem(StrictFields, Serializable):
             fields["model"] = str(given)
         super().__init__(**fields)
         self._gem = self._load(given)
+        if self.skill is not None:
+            self._gem.parts.skill(self.skill)  # an unknown name is said now
 
     def _load(self, model: Model) -> GemModel:
         options: dict[str, Any] = {name: vars(self)[name] for name in LOADING}
@@ -107,7 +111,7 @@ class GeneratesWithGem(StrictFields, Serializable):
         return {
             "model_name": self.model_name,
             "fingerprint": self.gem.fingerprint,
-            **{name: vars(self)[name] for name in names},
+            **{name: vars(self)[name] for name in (*names, "skill")},
         }
 
     @classmethod

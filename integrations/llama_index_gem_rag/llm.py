@@ -70,6 +70,7 @@ class GemLLM(PickledWhole, StructuredGenerator):
     top_k: int = Field(default=0, description="Sample from so many tokens; 0 is all.", ge=0)
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
+    skill: str | None = Field(default=None, description="A skill that answers, by name.")
     timeout: float | None = Field(default=None, description="Seconds for an answer.", gt=0)
     context_window: int | None = Field(
         default=None, description="Tokens to tell LlamaIndex of; None is the model's.", gt=0
@@ -88,6 +89,8 @@ class GemLLM(PickledWhole, StructuredGenerator):
         options.setdefault("model_name", name_of(loaded, given=model))
         super().__init__(**options)
         self._model = loaded
+        if self.skill is not None:
+            loaded.parts.skill(self.skill)  # an unknown name is said now
         if (self.context_window or 0) > loaded.max_context:
             raise OptionError(
                 f"context_window is {self.context_window}, but the model has "
