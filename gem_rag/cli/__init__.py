@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pull": models.pull,
     "info": models.info,
     "train": training.train,
+    "train-skill": training.train_skill,
     "eval": training.eval_,
     "adapt": training.adapt,
 }
