@@ -146,8 +146,8 @@ class GemConfig:
             CheckpointError: The file is absent, not JSON, or of another schema.
         """
         missing = (
-            f"{folder} has no {CONFIG_FILE}, so it is not a GEM checkpoint; if it is a plain model, "
-            "make a checkpoint for it with `gem-rag train`"
+            f"{folder} has no {CONFIG_FILE}, so it is not a GEM checkpoint; if it is a plain "
+            "model, make a checkpoint for it with `gem-rag train`"
         )
         path = folder / CONFIG_FILE
         return cls.from_dict(_read(path, missing), where=str(path))

@@ -65,7 +65,7 @@ def ask(
     The answer streams; below it stand the passages it rests on.
     """
     condition = parsed(where)
-    answering = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
     with open_rag(docs, index, model, dtype, **answering) as rag:
         stream = rag.stream(question, where=condition, max_new_tokens=max_tokens)
         if as_json:
@@ -99,7 +99,7 @@ def chat(
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
     condition = parsed(where)
-    answering = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
     with open_rag(docs, index, model, dtype, **answering) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")
