@@ -71,14 +71,14 @@ def train_skill(
 ) -> None:
     """Teach a checkpoint to answer from passages, or to rank them, from rows of yours."""
     try:
+        from gem_rag_train import SkillTraining
         from gem_rag_train import train_skill as run
-        from gem_rag_train.loop.job import settings_for
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
     over = dict(key_value(s) for s in settings or [])
     if steps is not None:
         over["steps"] = str(steps)
-    chosen = settings_for(data, over, recipe)
+    chosen = SkillTraining.for_data(data, over, recipe)
     trained = run(name, data, output=output, model=model, settings=chosen, init=init, resume=resume)
     if as_json:
         print_json(trained.to_dict())

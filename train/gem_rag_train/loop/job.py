@@ -24,7 +24,7 @@ from gem_rag_train.data.bundled import SETS
 from gem_rag_train.data.rows import Row, load_rows, task_of
 from gem_rag_train.loop.state import STATE, RunFolder
 from gem_rag_train.recipes.settings import at_home
-from gem_rag_train.recipes.skill import BUNDLED, FREE, SkillTraining
+from gem_rag_train.recipes.skill import BUNDLED, FREE, SkillTraining, bundled_name
 
 
 @dataclass(frozen=True)
@@ -87,33 +87,6 @@ class Job:
         }
 
 
-def settings_for(
-    data: Sequence[str | Path], overrides: dict[str, str], recipe: Path | None = None
-) -> SkillTraining:
-    """A recipe file's settings, else those of bundled data, else the defaults, with ``key=value``
-    strings over them.
-    """
-    chosen = recipe or bundled_name(data)
-    if chosen:
-        return SkillTraining.from_recipe(chosen, overrides)
-    return SkillTraining.from_values({}, overrides)
-
-
-def bundled_name(data: Sequence[str | Path]) -> str:
-    """Which bundled data is asked for, or "".
-
-    Raises:
-        GemError: There is none of that name, or more than one is asked for.
-    """
-    names = [str(d).removeprefix(BUNDLED) for d in data if str(d).startswith(BUNDLED)]
-    if odd := [name for name in names if name not in SETS]:
-        known = ", ".join(BUNDLED + name for name in SETS)
-        raise GemError(f"there is no bundled data {odd[0]!r}; expected {known}")
-    if len(names) > 1:
-        raise GemError(f"{len(names)} bundled sets of data; expected one, and files of your own")
-    return names[0] if names else ""
-
-
 def job_of(
     name: str,
     data: Sequence[str | Path],
@@ -128,8 +101,11 @@ def job_of(
     Raises:
         GemError: Something is missing, broken, or does not go together.
     """
-    chosen = settings if settings is not None else settings_for(data, {})
+    chosen = settings if settings is not None else SkillTraining.for_data(data)
     bundled = bundled_name(data)
+    if bundled and bundled not in SETS:
+        known = ", ".join(BUNDLED + name for name in SETS)
+        raise GemError(f"there is no bundled data {bundled!r}; expected {known}")
     files = tuple(Path(at_home(str(d))) for d in data if not str(d).startswith(BUNDLED))
     rows = load_rows(files)
     if not rows and not bundled:

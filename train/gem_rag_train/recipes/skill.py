@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from gem_rag.config import SkillTask
+from gem_rag.errors import GemError
 from gem_rag.text import prompts
 from gem_rag_train.recipes.settings import Settings
 
@@ -87,6 +89,28 @@ class SkillTraining(Settings):
         known = sorted({name for names in SKILL_METRICS.values() for name in names})
         self.require(self.best_metric in known, "best_metric", f"one of {known}")
 
+    @classmethod
+    def for_data(
+        cls,
+        data: Sequence[str | Path],
+        overrides: Mapping[str, str] | None = None,
+        recipe: Path | None = None,
+    ) -> SkillTraining:
+        """A recipe file's settings, else those of bundled data, else the defaults.
+
+        Args:
+            data: Files, ``bundled:NAME`` among them.
+            overrides: ``key=value`` strings over the settings.
+            recipe: A .toml file.
+
+        Raises:
+            GemError: There is no such recipe, an unknown key, or a value of the wrong type.
+        """
+        chosen = recipe or bundled_name(data)
+        if chosen:
+            return cls.from_recipe(chosen, overrides)
+        return cls.from_values({}, overrides)
+
     def require_task(self, task: SkillTask) -> None:
         """Raise `GemError` where a setting is for the other task."""
         known = SKILL_METRICS[task]
@@ -99,3 +123,15 @@ class SkillTraining(Settings):
     def prompt_for(self, task: SkillTask) -> str:
         """What is put after a passage."""
         return self.prompt or PROMPTS[task]
+
+
+def bundled_name(data: Sequence[str | Path]) -> str:
+    """Which bundled data is asked for, or "".
+
+    Raises:
+        GemError: More than one is.
+    """
+    names = [str(d).removeprefix(BUNDLED) for d in data if str(d).startswith(BUNDLED)]
+    if len(names) > 1:
+        raise GemError(f"{len(names)} bundled sets of data; expected one, and files of your own")
+    return names[0] if names else ""
