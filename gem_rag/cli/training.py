@@ -115,6 +115,9 @@ Labelled = Annotated[
 ]
 Lm = Annotated[int | None, typer.Option("--lm", help="Questions of each multiple-choice task.")]
 Passages = Annotated[int | None, typer.Option("--passages", help="For perplexity.")]
+Answers = Annotated[
+    int | None, typer.Option("--answers", help="Questions answered with the passage given.")
+]
 Rag = Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")]
 Mteb = Annotated[
     list[str] | None,
@@ -142,6 +145,7 @@ def eval_(
     labelled: Labelled = None,
     lm: Lm = None,
     passages: Passages = None,
+    answers: Answers = None,
     rag: Rag = None,
     mteb: Mteb = None,
     mean_pooled: MeanPooled = True,
@@ -161,6 +165,7 @@ def eval_(
         "labelled": labelled,
         "lm": lm,
         "passages": passages,
+        "answers": answers,
         "rag": rag,
         "max_length": max_length,
     }

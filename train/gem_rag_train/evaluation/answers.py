@@ -26,7 +26,7 @@ from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors, digest
 from gem_rag_train.evaluation.measures import Measure, measure
 from gem_rag_train.evaluation.sets import Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
-from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM
+from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM, PLAIN_BASE
 
 LONGEST_ANSWER = 48  # tokens
 
@@ -85,10 +85,16 @@ def end_to_end(
         stack = TwoModels(base, peer, [record.text for record in index])
         answerers: dict[str, Callable[[str], str]] = {
             CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
+            PLAIN_BASE: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER, skill=None).answer,
             MINILM: stack.answer,
         }
         other = "" if base is model else f"-{base.config.base.weights[:16]}"
-        files = {CHECKPOINT: f"{name}-{CHECKPOINT}", MINILM: f"{name}{other}-{MINILM}"}
+        by = "" if rag.skill is None else f"-{model.parts.skill(rag.skill).fingerprint[:16]}"
+        files = {
+            CHECKPOINT: f"{name}{by}-{CHECKPOINT}",
+            PLAIN_BASE: f"{name}-{PLAIN_BASE}",
+            MINILM: f"{name}{other}-{MINILM}",
+        }
         said = {
             system: _answers(system, answerer, data, folder / files[system], show_progress)
             for system, answerer in answerers.items()
@@ -148,13 +154,8 @@ def _answers(
 
 def _measures(said: dict[str, list[str]], data: Retrieval, llm: str) -> list[Measure]:
     note = f"all-MiniLM-L6-v2: the two-model stack, with {llm} and the same prompt"
-    metrics: dict[str, Callable[[str, str], float]] = {
-        "exact match": exact,
-        "F1": f1,
-        "answer contains the gold one": contains,
-    }
     measures = []
-    for metric, function in metrics.items():
+    for metric, function in METRICS.items():
         samples = {
             system: Sample.mean(
                 [best(function, a, q) for a, q in zip(answers, data.questions, strict=True)],
@@ -198,3 +199,10 @@ def contains(answer: str, gold: str) -> float:
 def best(metric: Callable[[str, str], float], answer: str, question: Question) -> float:
     """The metric's best over the accepted answers."""
     return max((metric(answer, gold) for gold in question.answers), default=0.0)
+
+
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "exact match": exact,
+    "F1": f1,
+    "answer contains the gold one": contains,
+}

@@ -36,9 +36,11 @@ PARTS = (
     "classification",
     "clustering",
     "generation",
+    "answers",
     "rag",
     "mteb",
 )
+SMALL_INDEX = 100  # paragraphs, as many as a user's first folder may have
 EXTRA = ("lm_eval", "matplotlib", "mteb", "scipy", "sentence_transformers", "sklearn")
 PACKAGES = ("gem-rag", "torch", "transformers", "mteb", "lm-eval", "sentence-transformers")
 
@@ -56,6 +58,7 @@ class EvalSettings:
         labelled: Texts of each set for classification and clustering.
         lm: Questions of each multiple-choice task.
         passages: For perplexity.
+        answers: Questions answered with the right passage given; of each shifted set a quarter.
         rag: Questions answered end to end.
         mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
         mean_pooled: Measure the base mean-pooled too, which takes as long as the checkpoint.
@@ -71,6 +74,7 @@ class EvalSettings:
     labelled: int | None = 1000
     lm: int | None = None
     passages: int | None = 500
+    answers: int = 1000
     rag: int = 500
     mteb: tuple[str, ...] = ()
     mean_pooled: bool = True
@@ -86,7 +90,16 @@ class EvalSettings:
                 option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
                 raise GemError(f"part {part} needs {option}")
         counts = vars(self)
-        for name in ("paragraphs", "questions", "ranked", "labelled", "lm", "passages", "rag"):
+        for name in (
+            "paragraphs",
+            "questions",
+            "ranked",
+            "labelled",
+            "lm",
+            "passages",
+            "answers",
+            "rag",
+        ):
             if counts[name] is not None and counts[name] < 2:
                 raise GemError(f"{name} is {counts[name]}; expected 2 at least")
 
@@ -100,6 +113,7 @@ class EvalSettings:
             "labelled": 100,
             "lm": 20,
             "passages": 10,
+            "answers": 12,
             "rag": 10,
         }
         return cls(**{**sizes, **settings})
@@ -182,6 +196,7 @@ class Evaluation:
             "classification": self._classification,
             "clustering": self._clustering,
             "generation": self._generation,
+            "answers": self._answers,
             "rag": self._rag,
             "mteb": self._mteb,
         }
@@ -279,6 +294,19 @@ class Evaluation:
             passages=s.passages,
             seed=s.seed,
         )
+
+    def _answers(self) -> list[Measure]:
+        from gem_rag_train.evaluation.given import given, small_index
+
+        s, folder = self.settings, self.kept / "answers"
+        lines: list[Measure] = []
+        for name, title in ((sets.SQUAD, "SQuAD dev"), *((n, _shifted(n)) for n in sets.SHIFTED)):
+            count = s.answers if name == sets.SQUAD else max(2, s.answers // 4)
+            data = Retrieval(*sets.squad(name)).sample(None, count, s.seed)
+            lines += given(self.model, title, data, folder, show_progress=self.show)
+        few = min(SMALL_INDEX, s.answers)
+        small = Retrieval(*sets.squad()).sample(few, few, s.seed)
+        return [*lines, *small_index(self.model, small, folder, show_progress=self.show)]
 
     def _rag(self) -> list[Measure]:
         from gem_rag_train.evaluation.answers import end_to_end
