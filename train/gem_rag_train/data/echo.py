@@ -10,7 +10,7 @@ import re
 from random import Random
 from typing import NamedTuple
 
-from gem_rag_train.data.spans import SMALL_WORDS, Kind, Span, spans
+from gem_rag_train.data.spans import SMALL_WORDS, Kind, Span, spans, word_set
 
 # Not after an initial or a title: "John F. Kennedy", "Dr. No".
 SENTENCES = re.compile(
@@ -19,7 +19,7 @@ SENTENCES = re.compile(
 PARENTHESES = re.compile(r"\s*\([^()]*\)")
 SENTENCE_WORDS, QUESTION_WORDS = (6, 40), (5, 24)
 WEIGHTS: dict[Kind, int] = {"name": 4, "noun": 3, "date": 2, "year": 2, "number": 2}
-PREPOSITIONS = frozenset("in on by at from for with to of as during since until after".split())
+PREPOSITIONS = word_set("in on by at from for with to of as during since until after")
 BE = "was|were|is|are|can|could|will|would|has|had|may|must|should"
 # A subject, then a form of "to be" or the like, then the rest: the verb can be put first.
 VERB = re.compile(rf"(?P<subject>[\w'’. -]{{2,60}}?) (?P<verb>{BE}) (?P<rest>.*)")
@@ -30,14 +30,14 @@ HAS_VERB = re.compile(
 )
 ACTS = re.compile(rf"(?:{BE}|\w\w+ed|said|wrote|became|won|began|took|made|gave|held|led|built)\b")
 # Who begins with these speaks of what was named before: such a question cannot stand alone.
-UNNAMED = frozenset(
+UNNAMED = word_set(
     "he she it they we you i this that these those his her its their our your my such there here "
-    "both another others some many most several".split()
+    "both another others some many most several"
 )
-JOINING = frozenset("and but or so yet however therefore although though while because if".split())
-LINKS = JOINING | frozenset("that which who whom whose where when than as".split())
-ARTICLES = frozenset("the a an".split())
-LOWERED = ARTICLES | frozenset("in on at during after before one all each every no".split())
+JOINING = word_set("and but or so yet however therefore although though while because if")
+LINKS = JOINING | word_set("that which who whom whose where when than as")
+ARTICLES = word_set("the a an")
+LOWERED = ARTICLES | word_set("in on at during after before one all each every no")
 UNNAMED_INSIDE = re.compile(
     r"\b(?:he|she|they|his|her|their|him|them|it|its|this|these|we|our|i)\b", re.IGNORECASE
 )

@@ -14,12 +14,20 @@ UNIT = (
     r"%| percent| million| billion| thousand| km| miles| metres| meters| feet| years| days| hours"
     r"| minutes| kg| tons"
 )
-SMALL_WORDS = frozenset(
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, each once."""
+    return frozenset(text.split())
+
+
+SMALL_WORDS = word_set(
     "of in and is was were are which that to for with by from on at as or but who has had have not "
     "be been into than when where while after before during between through under over about its "
     "their his her it they he she we you this these those also only can may will would could "
     "should did does do if so such there then because although though however both most more many "
-    "some other one two all any each no several various".split()
+    "some other one two all any each no several various being until since "
+    "against across without within among"
 )
 CAPITALISED = r"[A-Z][\w'’-]*"
 # In this order: what one has taken, the later ones leave.
