@@ -251,6 +251,7 @@ def test_what_does_not_go_together_is_said_before_anything_is_loaded(
         "is for the task 'answer', the rows are for 'rank'",
         data=[ranks], model=done.checkpoint, init="mine",
     )  # fmt: skip
+    refused("nothing to resume in", resume=True)
     wrong = replace(QUICK, best_metric="heldout_recall1")
     refused("best_metric is 'heldout_recall1'; expected one of", settings=wrong)
 
