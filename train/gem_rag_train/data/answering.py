@@ -58,7 +58,8 @@ def _narrative(tokenizer: Tokenizer) -> Iterator[AnswerRow]:
             stands = [a for a in asked.answers if plain(a) and plain(a) in plain(context)]
             others = [a for a in asked.answers if a != stands[0]]
             answers = [trimmed(a) for a in (stands[0], *others)][:ALTERNATIVES]
-            yield AnswerRow(context, asked.question, tuple(filter(None, answers)), source="narr")
+            known = tuple(dict.fromkeys(filter(None, answers)))
+            yield AnswerRow(context, asked.question, known, source="narr")
 
 
 def _quac(tokenizer: Tokenizer) -> Iterator[AnswerRow]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NEGATIVES = 6
 LOOKED_AT = 4 * NEGATIVES  # hits of a search; those that answer as well are left out
+SEARCHED = 2000  # of BoolQ's questions
 ECHO_SHARE = 1 / 3  # of all questions at most
 
 
@@ -45,29 +46,35 @@ def rank_rows(tokenizer: Tokenizer, seed: int) -> list[RankRow]:
     asked = {
         "narr": list(_narrative(tokenizer)),
         "quac": list(_quac(tokenizer)),
-        "boolq": list(_searched()),
+        "boolq": rng.sample(list(_searched()), SEARCHED),
         "coqa": list(_dialogues(tokenizer)),
         "cloze": list(_echoes(rng)),
     }
     others = sum(len(questions) for name, questions in asked.items() if name != "cloze")
     few = int(others * ECHO_SHARE / (1 - ECHO_SHARE))
     asked["cloze"] = rng.sample(asked["cloze"], min(few, len(asked["cloze"])))
+    also = {"boolq": [passage.body for passage in boolq("train")]}
     return [
         RankRow(q.question, q.passage, negatives, source)
         for source, questions in asked.items()
-        for q, negatives in with_negatives(questions)
+        for q, negatives in with_negatives(questions, also.get(source, ()))
     ]
 
 
 def with_negatives(
-    questions: Sequence[Questioned],
+    questions: Sequence[Questioned], also: Sequence[str] = ()
 ) -> Iterator[tuple[Questioned, tuple[str, ...]]]:
     """Each question with passages that look as if they answered it: those near its own first, then
     those of all the others, by words.
 
     Left out is what has the answer's words, and a question for which nothing is left.
+
+    Args:
+        questions: The questions.
+        also: Further passages to find among.
     """
-    passages = list(dict.fromkeys(t for q in questions for t in (q.passage, *q.near)))
+    own = (text for q in questions for text in (q.passage, *q.near))
+    passages = list(dict.fromkeys((*own, *also)))
     with GemIndex(None) as index:
         index.add(passages, None)
         for question in questions:

@@ -82,7 +82,7 @@ def _span(kind: Kind, match: re.Match[str]) -> Span | None:
     words = match[0].split()
     if kind == "name":
         alone = len(words) == 1
-        opens = start == 0 and alone  # any word is a capital one there
+        opens = start == 0 and (alone or words[0].lower() in SMALL_WORDS)  # capital, and no name
         if opens or re.fullmatch(MONTH, match[0]) or (alone and words[0].lower() in SMALL_WORDS):
             return None
     if kind == "noun":
