@@ -72,7 +72,7 @@ def test_wrong_passages_are_near_ones_without_the_answer():
     other = Questioned("Where is the pan from?", "The pan is from Spain.", ("Spain",), ())
     question = Questioned("Where was the kettle made?", kettle, ("Norway",), near)
     rows = dict(with_negatives([question, other]))
-    assert rows[question] == (near[0], near[2])
+    assert rows[question] == (near[0], near[2], other.passage)
     assert all(len(negatives) <= NEGATIVES for negatives in rows.values())
 
 

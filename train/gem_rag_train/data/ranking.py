@@ -65,7 +65,7 @@ def with_negatives(
     questions: Sequence[Questioned], also: Sequence[str] = ()
 ) -> Iterator[tuple[Questioned, tuple[str, ...]]]:
     """Each question with passages that look as if they answered it: those near its own first, then
-    those of all the others, by words.
+    those of all the others, by words, then any.
 
     Left out is what has the answer's words, and a question for which nothing is left.
 
@@ -84,6 +84,9 @@ def with_negatives(
             ordered = [t for t in found if t in near]
             ordered += [t for t in question.near if t not in found]
             ordered += [t for t in found if t not in near]
+            if len(ordered) < NEGATIVES:
+                rng = Random(question.question)
+                ordered += rng.sample(passages, min(LOOKED_AT, len(passages)))
             wrong = [t for t in dict.fromkeys(ordered) if not _answers(t, question)]
             if wrong:
                 yield question, tuple(wrong[:NEGATIVES])
