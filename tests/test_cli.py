@@ -411,6 +411,33 @@ def test_adapt_says_how_many_chunks_it_needs(run, docs, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_train_skill_shows_what_was_measured_and_names_broken_rows(run, tmp_path):
+    rows = [
+        {"context": f"The kettle has {i} years.", "question": "How long?", "answer": f"{i} years"}
+        for i in range(6)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["train-skill", "short", file, "--output", tmp_path / "new", "--steps", 2]
+    arguments += ["--set", "heldout=0.5", "--set", "rank=2"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    words = " ".join(out.split())
+    assert "on 3 rows about passages held out from training" in words
+    assert "contains" in words
+    assert "skill short in checkpoint" in words
+    assert (tmp_path / "new" / "skills" / "short" / "report.html").is_file()
+    code, out, _ = run(*arguments, "--json")  # in the other's place
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["name"], facts["steps"], facts["heldout_rows"]) == ("short", 2, 3)
+    assert facts["before"].keys() == facts["after"].keys()
+    file.write_text('{"context": "a"}\n')
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "rows.jsonl:1: found the fields ['context']" in " ".join(err.split())
+
+
 def test_unknown_recipes_and_models_are_named(run):
     code, _, err = run("train", "nosuch", model=False)
     assert code == 1

@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gem_rag.config import SkillTask
+from gem_rag_train.data.answering import answer_rows
+from gem_rag_train.data.ranking import rank_rows
 from gem_rag_train.data.rows import Row
-from gem_rag_train.data.sources import Source
+from gem_rag_train.data.sources import (
+    BBC,
+    BOOLQ,
+    COQA,
+    NARRATIVE_QA,
+    QUAC,
+    WIKIPEDIA,
+    Source,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,4 +41,7 @@ class BundledRows:
     sources: tuple[Source, ...]
 
 
-SETS: dict[str, BundledRows] = {}
+SETS: dict[str, BundledRows] = {
+    "answer": BundledRows("answer", answer_rows, (NARRATIVE_QA, QUAC, BOOLQ, COQA, WIKIPEDIA, BBC)),
+    "rank": BundledRows("rank", rank_rows, (NARRATIVE_QA, QUAC, BOOLQ, COQA, WIKIPEDIA)),
+}

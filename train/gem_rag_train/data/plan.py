@@ -1,15 +1,17 @@
-"""Which rows each step of a skill's training has: fixed by the seed before the first one."""
+"""Which rows are measured on, and which each step has: fixed by the seed before the first one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 from gem_rag.errors import GemError
-from gem_rag_train.data.rows import Row
+from gem_rag_train.data.rows import AnswerRow, Row
 
 MOST_TOGETHER = 4  # rows of one passage in a step, which is read once for them
+MOST_MEASURED = 2  # rows of one passage among those that are measured on
 
 Group = list[Row]  # of one passage
 
@@ -74,6 +76,54 @@ class Plan:
         return {text for text, count in steps.items() if count > 1}
 
 
+def hold_out(
+    rows: Sequence[Row], shares: Mapping[str, float], share: float, most: int, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Rows to train on, and rows about other passages to measure on.
+
+    What is measured on is never shown as a wrong passage either. Without two passages to spare,
+    nothing is set aside.
+
+    Args:
+        rows: All.
+        shares: As of `Plan`: what is measured on has the same mixture.
+        share: Of the rows, to be measured on.
+        most: How many at most.
+        seed: Draws them.
+    """
+    rng = Random(f"{seed}:held out")
+    pools = _pools(rows, shares)
+    weights = _weights(pools, shares)
+    left = {source: _by_passage(pool) for source, pool in pools.items()}
+    for groups in left.values():
+        rng.shuffle(groups)
+    spare = len({row.passage for row in rows}) - 1  # one is left to train on
+    wanted = min(most, int(share * len(rows)))
+    aside: list[Row] = []
+    chosen: set[str] = set()
+    while len(aside) < wanted and len(chosen) < spare:
+        there = [source for source, groups in left.items() if groups and weights[source]]
+        if not there:
+            break
+        (source,) = rng.choices(there, [weights[s] for s in there])
+        group = left[source].pop()
+        chosen.add(group[0].passage)
+        aside += group[:MOST_MEASURED]
+    if len(chosen) < 2:
+        return list(rows), []
+    kept = [shown for row in rows if (shown := _without(row, chosen)) is not None]
+    return (kept, aside) if kept else (list(rows), [])
+
+
+def _without(row: Row, held_out: set[str]) -> Row | None:
+    if row.passage in held_out:
+        return None
+    if isinstance(row, AnswerRow):
+        return row
+    others = tuple(n for n in row.negatives if n not in held_out)
+    return replace(row, negatives=others) if others else None
+
+
 def _pools(rows: Sequence[Row], shares: Mapping[str, float]) -> dict[str, list[Row]]:
     """Rows by source; all in one where no shares are asked for."""
     pools: dict[str, list[Row]] = {}
@@ -92,12 +142,16 @@ def _weights(pools: Mapping[str, Sequence[Row]], shares: Mapping[str, float]) ->
     return weights
 
 
-def _grouped(rows: Sequence[Row]) -> list[Group]:
-    by_passage: dict[str, list[Row]] = {}
+def _by_passage(rows: Sequence[Row]) -> list[Group]:
+    groups: dict[str, Group] = {}
     for row in rows:
-        by_passage.setdefault(row.passage, []).append(row)
+        groups.setdefault(row.passage, []).append(row)
+    return list(groups.values())
+
+
+def _grouped(rows: Sequence[Row]) -> list[Group]:
     return [
         group[i : i + MOST_TOGETHER]
-        for group in by_passage.values()
+        for group in _by_passage(rows)
         for i in range(0, len(group), MOST_TOGETHER)
     ]

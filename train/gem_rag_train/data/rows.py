@@ -198,39 +198,3 @@ def _text(value: object, name: str) -> str:
     except UnicodeEncodeError:
         raise GemError(f"{name!r} is no valid Unicode: {value!r}") from None
     return value.strip() if name != "context" else value
-
-
-def hold_out(
-    rows: Sequence[Row], share: float, most: int, seed: int
-) -> tuple[list[Row], list[Row]]:
-    """Rows to train on, and a share of them, `most` at most, to measure on: of other passages.
-
-    What is measured on is never shown as a wrong passage either. Without two passages to spare,
-    nothing is set aside.
-    """
-    passages = list(dict.fromkeys(row.passage for row in rows))
-    Random(f"{seed}:held out").shuffle(passages)
-    wanted = min(most, int(share * len(rows)))
-    by_passage: dict[str, list[Row]] = {}
-    for row in rows:
-        by_passage.setdefault(row.passage, []).append(row)
-    aside: list[Row] = []
-    chosen: set[str] = set()
-    for passage in passages:
-        if len(aside) >= wanted or len(chosen) == len(passages) - 1:
-            break
-        chosen.add(passage)
-        aside += by_passage[passage]
-    if len(chosen) < 2:
-        return list(rows), []
-    left = [shown for row in rows if (shown := _without(row, chosen)) is not None]
-    return left, aside[:most]
-
-
-def _without(row: Row, held_out: set[str]) -> Row | None:
-    if row.passage in held_out:
-        return None
-    if isinstance(row, AnswerRow):
-        return row
-    others = tuple(n for n in row.negatives if n not in held_out)
-    return replace(row, negatives=others) if others else None

@@ -65,8 +65,10 @@ class Job:
         """The run's folder.
 
         Raises:
-            GemError: A run is there already, and is not to be gone on with.
+            GemError: A run is there already and is not to be gone on with, or none is that is.
         """
+        if resume and not (self.run / STATE).exists():
+            raise GemError(f"nothing to resume in {self.run}; start without --resume")
         if not resume and (self.run / STATE).exists():
             raise GemError(
                 f"{self.run} holds a run already; pass --resume to go on with it, delete it, or "

@@ -20,11 +20,12 @@ from torch import nn
 
 from gem_rag.checkpoints.skills import load_skill
 from gem_rag.compute.skill import Skill
+from gem_rag.config import SkillTask
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel, load
 from gem_rag_train.data.bundled import SETS
-from gem_rag_train.data.plan import Plan
-from gem_rag_train.data.rows import Row, hold_out
+from gem_rag_train.data.plan import Plan, hold_out
+from gem_rag_train.data.rows import Row
 from gem_rag_train.kept.passages import Passages
 from gem_rag_train.loop.interrupt import noting_interrupts
 from gem_rag_train.loop.job import Job, job_of
@@ -38,7 +39,7 @@ from gem_rag_train.recipes.skill import SkillTraining
 
 BETAS = 0.9, 0.98
 LARGEST_GRADIENT = 1.0  # norm beyond which gradients are clipped
-MOST_HELD_OUT = 100  # rows
+MOST_HELD_OUT: dict[SkillTask, int] = {"answer": 100, "rank": 50}  # rows
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class SkillTrainer:
         rows = _all_rows(job, self.model)
         self.sources = Counter(row.source for row in rows)
         s = job.settings
-        rows, self.heldout = _held_out(rows, s)
+        rows, self.heldout = _held_out(rows, s, MOST_HELD_OUT[job.config.task])
         self.steps = s.steps_for(len(rows))
         self.plan = Plan(
             rows,
@@ -238,6 +239,7 @@ class SkillTrainer:
             after=trained.after,
         )
         self.passages.forget()
+        self.folder.close()
         return trained
 
 
@@ -265,11 +267,13 @@ def _all_rows(job: Job, model: GemModel) -> list[Row]:
     return fitted(model, rows, length)
 
 
-def _held_out(rows: Sequence[Row], settings: SkillTraining) -> tuple[list[Row], list[Row]]:
+def _held_out(
+    rows: Sequence[Row], settings: SkillTraining, most: int
+) -> tuple[list[Row], list[Row]]:
     """Rows to train on, and those to measure on."""
     if not settings.eval_every or not settings.heldout:
         return list(rows), []
-    left, aside = hold_out(rows, settings.heldout, MOST_HELD_OUT, settings.seed)
+    left, aside = hold_out(rows, settings.shares, settings.heldout, most, settings.seed)
     if not aside:
         warnings.warn(
             "the rows are about too few passages to hold some out: nothing is measured, and the "

@@ -141,6 +141,10 @@ class RunFolder:
             os.fsync(file.fileno())
         fresh.replace(self.folder / STATE)
 
+    def close(self) -> None:
+        """Drop the state of a run that has come to its end; the log stays."""
+        (self.folder / STATE).unlink(missing_ok=True)
+
     def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Best, Average]:
         """Restore weights and moments; the step to go on from, the best so far, the cycles' mean.
 

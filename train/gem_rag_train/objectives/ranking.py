@@ -96,7 +96,9 @@ class RankingObjective:
         ]
         hidden = outputs(self._parts, self._skill, prompts)
         last = torch.tensor([len(p.ids) - 1 for p in prompts], device=hidden.device)
-        next_token = logits(self._parts, hidden[torch.arange(len(prompts)), last])  # (B, vocab)
+        next_token = logits(
+            self._parts, hidden[torch.arange(len(prompts), device=hidden.device), last]
+        )  # (B, vocab)
         yes, no = self._yes_no
         scores = next_token[:, yes] - next_token[:, no]
         return list(scores.split([len(readings[i]) for i in batch]))
