@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PASSAGE_WORDS = 40, 230
 ECHOES = 4  # of one passage, which is read once for them
 WHOLE_SENTENCES = 0.12  # share of echo questions that are answered by the sentence itself
-SHORT_WORDS, LONG_WORDS = 8, 30  # of QuAC's answers: up to where one is short, and where too long
+SHORT_WORDS, LONG_WORDS = 12, 30  # of QuAC's answers: up to where one is short, and where too long
 ALTERNATIVES = 2  # people's other answers are less and less the text's own words
 
 
@@ -55,10 +55,8 @@ def _narrative(tokenizer: Tokenizer) -> Iterator[AnswerRow]:
         found = holding(parts, asked.answers)
         if found:
             context = parts[found[0]]
-            stands = [a for a in asked.answers if plain(a) and plain(a) in plain(context)]
-            others = [a for a in asked.answers if a != stands[0]]
-            answers = [trimmed(a) for a in (stands[0], *others)][:ALTERNATIVES]
-            known = tuple(dict.fromkeys(filter(None, answers)))
+            answers = [trimmed(a) for a in fullest_first(asked.answers, context)]
+            known = tuple(dict.fromkeys(filter(None, answers[:ALTERNATIVES])))
             yield AnswerRow(context, asked.question, known, source="narr")
 
 
@@ -100,7 +98,8 @@ def _yes_or_no() -> Iterator[AnswerRow]:
 
 def _dialogues() -> Iterator[AnswerRow]:
     for asked in coqa():
-        answers = [as_answer(answer) for answer in asked.answers[:ALTERNATIVES]]
+        fullest = fullest_first(asked.answers, asked.text)
+        answers = [as_answer(answer) for answer in fullest[:ALTERNATIVES]]
         known = tuple(dict.fromkeys(filter(None, answers)))
         if known:
             yield AnswerRow(asked.text, asked.question, known, source="coqa")
@@ -118,6 +117,17 @@ def _echoes(rng: Random) -> Iterator[AnswerRow]:
                 yield AnswerRow(body, made.question, (answer,), "sentence", "cloze")
             else:
                 yield AnswerRow(body, made.question, (made.answer,), source="cloze")
+
+
+def fullest_first(answers: Sequence[str], context: str) -> list[str]:
+    """People's answers, the longest first that stands in the text; they are often too short."""
+    stands = [
+        a
+        for a in answers
+        if plain(a) and plain(a) in plain(context) and len(a.split()) <= SHORT_WORDS
+    ]
+    best = [max(stands, key=len)] if stands else []
+    return [*best, *(a for a in answers if a not in best)]
 
 
 def trimmed(answer: str) -> str:
