@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,6 +21,7 @@ class Interrupt:
         if self.came:
             raise KeyboardInterrupt
         self.came = True
+        warnings.warn("stopping after this step; Ctrl-C again stops at once", stacklevel=2)
 
 
 @contextmanager

@@ -65,10 +65,9 @@ class Job:
         """The run's folder.
 
         Raises:
-            GemError: A run is there already and is not to be gone on with, or none is that is.
+            GemError: A run is there already and is not to be gone on with, or none is of
+                these settings and data.
         """
-        if resume and not (self.run / STATE).exists():
-            raise GemError(f"nothing to resume in {self.run}; start without --resume")
         if not resume and (self.run / STATE).exists():
             raise GemError(
                 f"{self.run} holds a run already; pass --resume to go on with it, delete it, or "
@@ -77,7 +76,10 @@ class Job:
         recipe = self.settings.to_dict() | self._facts()
         defaults = SkillTraining().to_dict()
         files = [str(file) for file in self.files]
-        return RunFolder(self.run, recipe, defaults=defaults, free=FREE, files=files)
+        folder = RunFolder(self.run, recipe, defaults=defaults, free=FREE, files=files)
+        if resume:
+            folder.require_same()
+        return folder
 
     def _facts(self) -> dict[str, Any]:
         """What decides the weights beside the settings and the files' contents."""

@@ -193,6 +193,16 @@ class RunFolder:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
+    def require_same(self) -> None:
+        """Raise `GemError` unless there is a state, of this very recipe and data."""
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.folder / STATE, "pt") as file:
+                self._facts((file.metadata() or {}).get("progress"))
+        except FileNotFoundError:
+            raise GemError(f"nothing to resume in {self.folder}; start without --resume") from None
+
     def measured(self, step: int) -> dict[str, float]:
         """What was measured of held-out data at a step, by the log; nothing where it was not."""
         log = self.folder / LOG
