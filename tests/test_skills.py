@@ -1,4 +1,4 @@
-"""Skills: adapters that act after the text, in a checkpoint, a batch, a stream and the frameworks."""
+"""Skills: adapters that act after the text, in a checkpoint, a batch, a stream, the frameworks."""
 
 from __future__ import annotations
 
