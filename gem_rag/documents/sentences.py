@@ -45,6 +45,7 @@ _OWN_LINE = re.compile(
 _ITEM_MARK = re.compile(r"\s*(?:(?:[-*+•‣·–—]|\(?\w{1,3}[.)]|#{1,6}|>)\s+)+")
 _CELLS = re.compile(r"\||\t|\s{3,}\S")
 WRAPPED = 30  # characters: a paragraph of shorter lines is not wrapped prose
+LONGEST_SHORT = 12  # characters of a word that is looked up
 ROOM = 0.75  # a line that is shorter than so much of its paragraph's longest ended on purpose
 
 
@@ -117,7 +118,8 @@ def _is_end(text: str, start: int, match: re.Match[str], end: int) -> bool:
         return False
     if match[0].count(".") != 1 or not match[0].startswith("."):
         return True
-    word = _LAST_WORD.findall(text, start, match.start())[0]
+    before = text[max(start, match.start() - LONGEST_SHORT) : match.start()]
+    word = _LAST_WORD.findall(before)[0]
     if word.casefold() in _BEFORE_NAMES or _is_initial(word):
         return False
     if word.casefold() in _BEFORE_NUMBERS:
