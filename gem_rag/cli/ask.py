@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from contextlib import suppress
@@ -60,7 +59,7 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stand the passages it rests on.
+    The answer streams; below it stands where it is from, with the sentence that carries it.
     """
     condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
@@ -68,12 +67,13 @@ def ask(
         if as_json:
             for _ in stream:
                 pass
-            print_json(dataclasses.asdict(stream.answer))
+            print_json(stream.answer.as_dict())
             return
         print_stream(stream)
         if stream.citations:
             out.print()
-            print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
+            answer = stream.answer
+            print_citations(answer.citations, about=f"{question} {answer.answer}")
 
 
 def chat(
@@ -153,14 +153,14 @@ def reply(
         return None
     stream.close()
     if as_json:
-        print_json(dataclasses.asdict(stream.answer), indent=None)
+        print_json(stream.answer.as_dict(), indent=None)
     return stream.answer
 
 
 def show_sources(citations: list[Citation], as_json: bool) -> None:
     """What the last answer rests on."""
     if as_json:
-        print_json([dataclasses.asdict(c) for c in citations], indent=None)
+        print_json([c.as_dict() for c in citations], indent=None)
     elif citations:
         print_citations(citations)
     else:

@@ -220,7 +220,7 @@ class GemRAG:
         pieces = answer_from(
             self.model, self.store, found, asked, join_readings=self.join_readings, **generation
         )
-        return AnswerStream(pieces, found)
+        return AnswerStream(pieces, found, asked)
 
     def _relevant(
         self,
