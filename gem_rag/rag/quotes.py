@@ -2,8 +2,8 @@
 
 An answer takes its words from the passage, so no model is asked: words that are rare in the
 passages say most, and the first of an answer more than the last, where a small model wanders off.
-Where several sentences hold them, the words of the question decide. The numbers below were chosen
-on questions that are not used to report: see docs/benchmarks.md.
+Where several sentences hold them, the words of the question decide. What counts for how much was
+chosen on questions that are not used to report: see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,21 +13,42 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from gem_rag.documents.sentences import sentences
+from gem_rag.documents.sentences import is_heading, sentences
 from gem_rag.index.words import asked, words
 from gem_rag.rag.citation import Citation
-
-LATER = 0.9  # each word of an answer counts for so much of the one before it
-QUESTION = 0.3  # all of the question's words, where all of the answer's count 1
-VERBATIM = 0.5  # a sentence in which the answer stands word for word has so much more
-WIDER = 0.2  # a neighbour that holds so much more of the answer is quoted too
-CARRIES = 0.5  # a passage carries an answer if it holds so much of what the best one holds
 
 _ENDINGS = ("ings", "ing", "edly", "ed", "es", "s", "ly", "e")  # of English words
 _LEAST_STEM = 3  # letters
 
 
-def quoted(citations: Sequence[Citation], question: str, answer: str) -> list[Citation]:
+@dataclass(frozen=True)
+class Counts:
+    """What counts for how much in the choice of a sentence; all of the answer's words count 1.
+
+    Attributes:
+        later: Each word of an answer, of the one before it.
+        question: All of the question's words.
+        verbatim: That the answer stands there word for word.
+        heading: A heading, of what it would as a sentence: it names what is said below it.
+        wider: A neighbour in the same paragraph that holds so much more of the answer is quoted
+            too.
+        carries: A passage carries an answer if it holds so much of what the best one holds.
+    """
+
+    later: float = 0.9
+    question: float = 0.3
+    verbatim: float = 0.5
+    heading: float = 0.8
+    wider: float = 0.2
+    carries: float = 0.5
+
+
+COUNTS = Counts()
+
+
+def quoted(
+    citations: Sequence[Citation], question: str, answer: str, counts: Counts = COUNTS
+) -> list[Citation]:
     """Citations with the place of the sentence that carries the answer.
 
     Where an answer stands on two neighbours, the quote is both. Of several passages those that hold
@@ -38,15 +59,16 @@ def quoted(citations: Sequence[Citation], question: str, answer: str) -> list[Ci
         citations: The passages that the answer was given from.
         question: What was asked.
         answer: The whole answer; where it is blank, nothing is quoted.
+        counts: How the sentence is chosen.
     """
     if not answer.strip():
         return list(citations)
     passages = [_sentences(citation) for citation in citations]
-    wanted = _Wanted(question, answer, [each for passage in passages for each in passage])
+    wanted = _Wanted(question, answer, [each for passage in passages for each in passage], counts)
     quotes = [wanted.quote(passage) for passage in passages]
     best = max(quotes, key=lambda quote: (quote.share, quote.score), default=_NOTHING)
     return [
-        _with(citation, quote) if _carries(quote, best) else citation
+        _with(citation, quote) if _carries(quote, best, counts) else citation
         for citation, quote in zip(citations, quotes, strict=True)
     ]
 
@@ -64,11 +86,11 @@ class _Quote:
 _NOTHING = _Quote(0, 0, 0.0, 0.0)
 
 
-def _carries(quote: _Quote, best: _Quote) -> bool:
+def _carries(quote: _Quote, best: _Quote, counts: Counts) -> bool:
     """Whether a passage's quote is shown, beside the best of them all."""
     if best.share == 0.0:  # an answer in words of its own: the question's decide, for one passage
         return quote is best and quote.score > 0.0
-    return quote.share >= CARRIES * best.share
+    return quote.share >= counts.carries * best.share
 
 
 def _with(citation: Citation, quote: _Quote) -> Citation:
@@ -78,19 +100,35 @@ def _with(citation: Citation, quote: _Quote) -> Citation:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A sentence of a passage: its place there, its different words, and all of them in order."""
+    """A sentence of a passage.
+
+    Attributes:
+        start: Its first character in the passage.
+        end: One past its last.
+        paragraph: Which paragraph it is in; a heading is one.
+        is_heading: Whether it is one.
+        words: Its different words.
+        line: All of them in order.
+    """
 
     start: int
     end: int
+    paragraph: int
+    is_heading: bool
     words: frozenset[str]
     line: str
 
 
 def _sentences(citation: Citation) -> list[_Sentence]:
-    found = []
+    found: list[_Sentence] = []
+    paragraph, before, after_heading = 0, 0, False
     for start, end in sentences(citation.text, citation.source):
-        inner = words(citation.text[start:end])
-        found.append(_Sentence(start, end, _forms(inner), _line(inner)))
+        text, heading = citation.text[start:end], is_heading(citation.text[start:end])
+        if after_heading or heading or citation.text.count("\n", before, start) > 1:
+            paragraph += 1
+        said = words(text)
+        found.append(_Sentence(start, end, paragraph, heading, _forms(said), _line(said)))
+        before, after_heading = end, heading
     return found
 
 
@@ -101,13 +139,17 @@ class _Wanted:
         question: What was asked.
         answer: What was answered.
         among: All sentences, which say how rare a word is.
+        counts: What counts for how much.
     """
 
-    def __init__(self, question: str, answer: str, among: Sequence[_Sentence]) -> None:
-        counts = Counter(word for each in among for word in each.words)
-        rare = {word: math.log((len(among) + 1) / (n + 0.5)) for word, n in counts.items()}
+    def __init__(
+        self, question: str, answer: str, among: Sequence[_Sentence], counts: Counts
+    ) -> None:
+        self._counts = counts
+        stands = Counter(word for each in among for word in each.words)
+        rare = {word: math.log((len(among) + 1) / (n + 0.5)) for word, n in stands.items()}
         said = [word for word in _telling(answer) if word in rare]
-        self._said = {word: rare[word] * LATER**place for place, word in enumerate(said)}
+        self._said = {word: rare[word] * counts.later**place for place, word in enumerate(said)}
         others = [word for word in _telling(question) if word in rare and word not in self._said]
         self._asked = {word: rare[word] for word in others}
         self._line = _line(words(answer))
@@ -122,20 +164,20 @@ class _Wanted:
         beside = [
             (_share(self._said, passage[first].words | passage[i].words), i)
             for i in (first - 1, first + 1)
-            if 0 <= i < len(passage)
+            if 0 <= i < len(passage) and passage[i].paragraph == passage[first].paragraph
         ]
         both, neighbour = max(beside, default=(share, first))
-        if both >= share + WIDER:
+        if both >= share + self._counts.wider:
             first, last, share = min(first, neighbour), max(last, neighbour), both
         return _Quote(passage[first].start, passage[last].end, score, share)
 
     def _score(self, sentence: _Sentence) -> float:
-        verbatim = bool(self._line.strip()) and self._line in sentence.line
-        return (
-            _share(self._said, sentence.words)
-            + QUESTION * _share(self._asked, sentence.words)
-            + VERBATIM * verbatim
-        )
+        share = _share(self._said, sentence.words)
+        if self._line.strip() and self._line in sentence.line:
+            share += self._counts.verbatim
+        if sentence.is_heading:
+            return self._counts.heading * share
+        return share + self._counts.question * _share(self._asked, sentence.words)
 
 
 def _share(wanted: Mapping[str, float], held: Set[str]) -> float:

