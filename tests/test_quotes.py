@@ -1,10 +1,12 @@
 """The sentence that carries an answer: which one, and its exact place in the stored text."""
 
+import io
 import json
 
 import pytest
 from files import grid_at, lines_at, make_pdf
 
+from gem_rag.cli import console
 from gem_rag.documents import Document
 from gem_rag.index import GemIndex
 from gem_rag.rag import NOTHING_FOUND, Citation, GemRAG
@@ -217,3 +219,15 @@ def test_as_json_an_answer_has_the_quotes_words(gem):
     assert citation["quote"] == "It has seven lives."
     assert (citation["quote_start"], citation["quote_end"]) == (12, 31)
     assert citation["metadata"] == {"year": 2000}
+
+
+def test_the_command_line_shows_the_sentence_below_its_source(monkeypatch):
+    shown = console.Output(soft_wrap=True, emoji=False, record=True, file=io.StringIO())
+    monkeypatch.setattr(console, "out", shown)
+    citations = quoted([cited(KETTLE)], "What is the lid made of?", "[Steel]")
+    console.print_citations(citations, about="What is the lid made of? [Steel]")
+    assert shown.export_text().splitlines()[1] == "“The lid is made of steel.”"
+    console.print_citations(citations)  # the whole passage, as /sources of a chat shows it
+    assert "\x1b[1mThe lid is made of steel.\x1b[0m" in shown.export_text(styles=True)
+    console.print_citations([cited(KETTLE)], about="the steel")  # without a quote
+    assert shown.export_text().splitlines()[1].startswith("... The lid is made of steel. In other")
