@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from contextlib import suppress
@@ -62,7 +61,7 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stand the passages it rests on.
+    The answer streams; below it stands where it is from, with the sentence that carries it.
     """
     condition = parsed(where)
     answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
@@ -71,12 +70,13 @@ def ask(
         if as_json:
             for _ in stream:
                 pass
-            print_json(dataclasses.asdict(stream.answer))
+            print_json(stream.answer.as_dict())
             return
         print_stream(stream)
         if stream.citations:
             out.print()
-            print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
+            answer = stream.answer
+            print_citations(answer.citations, about=f"{question} {answer.answer}")
 
 
 def chat(
@@ -158,14 +158,14 @@ def reply(
         return None
     stream.close()
     if as_json:
-        print_json(dataclasses.asdict(stream.answer), indent=None)
+        print_json(stream.answer.as_dict(), indent=None)
     return stream.answer
 
 
 def show_sources(citations: list[Citation], as_json: bool) -> None:
     """What the last answer rests on."""
     if as_json:
-        print_json([dataclasses.asdict(c) for c in citations], indent=None)
+        print_json([c.as_dict() for c in citations], indent=None)
     elif citations:
         print_citations(citations)
     else:

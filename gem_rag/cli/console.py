@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from gem_rag.documents.find import existing
 from gem_rag.errors import GemError
@@ -156,7 +157,8 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
 
     Args:
         citations: The passages.
-        about: Show the part of each that says most about these words; None shows all of it.
+        about: Show the sentence of each that carries the answer, or else the part that says most
+            about these words; None shows all of it, with that sentence in bold.
     """
     for number, c in enumerate(citations, 1):
         if number > 1:
@@ -166,8 +168,23 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
         out.print(f"[dim]\\[{number}] {escape(place)}  {found_by(c)}[/dim]")
         for other in c.sources[1:]:
             out.print(f"[dim]    also in {escape(other)}[/dim]")
-        text = c.text if about is None else excerpt(c.text, about)
-        out.print(escape(text), highlight=False)
+        out.print(whole(c) if about is None else part(c, about), highlight=False)
+
+
+def whole(citation: Citation) -> Text:
+    """A passage, in bold what carries the answer."""
+    text = Text(citation.text)
+    if citation.quote_start is not None and citation.quote_end is not None:
+        first = citation.quote_start - citation.start
+        text.stylize("bold", first, citation.quote_end - citation.start)
+    return text
+
+
+def part(citation: Citation, about: str) -> Text:
+    """On one line what of a passage carries the answer, in quotation marks, or is about it."""
+    if citation.quote is None:
+        return Text(excerpt(citation.text, about))
+    return Text(f"“{shortened(citation.quote)}”")
 
 
 def found_by(citation: Citation) -> str:

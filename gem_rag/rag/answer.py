@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gem_rag.engine.results import Generation, Usage
@@ -12,6 +12,7 @@ from gem_rag.engine.streams import AwaitedPieces, Stream
 from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
+from gem_rag.rag.quotes import quoted
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
 
@@ -26,6 +27,7 @@ class Answer:
     Attributes:
         answer: The model's words; `NOTHING_FOUND` where nothing relevant was found.
         citations: The passages the model had before it, best first; empty where nothing was found.
+            Once the answer is whole, those that carry it have a quote.
         timings: Seconds: ``retrieve``, ``rank``, ``first_token``, ``generate``, ``total``.
         usage: Token counts of the generation.
         finish_reason: As in `Generation`; ``nothing_found`` where nothing was generated.
@@ -37,19 +39,28 @@ class Answer:
     usage: Usage
     finish_reason: str = "stop"
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, the quotes' words among it, for JSON."""
+        return {**asdict(self), "citations": [citation.as_dict() for citation in self.citations]}
+
 
 class AnswerStream:
     """An answer's text piece by piece; `answer` is the whole, `citations` are known at once.
 
+    Which sentences carry the answer (`Citation.quote`) is known when it is whole: see `answer`.
+
     Args:
         pieces: The model's words; None where nothing was found.
         found: What they stand on.
+        question: What they answer.
     """
 
-    def __init__(self, pieces: Stream | None, found: Found) -> None:
+    def __init__(self, pieces: Stream | None, found: Found, question: str = "") -> None:
         self._pieces = pieces
         self._found = found
+        self._question = question
         self._first: float | None = None
+        self._quoted: list[Citation] | None = None
         self.citations = found.citations
 
     def __iter__(self) -> Iterator[str]:
@@ -60,6 +71,9 @@ class AnswerStream:
             if self._first is None:
                 self._first = time.perf_counter()
             yield piece
+        generation = self._pieces.generation
+        if generation.finish_reason != "cancelled":
+            self._quoted = quoted(self.citations, self._question, generation.text)
 
     def close(self, *, wait: bool = True) -> None:
         """Stop generating; `wait` for a token under way to end."""
@@ -70,7 +84,8 @@ class AnswerStream:
     def answer(self) -> Answer:
         """The answer so far with citations, timings and usage."""
         generation = None if self._pieces is None else self._pieces.generation
-        return _answer(self._found, generation, self._first)
+        citations = self.citations if self._quoted is None else self._quoted
+        return _answer(self._found, citations, generation, self._first)
 
 
 class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):
@@ -87,7 +102,9 @@ class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):
         return self.stream.answer
 
 
-def _answer(found: Found, generation: Generation | None, first: float | None) -> Answer:
+def _answer(
+    found: Found, citations: list[Citation], generation: Generation | None, first: float | None
+) -> Answer:
     """Everything about an answer as it is now; `first` is when its first piece came."""
     now = time.perf_counter()
     timings = dict(found.timings)
@@ -99,7 +116,7 @@ def _answer(found: Found, generation: Generation | None, first: float | None) ->
     if generation is None:
         return Answer(NOTHING_FOUND, [], timings, Usage(0, 0, 0), "nothing_found")
     text, reason = generation.text.strip(), generation.finish_reason
-    return Answer(text, found.citations, timings, generation.usage, reason)
+    return Answer(text, citations, timings, generation.usage, reason)
 
 
 def answer_from(

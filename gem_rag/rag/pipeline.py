@@ -261,7 +261,7 @@ class GemRAG:
             join_readings=self.join_readings,
             **generation,
         )
-        return AnswerStream(pieces, found)
+        return AnswerStream(pieces, found, asked)
 
     def _relevant(
         self,
