@@ -60,12 +60,33 @@ class RelevanceWeights:
         words: What a word score (0 to 1) counts for, beside the part of the question's surprise
             that the passage explains (at most 1).
         cosine: What a cosine counts for.
-        threshold: Least sum of a passage that says something about the question.
+        threshold: Least sum of a passage that says something about the question, for those who
+            choose passages by their rank score; whether one answers is `AnswerableWeights`' matter.
     """
 
     words: float = 0.65
     cosine: float = 0.73
     threshold: float = 0.46
+
+
+@dataclass(frozen=True)
+class AnswerableWeights:
+    """How likely the best passage answers the question: a logistic regression on what is known.
+
+    Attributes:
+        bias: The log-odds of a passage that explains and holds nothing of the question.
+        explained: What the part of the question's surprise that the passage explains (at most 1)
+            adds to them.
+        covered: What the part of the question's words that stand in it (0 to 1) adds.
+        usual: The part that counts where it is not known, as in an index that holds no words.
+        threshold: Least probability with which a question is answered.
+    """
+
+    bias: float = -2.6
+    explained: float = 3.5
+    covered: float = 2.2
+    usual: float = 0.7
+    threshold: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class GemConfig:
             is on these alone; None is all.
         adapter: LoRA hyper-parameters.
         relevance: How ranking weighs what is known of a passage.
+        answerable: How what is known of the best one says whether the question is answered.
         schema_version: Version of this file's layout.
     """
 
@@ -104,6 +126,7 @@ class GemConfig:
     embed_layers: int | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     relevance: RelevanceWeights = field(default_factory=RelevanceWeights)
+    answerable: AnswerableWeights = field(default_factory=AnswerableWeights)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -164,6 +187,7 @@ class GemConfig:
                 "adapter": AdapterConfig(**raw["adapter"]),
                 "preamble_ids": tuple(raw["preamble_ids"]),
                 "relevance": RelevanceWeights(**raw.get("relevance", {})),
+                "answerable": AnswerableWeights(**raw.get("answerable", {})),
             }
             return cls(**{**raw, **nested})
         except (KeyError, TypeError) as error:

@@ -28,6 +28,7 @@ from gem_rag.cli.console import (
     parsed,
     print_citations,
     print_json,
+    print_nearest,
     print_stream,
     worded,
 )
@@ -60,7 +61,8 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stand the passages it rests on.
+    The answer streams; below it stand the passages it rests on. Where none answers, that is said,
+    and the nearest passages are offered.
     """
     condition = parsed(where)
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank, context=context) as rag:
@@ -74,6 +76,8 @@ def ask(
         if stream.citations:
             out.print()
             print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
+        if stream.nearest:
+            print_nearest(stream.nearest)
 
 
 def chat(
@@ -141,6 +145,8 @@ def reply(
                 pass
         else:
             print_stream(stream)
+            if stream.nearest:
+                print_nearest(stream.nearest)
     except KeyboardInterrupt:
         err.print()
     except GemError as error:

@@ -67,6 +67,7 @@ Where = Annotated[
     ),
 ]
 Rank = Annotated[bool, typer.Option("--rank/--no-rank", help="Rank what the index found.")]
+FIRST_WORDS = 120  # characters of a passage that is offered
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -161,6 +162,15 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
         out.print(escape(text), highlight=False)
 
 
+def print_nearest(nearest: list[Citation]) -> None:
+    """What is offered where nothing was found that answers: where it stands, how it begins."""
+    out.print("\nNearest passages:")
+    for number, c in enumerate(nearest, 1):
+        page = "" if c.page is None else f" page {c.page}"
+        out.print(f"[dim]\\[{number}] {escape(c.source)}:{c.start}-{c.end}{page}[/dim]")
+        out.print(escape(shortened(c.text, FIRST_WORDS)), highlight=False)
+
+
 def found_by(citation: Citation) -> str:
     """The scores that brought a passage here."""
     scores = {
@@ -168,6 +178,7 @@ def found_by(citation: Citation) -> str:
         "words": citation.word_score,
         "both": citation.fused_score,
         "rank": citation.rank_score,
+        "confidence": citation.confidence,
     }
     return "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
 

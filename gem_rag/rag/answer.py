@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gem_rag.engine.results import Generation, Usage
@@ -16,6 +16,9 @@ from gem_rag.store import ReadingStore
 from gem_rag.text.prompts import ASK
 
 NOTHING_FOUND = "I found nothing about this in the documents."
+EMPTY_INDEX = (
+    "There are no documents in the index yet: add some with `gem-rag index` or `GemRAG.add`."
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,14 @@ class Answer:
     """An answer, what it stands on, what it took.
 
     Attributes:
-        answer: The model's words; `NOTHING_FOUND` where nothing relevant was found.
+        answer: The model's words; `NOTHING_FOUND` where nothing that answers was found,
+            `EMPTY_INDEX` where there is nothing to find.
         citations: The passages the model had before it, best first; empty where nothing was found.
         timings: Seconds: ``retrieve``, ``rank``, ``first_token``, ``generate``, ``total``.
         usage: Token counts of the generation.
-        finish_reason: As in `Generation`; ``nothing_found`` where nothing was generated.
+        finish_reason: As in `Generation`; ``nothing_found`` or ``empty_index`` where nothing was
+            generated.
+        nearest: Where nothing was found that answers, the nearest passages, at most three.
     """
 
     answer: str
@@ -35,10 +41,13 @@ class Answer:
     timings: dict[str, float]
     usage: Usage
     finish_reason: str = "stop"
+    nearest: list[Citation] = field(default_factory=list)
 
 
 class AnswerStream:
     """An answer's text piece by piece; `answer` is the whole, `citations` are known at once.
+
+    So is `nearest`: the nearest passages, where nothing was found that answers.
 
     Args:
         pieces: The model's words; None where nothing was found.
@@ -50,10 +59,11 @@ class AnswerStream:
         self._found = found
         self._first: float | None = None
         self.citations = found.citations
+        self.nearest = found.nearest if pieces is None else []
 
     def __iter__(self) -> Iterator[str]:
         if self._pieces is None:
-            yield NOTHING_FOUND
+            yield self.answer.answer
             return
         for piece in self._pieces:
             if self._first is None:
@@ -81,6 +91,11 @@ class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):
         return self.stream.citations
 
     @property
+    def nearest(self) -> list[Citation]:
+        """The nearest passages, once the first piece has come; see `AnswerStream`."""
+        return self.stream.nearest
+
+    @property
     def answer(self) -> Answer:
         """See `AnswerStream.answer`."""
         return self.stream.answer
@@ -96,9 +111,15 @@ def _answer(found: Found, generation: Generation | None, first: float | None) ->
     timings["generate"] = now - retrieved if generation is not None else 0.0
     timings["total"] = now - found.started
     if generation is None:
-        return Answer(NOTHING_FOUND, [], timings, Usage(0, 0, 0), "nothing_found")
+        text, reason = unanswered(found)
+        return Answer(text, [], timings, Usage(0, 0, 0), reason, found.nearest)
     text, reason = generation.text.strip(), generation.finish_reason
     return Answer(text, found.citations, timings, generation.usage, reason)
+
+
+def unanswered(found: Found) -> tuple[str, str]:
+    """What is said where nothing is answered, and the reason."""
+    return (EMPTY_INDEX, "empty_index") if found.empty else (NOTHING_FOUND, "nothing_found")
 
 
 def answer_from(

@@ -29,6 +29,8 @@ class Citation:
         fused_score: Cosine and word score in one, at most 1; None where one alone was searched by.
         sources: All sources that hold this very passage.
         metadata: The user's.
+        confidence: How likely it answers the question, 0 to 1: see `gem_rag.rag.relevance`; None
+            where nothing was ranked.
     """
 
     source: str
@@ -44,9 +46,12 @@ class Citation:
     fused_score: float | None = None
     sources: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float | None = None
 
     @classmethod
-    def of(cls, hit: Hit, rank_score: float | None = None) -> Citation:
+    def of(
+        cls, hit: Hit, rank_score: float | None = None, confidence: float | None = None
+    ) -> Citation:
         """What the index found, as a citation.
 
         The place of a chunk that was added without a document is what its metadata says of it.
@@ -68,6 +73,7 @@ class Citation:
             fused_score=hit.fused_score,
             sources=hit.sources or ((source,) if source else ()),
             metadata=hit.metadata,
+            confidence=confidence,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -47,8 +48,8 @@ class GemRAG:
             exactly and without running it again; more are read together afresh.
         rank: Rank what the index found.
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
-        threshold: Least `Citation.rank_score` of a relevant passage; "auto" is the checkpoint's,
-            None answers always.
+        threshold: Least `Citation.confidence`, 0 to 1, with which a question is answered; "auto"
+            is the checkpoint's, None answers always.
         chunk_tokens: Longest chunk.
         join_readings: Experimental: put several readings together instead of reading afresh.
             Faster, and an approximation, because the passages have not seen each other.
@@ -86,7 +87,7 @@ class GemRAG:
         self.context = context
         self.rank = rank
         self.mode: Mode = mode
-        self.threshold = model.config.relevance.threshold if threshold == "auto" else threshold
+        self.threshold = model.config.answerable.threshold if threshold == "auto" else threshold
         self.chunk_tokens = chunk_tokens
         self.join_readings = join_readings
 
@@ -243,7 +244,7 @@ class GemRAG:
             found.started = started
             if found.citations and is_relevant(found.citations[0], self.threshold):
                 return found, asked
-        return Found([], [], [], started, found.timings), whole
+        return replace(found, citations=[], readings=[], texts=[], started=started), whole
 
     def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
         """Answer the next question of a conversation; arguments as for `stream`."""
