@@ -19,7 +19,7 @@ import numpy as np
 from common import arguments, show
 from sklearn.linear_model import LogisticRegression
 
-from gem_rag.config import CONFIG_FILE, AnswerableWeights, GemConfig
+from gem_rag.config import CONFIG_FILE, AnswerableWeights, GemConfig, RelevanceWeights
 from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.evaluation.answerable import CONFIDENCE, RANK_SCORE, Tried, tried
@@ -36,15 +36,20 @@ SQUAD = "SQuAD dev"
 COLOURS = {CONFIDENCE: "#c0504d", RANK_SCORE: "#5b8db8"}
 
 
-def fitted(sets: Sequence[Tried]) -> AnswerableWeights:
-    """A logistic regression, each set counting alike; the threshold keeps `KEEP` of all."""
-    x = np.concatenate([found.known[:, :, :2].reshape(-1, 2) for found in sets])
+def fitted(sets: Sequence[Tried], relevance: RelevanceWeights) -> AnswerableWeights:
+    """A logistic regression, each set counting alike; the threshold keeps `KEEP` of all.
+
+    On the sum that ranks, with the part of the words covered in the word score's place: a weight
+    for each by itself does worse on a set that did not choose it.
+    """
+    x = np.concatenate([found.known[:, :, :3].reshape(-1, 3) for found in sets])
+    beside = np.array([1.0, relevance.words, relevance.cosine])
     y = np.tile([1, 0], len(x) // 2)
     alike = np.concatenate([np.full(2 * len(f.known), 1 / len(f.known)) for f in sets])
-    fit = LogisticRegression(C=100).fit(x, y, sample_weight=alike * len(x) / alike.sum())
-    explained, covered = (round(float(w), 2) for w in fit.coef_[0])
-    bias, usual = round(float(fit.intercept_[0]), 2), round(float(x[:, 1].mean()), 2)
-    weights = AnswerableWeights(bias, explained, covered, usual)
+    fit = LogisticRegression(C=100)
+    fit.fit((x @ beside)[:, None], y, sample_weight=alike * len(x) / alike.sum())
+    bias, *usual = (round(float(v), 2) for v in (fit.intercept_[0], *x[:, 1:].mean(0)))
+    weights = AnswerableWeights(bias, *(round(float(w), 2) for w in fit.coef_[0] * beside), *usual)
     own = np.concatenate([found.by(CONFIDENCE, weights)[0] for found in sets])
     least = math.floor(100 * np.quantile(own, 1 - KEEP)) / 100
     return dataclasses.replace(weights, threshold=least)
@@ -128,7 +133,7 @@ def main() -> None:
         return tried(model, data, kept, max_length=CHUNK_TOKENS)
 
     sets: dict[str, Tried] = {}
-    used = model.config.answerable
+    used, relevance = model.config.answerable, model.config.relevance
     by: dict[str, AnswerableWeights] = {}
     if options.choose:
         choosing = {
@@ -140,14 +145,15 @@ def main() -> None:
             name: asked(name, data.sample(None, options.choose_questions, seed=0))
             for name, data in choosing.items()
         }
-        used = fitted(list(sets.values()))
+        used = fitted(list(sets.values()), relevance)
         for name in sets:
-            by[name] = fitted([found for other, found in sets.items() if other != name])
+            others = [found for other, found in sets.items() if other != name]
+            by[name] = fitted(others, relevance)
     data = Retrieval(*squad()).sample(options.paragraphs, options.questions, seed=1)
     sets, by = {SQUAD: asked(SQUAD, data), **sets}, {SQUAD: used, **by}
     report: dict[str, object] = dict(dataclasses.asdict(used))
     for name, found in sets.items():
-        report |= lines(name, found, by[name], model.config.relevance.threshold)
+        report |= lines(name, found, by[name], relevance.threshold)
     report |= calibration(SQUAD, sets[SQUAD], used)
     if options.plot:
         plot(options.plot, sets, by)

@@ -85,10 +85,11 @@ def test_it_is_known_however_it_was_found_where_there_are_words():
 
 def test_confidence_rises_with_what_is_explained_and_covered_and_stays_a_probability():
     weights = AnswerableWeights()
-    likely = [confidence(share, share, weights) for share in (-1e9, 0, 0.3, 0.6, 1e9)]
+    likely = [confidence(share, share, share, weights) for share in (-1e9, 0, 0.3, 0.6, 1e9)]
     assert likely == sorted(likely)
     assert (likely[0], likely[-1]) == (0, 1)
-    assert confidence(0.3, None, weights) == confidence(0.3, weights.usual, weights)
+    usual = confidence(0.3, weights.usual_covered, weights.usual_cosine, weights)
+    assert confidence(0.3, None, None, weights) == usual
 
 
 def test_passages_say_how_likely_they_answer_where_they_were_ranked(pages):
@@ -186,14 +187,15 @@ def asked():
 def test_every_question_is_asked_with_its_passage_and_without(gem, asked, tmp_path, monkeypatch):
     kept = KeptAnswers(tmp_path / "kept.jsonl")
     found = tried(gem, asked, kept, max_length=256, show_progress=False)
-    assert found.known.shape == (3, 2, 3)
+    assert found.known.shape == (3, 2, 4)
     own, without = found.known[:, 0, 1], found.known[:, 1, 1]
     assert own.max() == 1  # a question's own passage holds its words, the others do not
     assert without.max() == 0
-    own, without = found.by(CONFIDENCE, AnswerableWeights(explained=0.0, covered=9.0))
+    words = AnswerableWeights(explained=0.0, covered=9.0, cosine=0.0)
+    own, without = found.by(CONFIDENCE, words)
     assert own.max() > without.max()
-    assert found.answered(CONFIDENCE, AnswerableWeights(0, 0, 9), 0.95).value == 0
-    assert (found.by(RANK_SCORE, AnswerableWeights())[0] == found.known[:, 0, 2]).all()
+    assert found.answered(CONFIDENCE, words, 0.95).value == 0
+    assert (found.by(RANK_SCORE, AnswerableWeights())[0] == found.known[:, 0, 3]).all()
     monkeypatch.setattr(type(gem), "rank", None)
     again = tried(gem, asked, KeptAnswers(tmp_path / "kept.jsonl"), max_length=256)
     assert (again.known == found.known).all()

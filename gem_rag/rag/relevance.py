@@ -4,9 +4,10 @@ The part of the question's surprise that the passage explains (query likelihood,
 1, below 0 where the passage misleads), plus what word score and cosine count for. Ordering by that
 sum finds more than each alone.
 
-Whether the best passage answers at all is a question of its own: a probability, made of what of the
-question's surprise it explains and which of its words it holds. All weights were chosen on
-questions that are not used to report: see docs/benchmarks.md.
+Whether the best passage answers at all is a question of its own: a probability, made of the same,
+but for the word score. That of a passage which names one of the question's words often is high;
+here it counts which of them stand in it at all. All weights were chosen on questions that are not
+used to report: see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def known_before(
     return weights.words * (word_score or 0.0) + weights.cosine * (cosine or 0.0)
 
 
-def confidence(explained: float, covered: float | None, weights: AnswerableWeights) -> float:
+def confidence(
+    explained: float, covered: float | None, cosine: float | None, weights: AnswerableWeights
+) -> float:
     """The probability that a passage answers the question, 0 to 1.
 
     As it is where the passage that answers is as often there as it is not.
@@ -44,10 +47,17 @@ def confidence(explained: float, covered: float | None, weights: AnswerableWeigh
         explained: The part of the question's surprise that the passage explains, at most 1.
         covered: Which part of the question's words stands in it, 0 to 1; None where that is not
             known.
+        cosine: Its cosine with the question; None likewise.
         weights: The checkpoint's.
     """
-    held = weights.usual if covered is None else covered
-    odds = weights.bias + weights.explained * explained + weights.covered * held
+    held = weights.usual_covered if covered is None else covered
+    near = weights.usual_cosine if cosine is None else cosine
+    odds = (
+        weights.bias
+        + weights.explained * explained
+        + weights.covered * held
+        + weights.cosine * near
+    )
     return (1 + math.tanh(odds / 2)) / 2  # the logistic function, which overflows nowhere
 
 

@@ -259,7 +259,7 @@ class Retriever:
         """A chosen passage, and how likely it answers."""
         hit, weights = chosen.item, self._model.config.answerable
         share = chosen.explained
-        likely = None if share is None else confidence(share, hit.covered, weights)
+        likely = None if share is None else confidence(share, hit.covered, hit.score, weights)
         return Citation.of(hit, chosen.rank_score, likely)
 
     def search(self, question: str, k: int, mode: Mode, where: Where | None) -> list[Hit]:

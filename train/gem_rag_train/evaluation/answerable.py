@@ -43,8 +43,9 @@ class Tried:
     """What is known of the best passage for each question.
 
     Attributes:
-        known: float64 [n, 2, 3]: with the question's own passage among the others, and without;
-            the part of its surprise explained, the part of its words covered, the rank score.
+        known: float64 [n, 2, 4]: with the question's own passage among the others, and without;
+            the part of its surprise explained, the part of its words covered, the cosine, the rank
+            score.
         groups: int [n]: the own passage.
     """
 
@@ -54,9 +55,9 @@ class Tried:
     def by(self, rule: str, weights: AnswerableWeights) -> tuple[np.ndarray, np.ndarray]:
         """What a rule compares with its threshold, with the own passage and without, each [n]."""
         if rule == RANK_SCORE:
-            scores = self.known[:, :, 2]
+            scores = self.known[:, :, 3]
         else:
-            likely = [confidence(*row[:2], weights) for row in self.known.reshape(-1, 3)]
+            likely = [confidence(*row[:3], weights) for row in self.known.reshape(-1, 4)]
             scores = np.array(likely).reshape(-1, 2)
         return scores[:, 0], scores[:, 1]
 
@@ -118,12 +119,13 @@ def _ask(
 
 def _best(
     retriever: Retriever, choice: Choice, question: str, where: Where | None
-) -> tuple[float, float, float]:
-    """Of the best passage: what it explains, what it covers, its rank score."""
+) -> tuple[float, float, float, float]:
+    """Of the best passage: what it explains, what it covers, its cosine, its rank score."""
     hits = retriever.search(question, choice.wanted, "hybrid", where)
     found = [Candidate(hit, hit.words, hit.score, hit.word_score) for hit in hits]
     best: Chosen[Hit] = choice.best(question, found)[0]
-    return best.explained or 0.0, best.item.covered or 0.0, best.rank_score or 0.0
+    hit = best.item
+    return best.explained or 0.0, hit.covered or 0.0, hit.score or 0.0, best.rank_score or 0.0
 
 
 def decided(
