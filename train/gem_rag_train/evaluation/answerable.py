@@ -57,7 +57,8 @@ class Tried:
         if rule == RANK_SCORE:
             scores = self.known[:, :, 3]
         else:
-            likely = [confidence(*row[:3], weights) for row in self.known.reshape(-1, 4)]
+            rows = self.known.reshape(-1, 4).tolist()
+            likely = [confidence(share, held, near, weights) for share, held, near, _ in rows]
             scores = np.array(likely).reshape(-1, 2)
         return scores[:, 0], scores[:, 1]
 
@@ -94,7 +95,7 @@ def tried(
             index.add(texts, (vectors or store).embed(texts), metadatas=numbers)
             choice = Choice(1, store.rank, CANDIDATES, weights=model.config.relevance)
             _ask(Retriever(model, index, store), choice, data, keys, kept, show_progress)
-    return Tried(np.array([kept[key] for key in keys], dtype=np.float64), data.gold)
+    return Tried(np.array([kept[key] for key in keys], dtype=np.float64), np.array(data.gold))
 
 
 def _ask(
