@@ -28,6 +28,7 @@ from gem_rag.cli.console import (
     parsed,
     print_citations,
     print_json,
+    print_nearest,
     print_stream,
     worded,
 )
@@ -61,7 +62,8 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stands where it is from, with the sentence that carries it.
+    The answer streams; below it stands where it is from, with the sentence that carries it. Where
+    nothing answers, that is said, and the nearest passages are offered.
     """
     condition = parsed(where)
     answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
@@ -77,6 +79,8 @@ def ask(
             out.print()
             answer = stream.answer
             print_citations(answer.citations, about=f"{question} {answer.answer}")
+        if stream.nearest:
+            print_nearest(stream.nearest)
 
 
 def chat(
@@ -146,6 +150,8 @@ def reply(
                 pass
         else:
             print_stream(stream)
+            if stream.nearest:
+                print_nearest(stream.nearest)
     except KeyboardInterrupt:
         err.print()
     except GemError as error:

@@ -72,6 +72,7 @@ Skill = Annotated[
     str,
     typer.Option("--skill", help="What answers: auto, none (the plain base), or a skill's name."),
 ]
+FIRST_WORDS = 120  # characters of a passage that is offered
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -187,6 +188,15 @@ def part(citation: Citation, about: str) -> Text:
     return Text(f"“{shortened(citation.quote)}”")
 
 
+def print_nearest(nearest: list[Citation]) -> None:
+    """What is offered where nothing was found that answers: where it stands, how it begins."""
+    out.print("\nNearest passages:")
+    for number, c in enumerate(nearest, 1):
+        page = "" if c.page is None else f" page {c.page}"
+        out.print(f"[dim]\\[{number}] {escape(c.source)}:{c.start}-{c.end}{page}[/dim]")
+        out.print(escape(shortened(c.text, FIRST_WORDS)), highlight=False)
+
+
 def found_by(citation: Citation) -> str:
     """The scores that brought a passage here."""
     scores = {
@@ -194,6 +204,7 @@ def found_by(citation: Citation) -> str:
         "words": citation.word_score,
         "both": citation.fused_score,
         "rank": citation.rank_score,
+        "confidence": citation.confidence,
     }
     return "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gem_rag.engine.results import Generation, Usage
@@ -18,6 +18,9 @@ from gem_rag.store import ReadingStore
 
 QUESTION, CONTEXT = "{question}", "{context}"
 NOTHING_FOUND = "I found nothing about this in the documents."
+EMPTY_INDEX = (
+    "There are no documents in the index yet: add some with `gem-rag index` or `GemRAG.add`."
+)
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,15 @@ class Answer:
     """An answer, what it stands on, what it took.
 
     Attributes:
-        answer: The model's words; `NOTHING_FOUND` where nothing relevant was found.
+        answer: The model's words; `NOTHING_FOUND` where nothing that answers was found,
+            `EMPTY_INDEX` where there is nothing to find.
         citations: The passages the model had before it, best first; empty where nothing was found.
             Once the answer is whole, those that carry it have a quote.
         timings: Seconds: ``retrieve``, ``rank``, ``first_token``, ``generate``, ``total``.
         usage: Token counts of the generation.
-        finish_reason: As in `Generation`; ``nothing_found`` where nothing was generated.
+        finish_reason: As in `Generation`; ``nothing_found`` or ``empty_index`` where nothing was
+            generated.
+        nearest: Where nothing was found that answers, the nearest passages, at most three.
     """
 
     answer: str
@@ -38,6 +44,7 @@ class Answer:
     timings: dict[str, float]
     usage: Usage
     finish_reason: str = "stop"
+    nearest: list[Citation] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, the quotes' words among it, for JSON."""
@@ -48,6 +55,7 @@ class AnswerStream:
     """An answer's text piece by piece; `answer` is the whole, `citations` are known at once.
 
     Which sentences carry the answer (`Citation.quote`) is known when it is whole: see `answer`.
+    `nearest` is known at once, too: the nearest passages, where nothing was found that answers.
 
     Args:
         pieces: The model's words; None where nothing was found.
@@ -62,10 +70,11 @@ class AnswerStream:
         self._first: float | None = None
         self._quoted: list[Citation] | None = None
         self.citations = found.citations
+        self.nearest = found.nearest if pieces is None else []
 
     def __iter__(self) -> Iterator[str]:
         if self._pieces is None:
-            yield NOTHING_FOUND
+            yield self.answer.answer
             return
         for piece in self._pieces:
             if self._first is None:
@@ -97,6 +106,11 @@ class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):
         return self.stream.citations
 
     @property
+    def nearest(self) -> list[Citation]:
+        """The nearest passages, once the first piece has come; see `AnswerStream`."""
+        return self.stream.nearest
+
+    @property
     def answer(self) -> Answer:
         """See `AnswerStream.answer`."""
         return self.stream.answer
@@ -114,9 +128,15 @@ def _answer(
     timings["generate"] = now - retrieved if generation is not None else 0.0
     timings["total"] = now - found.started
     if generation is None:
-        return Answer(NOTHING_FOUND, [], timings, Usage(0, 0, 0), "nothing_found")
+        text, reason = unanswered(found)
+        return Answer(text, [], timings, Usage(0, 0, 0), reason, found.nearest)
     text, reason = generation.text.strip(), generation.finish_reason
     return Answer(text, citations, timings, generation.usage, reason)
+
+
+def unanswered(found: Found) -> tuple[str, str]:
+    """What is said where nothing is answered, and the reason."""
+    return (EMPTY_INDEX, "empty_index") if found.empty else (NOTHING_FOUND, "nothing_found")
 
 
 def answer_from(

@@ -32,6 +32,8 @@ class Citation:
         quote_start: First character, in the source's text, of the sentence that carries the answer;
             None where there is no answer yet, or the passage does not carry it.
         quote_end: One past its last; None likewise.
+        confidence: How likely it answers the question, 0 to 1: see `gem_rag.rag.relevance`; None
+            where nothing was ranked.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Citation:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     quote_start: int | None = None
     quote_end: int | None = None
+    confidence: float | None = None
 
     @property
     def quote(self) -> str | None:
@@ -62,7 +65,9 @@ class Citation:
         return {**asdict(self), "quote": self.quote}
 
     @classmethod
-    def of(cls, hit: Hit, rank_score: float | None = None) -> Citation:
+    def of(
+        cls, hit: Hit, rank_score: float | None = None, confidence: float | None = None
+    ) -> Citation:
         """What the index found, as a citation.
 
         The place of a chunk that was added without a document is what its metadata says of it.
@@ -84,6 +89,7 @@ class Citation:
             fused_score=hit.fused_score,
             sources=hit.sources or ((source,) if source else ()),
             metadata=hit.metadata,
+            confidence=confidence,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -56,8 +57,8 @@ class GemRAG:
             exactly and without running it again; more are read together afresh.
         rank: Rank what the index found.
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
-        threshold: Least `Citation.rank_score` of a relevant passage; "auto" is the checkpoint's,
-            None answers always.
+        threshold: Least `Citation.confidence`, 0 to 1, with which a question is answered; "auto"
+            is the checkpoint's, None answers always.
         skill: What answers: "auto" is the skill "answer" where the checkpoint has it, None the
             plain base, a name that skill.
         prompt: What is said after the passages, with ``{question}`` in it; None is the skill's own
@@ -102,7 +103,7 @@ class GemRAG:
         self.context = context
         self.rank = rank
         self.mode: Mode = mode
-        self.threshold = model.config.relevance.threshold if threshold == "auto" else threshold
+        self.threshold = model.config.answerable.threshold if threshold == "auto" else threshold
         self.skill = self._skill(skill)
         self.prompt = None if prompt is None else require_prompt(prompt)
         self.chunk_tokens = chunk_tokens
@@ -284,7 +285,7 @@ class GemRAG:
             found.started = started
             if found.citations and is_relevant(found.citations[0], self.threshold):
                 return found, asked
-        return Found([], [], [], started, found.timings), whole
+        return replace(found, citations=[], readings=[], texts=[], started=started), whole
 
     def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
         """Answer the next question of a conversation; arguments as for `stream`."""
