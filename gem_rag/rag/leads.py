@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gem_rag.index.words import words
 
-LEAST_WORDS = 4  # of a sentence; what is shorter is a label
+LEAST_WORDS = 3  # of a sentence; what is shorter is a label
 
 # A fenced program; else lines up to an empty one, a list's next mark, a heading or a table.
 _BLOCK = re.compile(

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from textwrap import shorten
 from typing import TypeVar
 
-from gem_rag.documents.pieces import has_words
 from gem_rag.documents.words import BETWEEN
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.index.records import Hit, Record
@@ -27,7 +27,7 @@ LOOKED_AT = 3  # passages of a section in which its first sentence is looked for
 OPENING = 2  # sentences of a document's beginning
 ALONE = 4  # and of a document that is one passage
 MOST_WORDS = 45  # of a sentence; a longer one only for want of others
-LONGEST_LINE = 160  # characters of a line that stands for a sentence where there is none
+SHORTENED = 160  # characters that stand for a sentence where there is none, and no heading
 OFFERED = 8  # sentences of a passage that are looked at
 DEEPEST = 6  # level of a heading
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Line:
 
     Attributes:
         heading: Of the section that it speaks for, where that has one.
-        text: Sentences of the passage.
+        text: Sentences of the passage; empty where it has none.
         chunk: The passage.
     """
 
@@ -74,14 +74,34 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * len(items) // few] for i in range(few)]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Passages one after another, and the heading of the section that they are, if they are one."""
+
+    heading: str
+    chunks: Sequence[Record]
+
+    def line(self, sentences_wanted: int) -> Line:
+        """What it begins with, from the first passage that has a sentence."""
+        for chunk in self.chunks[:LOOKED_AT]:
+            found = list(islice(sentences(chunk.text), OFFERED))
+            short = [s for s in found if len(s.split()) <= MOST_WORDS]
+            if found:
+                return Line(self.heading, " ".join((short or found)[:sentences_wanted]), chunk)
+        return Line(self.heading, "", self.chunks[0])
+
+
 def _lines(chunks: Sequence[Record]) -> list[Line]:
     """A line for the document's beginning and for each of its parts."""
     parts = spread(_parts(chunks), MOST_PARTS)
-    lines = [_line(part, OPENING if len(parts) > 1 else ALONE) for part in parts[:1]]
-    return lines + [_line(part, 1) for part in parts[1:]]
+    lines = [part.line(OPENING if len(parts) > 1 else ALONE) for part in parts[:1]]
+    lines += [part.line(1) for part in parts[1:]]
+    told = {line.heading for line in lines if line.text}
+    kept = [line for line in lines if line.text or line.heading not in told | {""}]
+    return kept or [Line("", shorten(line.chunk.text, SHORTENED), line.chunk) for line in lines]
 
 
-def _parts(chunks: Sequence[Record]) -> list[list[Record]]:
+def _parts(chunks: Sequence[Record]) -> list[_Part]:
     """Sections, as deep as few enough have their place; passages, where there are no sections."""
     found = _sections(chunks, 1)
     for depth in range(2, DEEPEST + 1):
@@ -89,31 +109,12 @@ def _parts(chunks: Sequence[Record]) -> list[list[Record]]:
         if len(deeper) > MOST_PARTS:
             break
         found = deeper
-    return found if len(found) >= FEW_SECTIONS else [[chunk] for chunk in chunks]
+    return found if len(found) >= FEW_SECTIONS else [_Part("", [chunk]) for chunk in chunks]
 
 
-def _sections(chunks: Sequence[Record], depth: int) -> list[list[Record]]:
-    return [
-        list(part) for _, part in groupby(chunks, lambda c: tuple(c.heading.split(BETWEEN)[:depth]))
-    ]
-
-
-def _line(part: Sequence[Record], most: int) -> Line:
-    """What a part of the document begins with, from the first passage that has a sentence."""
-    for chunk in part[:LOOKED_AT]:
-        found = list(islice(sentences(chunk.text), OFFERED))
-        short = [s for s in found if len(s.split()) <= MOST_WORDS]
-        if found:
-            return Line(_heading(chunk), " ".join((short or found)[:most]), chunk)
-    first = part[0]
-    heading = _heading(first)
-    rows = (" ".join(row.split()) for row in first.text.splitlines() if has_words(row))
-    return Line(heading, "" if heading else next(rows, "")[:LONGEST_LINE], first)
-
-
-def _heading(chunk: Record) -> str:
-    """The innermost heading that a passage stands under."""
-    return chunk.heading.split(BETWEEN)[-1]
+def _sections(chunks: Sequence[Record], depth: int) -> list[_Part]:
+    paths = groupby(chunks, lambda chunk: chunk.heading.split(BETWEEN)[:depth])
+    return [_Part(path[-1], list(part)) for path, part in paths]
 
 
 def _written(lines: Sequence[Line]) -> tuple[list[str], list[Citation]]:
@@ -122,10 +123,10 @@ def _written(lines: Sequence[Line]) -> tuple[list[str], list[Citation]]:
     pieces: list[str] = []
     for line in lines:
         cited.setdefault(line.chunk.id, Citation.of(_as_hit(line.chunk)))
-        said = f"{line.text} [{list(cited).index(line.chunk.id) + 1}]".strip()
-        if pieces:
-            said = f"\n- {line.heading}: {said}" if line.heading else f"\n- {said}"
-        pieces.append(said)
+        number = list(cited).index(line.chunk.id) + 1
+        named = ": ".join(part for part in (line.heading, line.text) if part)
+        said = f"\n- {named}" if pieces else line.text or line.heading
+        pieces.append(f"{said} [{number}]")
     return pieces, list(cited.values())
 
 
