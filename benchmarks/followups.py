@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -59,6 +60,7 @@ class Asker:
         self._rag = GemRAG(model, index, store=store, candidates=candidates)
         self._candidates = candidates
         self._own_answers = own_answers
+        self._find = cache(self._search)  # two of the ways ask the same
 
     def right(self, turn: Turn) -> list[bool]:
         """Whether each of `WAYS` finds the turn's paragraph first."""
@@ -72,7 +74,7 @@ class Asker:
         gold = str(turn.paragraph)
         return [bool(way.citations) and way.citations[0].id == gold for way in ways]
 
-    def _find(
+    def _search(
         self, question: str, /, *, searched: str | None = None, only: str | None = None
     ) -> Found:
         return self._retriever.find(

@@ -26,7 +26,7 @@ FEW_SECTIONS = 4  # with fewer, passages stand for themselves
 LOOKED_AT = 3  # passages of a section in which its first sentence is looked for
 OPENING = 2  # sentences of a document's beginning
 ALONE = 4  # and of a document that is one passage
-MOST_WORDS = 45  # of a sentence; a longer one only for want of others
+WORDS = range(5, 36)  # of a line's first sentence; others only for want of such a one
 SHORTENED = 160  # characters that stand for a sentence where there is none, and no heading
 OFFERED = 8  # sentences of a passage that are looked at
 DEEPEST = 6  # level of a heading
@@ -85,9 +85,11 @@ class _Part:
         """What it begins with, from the first passage that has a sentence."""
         for chunk in self.chunks[:LOOKED_AT]:
             found = list(islice(sentences(chunk.text), OFFERED))
-            short = [s for s in found if len(s.split()) <= MOST_WORDS]
+            lengths = [len(sentence.split()) for sentence in found]
+            first = next((i for i, n in enumerate(lengths) if n in WORDS), 0)
             if found:
-                return Line(self.heading, " ".join((short or found)[:sentences_wanted]), chunk)
+                said = " ".join(found[first : first + sentences_wanted])
+                return Line(self.heading, said, chunk)
         return Line(self.heading, "", self.chunks[0])
 
 
@@ -103,10 +105,10 @@ def _lines(chunks: Sequence[Record]) -> list[Line]:
 
 def _parts(chunks: Sequence[Record]) -> list[_Part]:
     """Sections, as deep as few enough have their place; passages, where there are no sections."""
-    found = _sections(chunks, 1)
-    for depth in range(2, DEEPEST + 1):
+    found: list[_Part] = []
+    for depth in range(1, DEEPEST + 1):
         deeper = _sections(chunks, depth)
-        if len(deeper) > MOST_PARTS:
+        if len(found) >= FEW_SECTIONS and len(deeper) > MOST_PARTS:
             break
         found = deeper
     return found if len(found) >= FEW_SECTIONS else [_Part("", [chunk]) for chunk in chunks]
