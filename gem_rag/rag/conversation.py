@@ -15,7 +15,7 @@ from gem_rag.text.template import Message
 
 # By so much of a rank score another passage must say more about the question itself than the one
 # that the conversation leads to.
-MARGIN = 0.3
+MARGIN = 0.2
 
 
 class Find(Protocol):
