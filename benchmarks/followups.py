@@ -1,10 +1,10 @@
 """Second and later questions of a conversation: is the passage that answers them found first?
 
-QuAC's dialogues of odd number, cut into chunks, all articles of a half in one index; of the first
-half's figures something was chosen, of the second's nothing. Three ways: the question alone, the last question put before it, and
-`find_in_context`. Beside the follow-ups, changes of subject: first questions of a dialogue, asked
-after another one; of these also the part that may stand alone. The answers in the history are the
-set's own; with ``--own-answers`` they are the model's.
+QuAC's dialogues of odd number, cut into chunks, all articles of a half in one index; by the first
+half something was chosen, by the second nothing. Three ways: the question alone, the last question
+put before it, and `find_in_context`. Beside the follow-ups, changes of subject: first questions of
+a dialogue, asked after another one; of these also the part that may stand alone. The answers in the
+history are the set's own; with ``--own-answers`` they are the model's.
 """
 
 from __future__ import annotations

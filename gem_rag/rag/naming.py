@@ -106,7 +106,7 @@ class Named:
 
     def _sources(self) -> list[str]:
         if self._where is None:
-            return [document.source for document in self._index.documents.all()]
+            return [known.source for known in self._index.documents.all() if known.chunks]
         found = (record.source for record in self._index.iterate(self._where))
         return sorted({source for source in found if source is not None})
 
@@ -120,6 +120,8 @@ class Named:
         return named or self._titled(name, wanted) or self._partly(wanted)
 
     def _titled(self, name: str, wanted: set[str]) -> list[str]:
+        if not self._index.info().words:  # an older index
+            return []
         hits = self._index.search(None, SEARCHED, text=name, mode="words", where=self._where)
         found = dict.fromkeys(hit.source for hit in hits if hit.source is not None)
         return [source for source in found if wanted & self._titles(source)]
