@@ -211,7 +211,7 @@ def test_a_follow_up_is_retrieved_in_the_light_of_the_history(rag, docs):
     assert in_context("How long?", history) == "Tell me of the kettle. How long?"
     assert in_context("How long?", []) == "How long?"
     rag.add(docs)
-    chat = rag.chat("How long?", history, max_new_tokens=4)
+    chat = rag.chat("How long?", history[:1], max_new_tokens=4)  # nothing was answered
     alone = rag.answer("Tell me of the kettle. How long?", max_new_tokens=4)
     assert chat.citations == alone.citations
 

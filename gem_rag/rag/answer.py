@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class Answer:
         timings: Seconds: ``retrieve``, ``rank``, ``first_token``, ``generate``, ``total``.
         usage: Token counts of the generation.
         finish_reason: As in `Generation`; ``nothing_found`` or ``empty_index`` where nothing was
-            generated.
+            generated; ``small_talk`` and ``which_document`` where nothing was searched, because
+            nothing was asked, or it has to be known first which document is meant.
         nearest: Where nothing was found that answers, the nearest passages, at most three.
     """
 
@@ -95,6 +96,40 @@ class AnswerStream:
         generation = None if self._pieces is None else self._pieces.generation
         citations = self.citations if self._quoted is None else self._quoted
         return _answer(self._found, citations, generation, self._first)
+
+
+class SaidStream(AnswerStream):
+    """What is said without a search and without a run of the model, as an answer.
+
+    Args:
+        pieces: Of the text.
+        reason: Its finish reason.
+        citations: Passages that it was taken from.
+        started: When it was begun (`time.perf_counter`); None is now.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[str],
+        reason: str,
+        citations: Sequence[Citation] = (),
+        started: float | None = None,
+    ) -> None:
+        now = time.perf_counter()
+        super().__init__(None, Found(list(citations), [], [], now))
+        self._taken = 0.0 if started is None else now - started
+        self._text = pieces
+        self._reason = reason
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._text
+
+    @property
+    def answer(self) -> Answer:
+        """All of it; no tokens were generated."""
+        timings = {"retrieve": self._taken, "rank": 0.0, "generate": 0.0, "total": self._taken}
+        text = "".join(self._text)
+        return Answer(text, list(self.citations), timings, Usage(0, 0, 0), self._reason)
 
 
 class AsyncAnswerStream(AwaitedPieces[AnswerStream, str]):

@@ -215,16 +215,18 @@ class Retriever:
         rank: bool,
         mode: Mode = "hybrid",
         where: Where | None = None,
+        searched: str | None = None,
     ) -> Found:
         """The best passages for a question.
 
         Args:
-            question: What is asked.
+            question: What is asked, and passages are ranked by.
             k: How many at most; None is all candidates.
             candidates: How many are ranked.
             rank: Whether they are.
             mode: What finds candidates: vectors, words, or both.
             where: Filter.
+            searched: What candidates are searched by, where that says more; None is the question.
 
         Raises:
             GemError: The question is empty.
@@ -237,15 +239,15 @@ class Retriever:
         kept = _KeptRank(self._model, self._store)
         weights = self._model.config.relevance
         choice = Choice(k, kept if rank else None, candidates, weights=weights, must_rank=True)
-        hits = self.search(question, choice.wanted, mode, where)
-        searched = time.perf_counter()
+        hits = self.search(searched or question, choice.wanted, mode, where)
+        found = time.perf_counter()
         ordered: list[Chosen[Hit]] = choice.ordered(
             question, [Candidate(h, h.words, h.score, h.word_score) for h in hits]
         )
         chosen = ordered[:k]
-        timings = {"retrieve": searched - started, "rank": 0.0}
+        timings = {"retrieve": found - started, "rank": 0.0}
         if rank and hits:
-            timings["rank"] = time.perf_counter() - searched
+            timings["rank"] = time.perf_counter() - found
         return Found(
             citations=[self._cited(c) for c in chosen],
             readings=[kept.readings[c.item.words] for c in chosen] if kept.readings else [],
