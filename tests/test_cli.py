@@ -1,5 +1,6 @@
 """The command line, as scripts and people use it, on a tiny checkpoint."""
 
+import io
 import json
 import re
 import signal
@@ -544,3 +545,38 @@ def test_the_demo_answers_from_its_own_documentation(default_model, run):
     assert code == 0
     assert "fetches and converts the default model" in out
     assert "cli.md:" in out
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """A threshold that nothing reaches."""
+    import gem_rag.rag as rag
+
+    defaults = {**rag.GemRAG.__init__.__kwdefaults__, "threshold": 1.1}
+    monkeypatch.setattr(rag.GemRAG.__init__, "__kwdefaults__", defaults)
+
+
+def test_where_nothing_answers_the_nearest_passages_are_printed(run, docs, never):
+    code, out, _ = run("ask", "kettle?", "--docs", docs)
+    assert code == 0
+    answer, _, offered = out.partition("\n\nNearest passages:\n")
+    assert answer == "I found nothing about this in the documents."
+    assert f"{docs / 'kettle.md'}:" in offered
+    assert "The kettle has a warranty of seven years." in offered
+    told = json.loads(run("ask", "kettle?", "--docs", docs, "--json")[1])
+    assert (told["citations"], told["finish_reason"]) == ([], "nothing_found")
+    sources = {str(docs / "kettle.md"), str(docs / "rivers.txt")}
+    assert {c["source"] for c in told["nearest"]} == sources
+
+
+def test_a_conversation_offers_them_too(run, docs, never, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\n"))
+    _, out, _ = run("chat", "--docs", docs)
+    assert "Nearest passages:\n[1] " in out
+    assert out.endswith("no sources yet\n")
+
+
+def test_an_empty_index_says_that_it_is(run, tmp_path):
+    GemIndex(tmp_path / "index").close()
+    code, out, _ = run("ask", "kettle?", "--index", tmp_path / "index")
+    assert (code, out.startswith("There are no documents in the index yet")) == (0, True)

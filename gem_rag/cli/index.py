@@ -136,7 +136,7 @@ def search(
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank) as rag:
         citations = rag.retrieve(query, k=k, where=condition)
         if as_json:
-            print_json([dataclasses.asdict(c) for c in citations])
+            print_json([c.as_dict() for c in citations])
         elif citations:
             print_citations(citations)
         else:

@@ -110,6 +110,10 @@ Questions = Annotated[int | None, typer.Option("--questions", help="Of each retr
 Ranked = Annotated[
     int | None, typer.Option("--ranked", help="Questions of each set asked every way.")
 ]
+Answerable = Annotated[
+    int | None,
+    typer.Option("--answerable", help="Questions asked with their paragraph in and taken out."),
+]
 Labelled = Annotated[
     int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
 ]
@@ -142,6 +146,7 @@ def eval_(
     paragraphs: Paragraphs = None,
     questions: Questions = None,
     ranked: Ranked = None,
+    answerable: Answerable = None,
     labelled: Labelled = None,
     lm: Lm = None,
     passages: Passages = None,
@@ -162,6 +167,7 @@ def eval_(
         "paragraphs": paragraphs,
         "questions": questions,
         "ranked": ranked,
+        "answerable": answerable,
         "labelled": labelled,
         "lm": lm,
         "passages": passages,

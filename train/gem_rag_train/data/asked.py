@@ -67,10 +67,15 @@ def narrative(part: Part) -> list[Asked]:
     ]
 
 
+def quac_rows(part: Part) -> list[dict[str, str]]:
+    """QuAC's dialogues of one part: passage, questions and answers."""
+    return _rows(QUAC)[STARTS[part] :: 2]
+
+
 @cache
 def quac_texts(part: Part) -> tuple[str, ...]:
     """The passages of QuAC's dialogues of one part, in their order."""
-    return tuple(row["passage"] for row in _rows(QUAC)[STARTS[part] :: 2])
+    return tuple(row["passage"] for row in quac_rows(part))
 
 
 def quac(part: Part) -> list[Asked]:
@@ -78,7 +83,7 @@ def quac(part: Part) -> list[Asked]:
 
     The answer is what several people marked, joined by commas.
     """
-    firsts = (_first(row) for row in _rows(QUAC)[STARTS[part] :: 2])
+    firsts = (_first(row) for row in quac_rows(part))
     return [asked for asked in firsts if asked is not None]
 
 

@@ -33,6 +33,7 @@ PARTS = (
     "retrieval",
     "shifted",
     "ranking",
+    "answerable",
     "classification",
     "clustering",
     "generation",
@@ -41,6 +42,17 @@ PARTS = (
     "mteb",
 )
 SMALL_INDEX = 100  # paragraphs, as many as a user's first folder may have
+SIZES = (
+    "paragraphs",
+    "questions",
+    "ranked",
+    "answerable",
+    "labelled",
+    "lm",
+    "passages",
+    "answers",
+    "rag",
+)
 EXTRA = ("lm_eval", "matplotlib", "mteb", "scipy", "sentence_transformers", "sklearn")
 PACKAGES = ("gem-rag", "torch", "transformers", "mteb", "lm-eval", "sentence-transformers")
 
@@ -55,6 +67,7 @@ class EvalSettings:
         paragraphs: Of each retrieval set.
         questions: Of each retrieval set.
         ranked: Questions of each set that are asked of words, vectors, both, and ranked.
+        answerable: Questions that are asked with their paragraph in the index and without.
         labelled: Texts of each set for classification and clustering.
         lm: Questions of each multiple-choice task.
         passages: For perplexity.
@@ -71,6 +84,7 @@ class EvalSettings:
     paragraphs: int | None = None
     questions: int | None = None
     ranked: int = 1000
+    answerable: int = 500
     labelled: int | None = 1000
     lm: int | None = None
     passages: int | None = 500
@@ -90,16 +104,7 @@ class EvalSettings:
                 option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
                 raise GemError(f"part {part} needs {option}")
         counts = vars(self)
-        for name in (
-            "paragraphs",
-            "questions",
-            "ranked",
-            "labelled",
-            "lm",
-            "passages",
-            "answers",
-            "rag",
-        ):
+        for name in SIZES:
             if counts[name] is not None and counts[name] < 2:
                 raise GemError(f"{name} is {counts[name]}; expected 2 at least")
 
@@ -110,6 +115,7 @@ class EvalSettings:
             "paragraphs": 50,
             "questions": 50,
             "ranked": 20,
+            "answerable": 20,
             "labelled": 100,
             "lm": 20,
             "passages": 10,
@@ -193,6 +199,7 @@ class Evaluation:
             "retrieval": self._retrieval,
             "shifted": self._shifted,
             "ranking": self._ranking,
+            "answerable": self._answerable,
             "classification": self._classification,
             "clustering": self._clustering,
             "generation": self._generation,
@@ -270,6 +277,19 @@ class Evaluation:
                 show_progress=self.show,
             )
         return lines
+
+    def _answerable(self) -> list[Measure]:
+        from gem_rag_train.evaluation.answerable import decided
+
+        return decided(
+            self.model,
+            "SQuAD dev",
+            self._drawn(self.settings.answerable),
+            self.kept / "answerable",
+            max_length=self.settings.max_length,
+            vectors=self._system(CHECKPOINT),
+            show_progress=self.show,
+        )
 
     def _classification(self) -> list[Measure]:
         return self._labelled(embedding.classify)
