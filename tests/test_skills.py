@@ -201,3 +201,17 @@ def test_frameworks_use_a_skill(model):
     for kind in (ChatGem, GemLLM):
         with pytest.raises(GemError, match="it has: answer"):
             kind(model, skill="nothing")
+
+
+def test_passages_are_ranked_by_a_skill_from_text_and_from_readings(model):
+    skilled(model, "rank", task="rank")
+    passages = [PASSAGE, OTHER]
+    by_text = model.rank("How long is the warranty?", passages, skill="rank")
+    by_reading = model.rank("How long is the warranty?", model.read(passages), skill="rank")
+    assert [r.index for r in by_text] == [r.index for r in by_reading]
+    assert by_text[0].score == pytest.approx(by_reading[0].score, abs=1e-4)
+    assert by_text[0].score >= by_text[1].score
+    assert by_text[0].score != model.rank("How long is the warranty?", passages)[0].score
+    with pytest.raises(GemError, match="no skill 'best'"):
+        model.rank("How long?", passages, skill="best")
+    assert model.rank("How long?", [], skill="rank") == []

@@ -28,8 +28,10 @@ class Ranked:
     Attributes:
         index: Which of the given passages this is.
         score: How much the passage raises the mean log-likelihood of the query's tokens over that
-            given an empty passage (nats per token): comparable across queries.
-        log_likelihood: Mean log-likelihood of the query's tokens given the passage.
+            given an empty passage (nats per token): comparable across queries. Of a skill: the
+            log-odds that the passage answers (nats); above 0 is yes.
+        log_likelihood: Mean log-likelihood of the query's tokens given the passage; of a skill, the
+            log-probability that it answers.
     """
 
     index: int

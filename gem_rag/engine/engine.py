@@ -125,9 +125,10 @@ class Engine:
         texts_or_readings: Sequence[str | Reading],
         max_length: int | None = None,
         floor: float | None = None,
+        skill: str | None = None,
     ) -> Work[list[Ranked]]:
         """Passages in order of relevance."""
-        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor))
+        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor, skill))
 
     def generate(
         self,
