@@ -197,7 +197,9 @@ def answer_from(
     """
     before, _, after = prompt.rpartition(CONTEXT)
     passages = "\n\n".join(found.texts)
-    if before or not model.shares_readings:
+    several = len(found.citations) > 1 and not join_readings
+    is_plain = options.get("skill") is None  # a skill acts from where a reading ends
+    if before or not model.shares_readings or (several and is_plain):
         whole = [part.replace(QUESTION, question) for part in (before, after)]
         return model.stream(whole[0] + passages + whole[1], **options)
     if len(found.citations) == 1:

@@ -54,6 +54,7 @@ class AnswerLessons:
 class RankLessons:
     """Rows to rank."""
 
+    model: GemModel
     objective: RankingObjective
     passages: Passages
 
@@ -67,7 +68,7 @@ class RankLessons:
     def measure(self, rows: Sequence[Row]) -> dict[str, float]:
         """Held-out measures, by name."""
         own = [row for row in rows if isinstance(row, RankRow)]
-        return measure_ranking(self.objective, own, self.passages.read)
+        return measure_ranking(self.model, self.objective, own, self.passages.read)
 
 
 def lessons_of(model: GemModel, skill: Skill, passages: Passages, *, after_words: float) -> Lessons:
@@ -75,7 +76,7 @@ def lessons_of(model: GemModel, skill: Skill, passages: Passages, *, after_words
     if skill.config.task == "answer":
         answering = AnsweringObjective(model.parts, skill, after_words=after_words)
         return AnswerLessons(model, skill.name, answering, passages)
-    return RankLessons(RankingObjective(model.parts, skill), passages)
+    return RankLessons(model, RankingObjective(model.parts, skill), passages)
 
 
 def drawn(row: Row, rng: Random, negatives: int) -> Row:

@@ -168,7 +168,12 @@ class SkillTrainer:
         return self._finish()
 
     def train_step(self) -> dict[str, float]:
-        """One optimizer step; returns what to report."""
+        """One optimizer step, in the thread that reads: see `Engine.call`; what to report."""
+        return self.model.engine.call(self._step)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _step(self) -> dict[str, float]:
         started = time.perf_counter()
         s = self.job.settings
         rate = s.learning_rate * warm_cosine(self.step, self.steps, s.warmup_steps)

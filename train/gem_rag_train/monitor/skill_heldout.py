@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gem_rag.compute.reading import Reading
 from gem_rag.model import GemModel
@@ -36,23 +37,25 @@ def measure_answers(
     )
     pairs = [(answer.text, row.answers) for answer, row in zip(said, rows, strict=True)]
     return {
-        "heldout_loss": objective.loss(rows, readings),
+        "heldout_loss": model.engine.call(partial(objective.loss, rows, readings)),
         "heldout_contains": _mean([max(contains(t, g) for g in gold) for t, gold in pairs]),
         "heldout_f1": _mean([max(f1(t, g) for g in gold) for t, gold in pairs]),
     }
 
 
 def measure_ranking(
-    objective: RankingObjective, rows: Sequence[RankRow], read: Read
+    model: GemModel, objective: RankingObjective, rows: Sequence[RankRow], read: Read
 ) -> dict[str, float]:
     """Loss, and how often the right passage scores above all wrong ones.
 
     Args:
+        model: Computes.
         objective: Knows the loss and the scores.
         rows: What is measured on, with all their negatives.
         read: Gives readings of passages.
     """
-    loss, recall = objective.measure(rows, [read(row.texts) for row in rows])
+    readings = [read(row.texts) for row in rows]
+    loss, recall = model.engine.call(partial(objective.measure, rows, readings))
     return {"heldout_loss": loss, "heldout_recall1": recall}
 
 
