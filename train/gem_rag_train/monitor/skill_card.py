@@ -22,8 +22,8 @@ USE = {
         'print(model.generate(asked, after=reading, skill="{name}").text)'
     ),
     "rank": (
-        'judged = model.ranker.judged(question, model.parts.skill("{name}"))\n'
-        "scores = model.ranker.relevance(model.read(passages), judged)"
+        'ranked = model.rank(question, model.read(passages), skill="{name}")\n'
+        "print(ranked[0].index, ranked[0].score)"
     ),
 }
 LIMITS = {
