@@ -90,8 +90,14 @@ export const signIn = (key) => send("auth", { key });
  * @param {object} question
  * @param {AbortSignal} signal
  */
-export async function ask(question, signal) {
-  return eventsOf(await send("ask", question, { signal }));
+export async function* ask(question, signal) {
+  const response = await send("ask", question, { signal });
+  try {
+    yield* eventsOf(response);
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new ApiError(0, "The connection broke.");
+  }
 }
 
 export const documents = {

@@ -77,6 +77,7 @@ async function answer(conversation, turn, replaces) {
 async function keep(conversation) {
   conversation.id = (await api.conversations.create()).id;
   if (state.conversation === conversation) address(conversation.id);
+  conversations.refresh();
 }
 
 /** What the server calls a question; "" where it never heard it. @param {Conversation} conversation @param {Turn} turn */
@@ -90,7 +91,7 @@ async function idOf(conversation, turn) {
 async function inTurn(conversation, turn, signal) {
   for (;;) {
     try {
-      await take(turn, await api.ask(request(conversation, turn), signal));
+      await take(turn, api.ask(request(conversation, turn), signal));
       return;
     } catch (error) {
       const wait = error instanceof api.ApiError && [429, 503].includes(error.status) && error.after;

@@ -6,28 +6,30 @@ import { changed } from "./store.js";
 import { fileName } from "./words.js";
 
 const HOW_MANY = 3;
-/** @type {Map<string, string | null>} by document: null while its headings are fetched */
+/** Of each document; none while its headings are fetched. @type {Map<string, string[]>} */
 const made = new Map();
 
-/** Up to three questions; more of them once the headings have come. */
+/** Up to three questions, of as many documents as there are; more of them once the headings have come. */
 export function examples() {
   const ready = documents.rows.filter((document) => document?.state === "ready").slice(0, HOW_MANY);
+  const ofEach = ready.map((document) => of(/** @type {Doc} */ (document)));
   const questions = [];
-  for (const document of ready) {
-    const { id, name } = /** @type {Doc} */ (document);
-    if (!made.has(id)) make(id, name);
-    const question = made.get(id);
-    if (question) questions.push(question);
-  }
-  return [...new Set(questions)];
+  for (let i = 0; i < HOW_MANY; i++) questions.push(...ofEach.flatMap((some) => some.slice(i, i + 1)));
+  return [...new Set(questions)].slice(0, HOW_MANY);
+}
+
+/** @param {Doc} document */
+function of({ id, name }) {
+  if (!made.has(id)) make(id, name);
+  return made.get(id) ?? [];
 }
 
 /** @param {string} id @param {string} name */
 async function make(id, name) {
-  made.set(id, null);
+  made.set(id, []);
   try {
     const { passages } = await api.documents.get(id);
-    made.set(id, questionOf(passages, fileName(name)));
+    made.set(id, questionsOf(passages, fileName(name)));
     changed();
   } catch {
     made.delete(id); // the server is away; the page says so
@@ -35,9 +37,10 @@ async function make(id, name) {
 }
 
 /** @param {Passage[]} passages @param {string} name */
-function questionOf(passages, name) {
+function questionsOf(passages, name) {
   const headings = passages.map(({ heading }) => heading.split(" > ").at(-1) ?? "");
-  const good = headings.filter((heading) => /^.{4,48}$/.test(heading));
-  const heading = good[1] ?? good[0]; // the first is often the title
-  return heading ? `What does ${name} say about “${heading}”?` : `What is ${name} about?`;
+  const good = [...new Set(headings)].filter((heading) => /^.{4,48}$/.test(heading));
+  if (good.length > 1) good.shift(); // the first is the title, most often
+  const questions = good.slice(0, HOW_MANY).map((heading) => `What does ${name} say about “${heading}”?`);
+  return questions.length > 0 ? questions : [`What is ${name} about?`];
 }

@@ -13,6 +13,7 @@ const ALLOWED = {
     "table", "thead", "tbody", "tr", "th", "td",
   ],
   ALLOWED_ATTR: ["href", "align", "start"],
+  ADD_URI_SAFE_ATTR: ["align", "start"], // or the next line is held against them
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };

@@ -73,19 +73,53 @@ export class DocumentText extends HTMLElement {
     const element = document.createElement("div");
     element.className = `piece ${kind}`;
     element.dir = "auto";
-    if (kind === "heading") element.setAttribute("role", "heading");
-    if (kind === "heading") element.setAttribute("aria-level", "3");
     element.style.containIntrinsicBlockSize = `auto ${height(this.#text, from, to)}px`;
     const inside = marks.filter(({ start, end }) => start < to && end > from);
+    if (kind === "table") this.#rows(element, from, to, inside);
+    else if (kind === "heading") this.#heading(element, from, to, inside);
+    else this.#put(element, from, to, inside);
+    return element;
+  }
+
+  /** Characters, in marks where they are marked. @param {Element} into @param {number} from @param {number} to @param {Mark[]} marks */
+  #put(into, from, to, marks) {
     const cuts = new Set([from, to]);
-    for (const { start, end } of inside) cuts.add(Math.max(start, from)).add(Math.min(end, to));
+    for (const at of marks.flatMap(({ start, end }) => [start, end])) if (at > from && at < to) cuts.add(at);
     const edges = [...cuts].sort((a, b) => a - b);
     for (let i = 0; i + 1 < edges.length; i++) {
-      const kinds = inside.filter(({ start, end }) => start <= edges[i] && end > edges[i]);
+      const kinds = marks.filter(({ start, end }) => start <= edges[i] && end > edges[i]);
       const part = this.#text.slice(edges[i], edges[i + 1]);
-      element.append(kinds.length === 0 ? part : marked(part, kinds));
+      into.append(kinds.length === 0 ? part : marked(part, kinds));
     }
-    return element;
+  }
+
+  /** @param {Element} element @param {number} from @param {number} to @param {Mark[]} marks */
+  #heading(element, from, to, marks) {
+    const [signs] = /** @type {RegExpMatchArray} */ (this.#text.slice(from, to).match(/^#+\s*/));
+    element.setAttribute("role", "heading");
+    element.setAttribute("aria-level", String(Math.min(6, signs.trim().length + 2)));
+    element.append(syntax(signs));
+    this.#put(element, from + signs.length, to, marks);
+  }
+
+  /** The lines of a table as rows, what is between the bars as cells. @param {Element} element @param {number} from @param {number} to @param {Mark[]} marks */
+  #rows(element, from, to, marks) {
+    for (const [start, end] of linesOf(this.#text.slice(from, to), [])) {
+      const line = this.#text.slice(from + start, from + end);
+      if (/^[\s|:-]+$/.test(line)) {
+        element.append(syntax(line));
+        continue;
+      }
+      const row = document.createElement("div");
+      row.className = "table-row";
+      let at = from + start;
+      for (const part of line.split(/(\s*\|\s*)/)) {
+        if (part.includes("|") || part.trim() === "") row.append(syntax(part));
+        else this.#put(row.appendChild(document.createElement("span")), at, at + part.length, marks);
+        at += part.length;
+      }
+      element.append(row);
+    }
   }
 
   /** Bring the sentence that answers, or its passage, into view; and the keyboard there. */
@@ -108,6 +142,14 @@ export class DocumentText extends HTMLElement {
 function marked(text, marks) {
   const element = document.createElement("mark");
   element.className = marks.map(({ kind }) => kind).join(" ");
+  element.textContent = text;
+  return element;
+}
+
+/** Characters that say how the rest is meant. @param {string} text */
+function syntax(text) {
+  const element = document.createElement("i");
+  element.className = "syntax";
   element.textContent = text;
   return element;
 }

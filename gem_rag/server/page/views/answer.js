@@ -48,11 +48,17 @@ function editView(turn) {
     <form class="edit" @submit=${send}>
       <textarea name="question" class="field" dir="auto" rows="2" aria-label="Your question" .value=${turn.question} @keydown=${keys}></textarea>
       <div class="edit-row">
-        <span class="small quiet">${later > 0 ? `The ${count(later, "question")} after it will go.` : ""}</span>
+        <span class="small quiet">${laterWords(later)}</span>
         <button type="button" class="button" @click=${() => set({ editing: 0 })}>Cancel</button>
         <button class="primary">Ask</button>
       </div>
     </form>`;
+}
+
+/** @param {number} later questions after one that is edited */
+function laterWords(later) {
+  if (later < 1) return "";
+  return later === 1 ? "The question after it will go." : `The ${later} questions after it will go.`;
 }
 
 /** @param {Answer} answer */

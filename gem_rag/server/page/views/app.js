@@ -4,8 +4,9 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import * as api from "../api.js";
 import { isAnswering, newConversation } from "../conversations.js";
 import { set, state, unnotice } from "../store.js";
+import { closeDocument } from "../viewing.js";
 import { turnsView } from "./answer.js";
-import { composerView } from "./composer.js";
+import { composerView, newestView } from "./composer.js";
 import { dialogView } from "./dialogs.js";
 import { documentView } from "./document.js";
 import { dropView } from "./files.js";
@@ -23,9 +24,10 @@ export const appView = () => html`
       <div class="scroll" id="scroll" @scroll=${scrolled}>
         <div class="column">${contentView()}</div>
       </div>
+      ${newestView()}
       <div class="foot"><div class="column">${composerView()}</div></div>
     </main>
-    ${state.open ? documentView(state.open) : nothing}
+    ${state.open ? html`<div class="document-shade" @click=${closeDocument}></div>${documentView(state.open)}` : nothing}
   </div>
   ${dialogView()} ${noticesView()} ${state.dragging ? dropView() : nothing}
   <div class="unseen" role="status" aria-live="polite">${state.said}</div>`;

@@ -26,10 +26,15 @@ export function composerView() {
           ? html`<button type="button" class="send" aria-label="Stop" title="Stop" @click=${stop}>${icon("square")}</button>`
           : html`<button class="send" aria-label="Ask" title="Ask" ?disabled=${state.draft.trim() === ""}>${icon("arrow-up")}</button>`}
       </div>
-    </form>
-    ${state.atEnd ? nothing : html`
-      <button type="button" class="newest" @click=${() => set({ atEnd: true })}>${icon("arrow-down")} Newest</button>`}`;
+    </form>`;
 }
+
+/** Back to the end of the conversation, where the view is not there. */
+export const newestView = () =>
+  state.atEnd || state.conversation.turns.length === 0 ? nothing : html`
+    <div class="newest-place">
+      <button type="button" class="newest" @click=${() => set({ atEnd: true })}>${icon("arrow-down")} Newest</button>
+    </div>`;
 
 function placeholder() {
   return state.conversation.turns.length > 0 ? "Ask a follow-up" : "Ask your documents";

@@ -35,14 +35,14 @@ export function progressView() {
   return html`
     <div class="progress" title=${current ?? ""}>
       ${bar(total > 0 ? done / total : null, "Reading documents")}
-      <p class="small quiet">Reading: ${words}</p>
+      <p class="small quiet">${words}</p>
     </div>`;
 }
 
 const failedView = () =>
   state.counts.failed === 0 ? nothing : html`
     <button type="button" class="failed-line" @click=${() => { failed.refresh(); set({ dialog: "failed" }); }}>
-      ${icon("triangle-alert")} <span>${count(state.counts.failed, "document")} could not be read</span> ${icon("chevron-right")}
+      ${icon("triangle-alert")} <span>${state.counts.failed.toLocaleString("en")} could not be read</span> ${icon("chevron-right")}
     </button>`;
 
 /** @param {Folder} folder */

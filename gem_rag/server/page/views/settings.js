@@ -30,7 +30,7 @@ export function settingsView() {
       ${thresholdRow(now.threshold, defaults.threshold)}
     </div>
     <div class="dialog-row">
-      <button type="button" class="button" @click=${chooseDefaults}>As it was</button>
+      <button type="button" class="button" @click=${chooseDefaults}>Back to the defaults</button>
       <span class="small quiet about">${aboutWords()}</span>
     </div>`;
 }

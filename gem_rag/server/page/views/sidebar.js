@@ -3,13 +3,20 @@
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import "../elements/window-list.js";
 import { conversations, newConversation, openConversation, rename } from "../conversations.js";
-import { fold } from "../settings.js";
+import { chooseTheme, fold, theme } from "../settings.js";
 import { changed, set, state } from "../store.js";
 import { dayOf } from "../words.js";
 import { documentsView } from "./documents.js";
+import { chooseFiles } from "./files.js";
 import { icon, iconButton } from "./parts.js";
 
 const ROW = 36;
+/** @type {Record<string, {icon: string, words: string, next: string}>} */
+const LOOKS = {
+  system: { icon: "sun-moon", words: "as the system", next: "light" },
+  light: { icon: "sun", words: "light", next: "dark" },
+  dark: { icon: "moon", words: "dark", next: "system" },
+};
 /** The conversation whose name is being written. */
 let naming = "";
 
@@ -32,6 +39,7 @@ export const sidebarView = () => html`
     ${documentsView()}
     <div class="side-foot">
       <button type="button" class="side-button" @click=${() => set({ dialog: "settings" })}>${icon("sliders-horizontal")}<span>Settings</span></button>
+      ${iconButton(LOOKS[theme()].icon, `Look: ${LOOKS[theme()].words}`, () => chooseTheme(LOOKS[theme()].next))}
       ${iconButton("keyboard", "Keys", () => set({ dialog: "keys" }))}
     </div>
   </nav>`;
@@ -42,6 +50,7 @@ export const railView = () => html`
     ${iconButton("panel-left", "Open the column", () => (matchMedia("(min-width: 1100px)").matches ? fold() : set({ leftOpen: true })))}
     ${iconButton("plus", "New conversation", newConversation)}
     ${iconButton("search", "Find", () => set({ dialog: "palette" }))}
+    ${iconButton("paperclip", "Add documents", chooseFiles)}
     <span class="rail-gap"></span>
     ${iconButton("sliders-horizontal", "Settings", () => set({ dialog: "settings" }))}
   </nav>`;
@@ -81,14 +90,15 @@ function rowView(row, index, total) {
   if (row === undefined) return html`<div class="row waiting" role="listitem"></div>`;
   if (typeof row === "string") return html`<div class="row day" role="listitem">${row}</div>`;
   const here = row.id === state.conversation.id;
+  const title = row.title || (here && state.conversation.title) || "Untitled";
   const going = state.removing.has(row.id);
   if (naming === row.id) return nameView(row);
   return html`
     <div class="row ${here ? "open" : ""} ${going ? "going" : ""}" role="listitem" aria-setsize=${total} aria-posinset=${index + 1}>
-      <button type="button" class="row-main" dir="auto" title=${row.title} aria-current=${here ? "page" : nothing} ?disabled=${going}
-        @click=${() => openConversation(row.id)}><span class="row-title">${row.title || "Untitled"}</span></button>
-      ${iconButton("pencil", `Rename ${row.title}`, () => startNaming(row.id), { extra: "row-tool", disabled: going })}
-      ${iconButton("trash-2", `Remove ${row.title}`, () => set({ dialog: "remove", subject: row }), { extra: "row-tool", disabled: going })}
+      <button type="button" class="row-main" dir="auto" title=${title} aria-current=${here ? "page" : nothing} ?disabled=${going}
+        @click=${() => openConversation(row.id)}><span class="row-title">${title}</span></button>
+      ${iconButton("pencil", `Rename ${title}`, () => startNaming(row.id), { extra: "row-tool", disabled: going })}
+      ${iconButton("trash-2", `Remove ${title}`, () => set({ dialog: "remove", subject: row }), { extra: "row-tool", disabled: going })}
     </div>`;
 }
 
