@@ -7,6 +7,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -143,6 +144,7 @@ class Api:
 
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
+        self.closing = False
 
     def app(self) -> Starlette:
         routes = [
@@ -200,7 +202,7 @@ class Api:
     async def events(self, request: Request) -> Response:
         async def stream():
             last: dict[str, str] = {}
-            while True:
+            while not self.closing:
                 by = {s: sum(d["state"] == s for d in self.stub.documents) for s in ("ready", "queued", "failed")}
                 idle = {"state": "idle", "done": 0, "total": 0, "failed": 0, "seconds_left": None, "current": None}
                 told = {
@@ -250,6 +252,8 @@ class Api:
             answer["content"] += piece
             answer["finish_reason"] = "cancelled"
             yield event("token", {"text": piece})
+            if self.closing:
+                raise ConnectionError("the server ends")
             if stub.delay:
                 await asyncio.sleep(stub.delay)
         finish = "nothing_found" if stub.nothing else stub.finish
@@ -358,16 +362,18 @@ class Serving:
         self.start()
 
     def start(self) -> None:
+        self.api = Api(self.stub)
         config = uvicorn.Config(
-            Api(self.stub).app(), port=self.port, log_level="critical", timeout_graceful_shutdown=0
+            self.api.app(), port=self.port, log_level="critical", timeout_graceful_shutdown=0
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         while not self.server.started:
-            pass
+            time.sleep(0.01)
 
     def stop(self) -> None:
+        self.api.closing = True
         self.server.should_exit = True
         self.server.force_exit = True
         self.thread.join(10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from page_browser import MIDDLE, NARROW, Visitor, chromium, needs_browser
+from page_browser import MIDDLE, NARROW, Visitor, chromium, needs_browser, until
 from page_stub import ANSWER, KETTLE, QUESTION, SENTENCE, Stub, now, serving
 
 pytestmark = needs_browser
@@ -74,7 +74,7 @@ def test_what_cannot_be_added_is_said(visitor, page):
 
 
 def test_the_input_has_the_keyboard_when_the_page_opens(page):
-    page.wait_for_function("document.activeElement.id === 'question'")
+    until(page, "document.activeElement.id === 'question'")
 
 
 def test_examples_are_made_of_what_is_there(stub, page):
@@ -116,11 +116,9 @@ def test_a_passage_across_headings_and_tables_is_marked_whole(stub, visitor, pag
     visitor.ask("When is the heating plate replaced?")
     page.locator(".cite").click()
     page.locator("mark.quote").first.wait_for()
-    cells = ["The warranty does not cover limescale.", "heating plate", "12 days", "Care", "Descale it once a month"]
-    for words in cells:
-        assert words in marked(page, "current")
+    assert marked(page, "current") == passage
+    assert marked(page, "quote") == "| heating plate | 12 days |"
     assert page.locator("document-text").evaluate("e => e.textContent") == KETTLE
-    assert [t.strip() for t in page.locator("mark.quote").all_text_contents()] == ["heating plate", "12 days"]
 
 
 def test_pointing_at_a_number_shows_the_sentence(visitor, page):
@@ -153,7 +151,7 @@ def test_brackets_step_through_the_passages(stub, visitor, page):
     page.locator("mark.quote").first.wait_for()
     page.keyboard.press("]")
     page.locator(".document h2", has_text="lid.md").wait_for()
-    page.wait_for_function("document.querySelector('mark.current')?.textContent.startsWith('The lid')")
+    until(page, "document.querySelector('mark.current')?.textContent.startsWith('The lid')")
     page.keyboard.press("]")
     page.locator(".document h2", has_text="kettle.md").wait_for()
 
@@ -237,15 +235,15 @@ def test_stop_keeps_what_came_and_go_on_goes_on(stub, page):
     stub.delay = 0.15
     page.fill("#question", QUESTION)
     page.keyboard.press("Enter")
-    page.get_by_text("The kettle has a").wait_for()
+    page.locator("answer-text", has_text="The kettle has a warranty").wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").first.wait_for()
     came = page.locator("answer-text").inner_text()
-    assert came.startswith("The kettle has a") and "bought" not in came
+    assert came.startswith("The kettle has a ") and "bought" not in came
     page.get_by_role("button", name="Go on").click()
     page.wait_for_timeout(200)
-    assert page.locator("answer-text").inner_text().startswith("The kettle has a")  # it does not begin anew
-    page.get_by_text("the day it was bought.").wait_for()
+    assert page.locator("answer-text").inner_text().startswith("The kettle has a ")  # it does not begin anew
+    page.locator("answer-text", has_text="the day it was bought.").wait_for()
     assert page.locator(".turn").count() == 1
     assert stub.asked[1]["seed"] == stub.asked[0]["seed"]
     assert stub.asked[1]["replaces"] is not None
@@ -258,14 +256,14 @@ def test_a_broken_stream_keeps_what_came(stub, page):
     page.get_by_text("The answer broke off. What came is kept.").wait_for()
     assert page.locator("answer-text").inner_text().startswith("The kettle has a warranty")
     page.get_by_role("button", name="Go on").click()
-    page.get_by_text("the day it was bought.").wait_for()
+    page.locator("answer-text", has_text="the day it was bought.").wait_for()
 
 
 def test_the_server_goes_away_and_comes_back(stub, server, visitor, page):
     stub.delay = 0.2
     page.fill("#question", QUESTION)
     page.keyboard.press("Enter")
-    page.get_by_text("The kettle has").wait_for()
+    page.locator("answer-text", has_text="The kettle has").wait_for()
     page.fill("#question", "And the lid?")
     server.stop()
     page.get_by_text("The server is away.").wait_for()
@@ -276,7 +274,7 @@ def test_the_server_goes_away_and_comes_back(stub, server, visitor, page):
     server.start()
     page.get_by_text("The server is away.").wait_for(state="detached")
     page.get_by_role("button", name="Go on").click()
-    page.get_by_text("the day it was bought.").wait_for()
+    page.locator("answer-text", has_text="the day it was bought.").wait_for()
     visitor.complaints.clear()
 
 
@@ -337,13 +335,13 @@ def test_a_reload_in_mid_answer_keeps_what_came(stub, page):
     stub.delay = 0.2
     page.fill("#question", QUESTION)
     page.keyboard.press("Enter")
-    page.get_by_text("The kettle has a").wait_for()
+    page.locator("answer-text", has_text="The kettle has a warranty").wait_for()
     page.reload()
     page.get_by_text("The answer broke off. What came is kept.").wait_for()
     assert "The kettle has" in page.locator("answer-text").inner_text()
     stub.delay = 0
     page.get_by_role("button", name="Go on").click()
-    page.get_by_text("the day it was bought.").wait_for()
+    page.locator("answer-text", has_text="the day it was bought.").wait_for()
 
 
 def test_conversations_are_renamed_found_and_removed(stub, visitor, page):
@@ -476,7 +474,7 @@ def test_nothing_in_an_answer_or_a_document_becomes_active(stub, browser, server
     assert page.title() != "owned"
     made = "answer-text :is(script, img, iframe, style, svg, form, input, [onerror], [style])"
     assert page.locator(made).count() == 0
-    assert page.locator("answer-text a").evaluate_all("all => all.map(a => a.href)") == ["https://example.org/"]
+    assert page.locator("answer-text a").evaluate_all("all => all.map(a => a.href)") == ["", "https://example.org/"]
     assert "<script>" in page.locator("answer-text").inner_text()
     assert page.locator("document-text").evaluate("e => e.textContent") == evil
     visitor.close()  # and nothing was fetched from elsewhere
@@ -490,7 +488,7 @@ def test_a_key_is_asked_for_once(browser, stub, server):
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
     page.get_by_text("this is not the key").wait_for()
-    page.get_by_label("Key").fill("correct horse")
+    page.get_by_role("textbox", name="Key").fill("correct horse")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="What would you like to know?").wait_for()
     assert page.evaluate("document.cookie") == ""
@@ -503,7 +501,7 @@ def test_a_key_is_asked_for_once(browser, stub, server):
 
 
 def test_everything_by_keyboard(visitor, page):
-    page.wait_for_function("document.activeElement.id === 'question'")
+    until(page, "document.activeElement.id === 'question'")
     page.keyboard.type(QUESTION)
     page.keyboard.press("Enter")
     page.locator(".cite").wait_for()
@@ -516,7 +514,7 @@ def test_everything_by_keyboard(visitor, page):
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.className") == "cite"
     page.keyboard.press("/")
-    page.wait_for_function("document.activeElement.id === 'question'")
+    until(page, "document.activeElement.id === 'question'")
     page.keyboard.type("Hello?")  # a question mark in the input is one
     assert page.input_value("#question") == "Hello?"
     page.keyboard.press("Control+Shift+O")
@@ -535,7 +533,7 @@ def test_a_screen_reader_hears_the_answer_once_it_is_whole(stub, visitor, page):
         new MutationObserver(() => heard.push(box.textContent)).observe(box, {childList: true, characterData: true, subtree: true}); }"""
     )
     visitor.ask(QUESTION)
-    page.wait_for_function("heard.length > 0")
+    until(page, "heard.length > 0")
     assert page.evaluate("heard") == [f"Answer from 1 passage: {ANSWER}"]
 
 
@@ -602,7 +600,7 @@ def test_the_look_is_the_systems_until_one_is_chosen(browser, server):
     colour = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(colour)
     page.get_by_role("button", name="Look: as the system").click()
-    page.wait_for_function(f"{colour} !== '{dark}'")
+    until(page, f"{colour} !== '{dark}'")
     page.reload()
     assert page.evaluate(colour) == "rgb(255, 255, 255)"
     visitor.close()

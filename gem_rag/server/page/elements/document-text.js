@@ -98,7 +98,7 @@ export class DocumentText extends HTMLElement {
     const [signs] = /** @type {RegExpMatchArray} */ (this.#text.slice(from, to).match(/^#+\s*/));
     element.setAttribute("role", "heading");
     element.setAttribute("aria-level", String(Math.min(6, signs.trim().length + 2)));
-    element.append(syntax(signs));
+    this.#put(syntaxIn(element), from, from + signs.length, marks);
     this.#put(element, from + signs.length, to, marks);
   }
 
@@ -107,15 +107,16 @@ export class DocumentText extends HTMLElement {
     for (const [start, end] of linesOf(this.#text.slice(from, to), [])) {
       const line = this.#text.slice(from + start, from + end);
       if (/^[\s|:-]+$/.test(line)) {
-        element.append(syntax(line));
+        this.#put(syntaxIn(element), from + start, from + end, marks);
         continue;
       }
       const row = document.createElement("div");
       row.className = "table-row";
       let at = from + start;
       for (const part of line.split(/(\s*\|\s*)/)) {
-        if (part.includes("|") || part.trim() === "") row.append(syntax(part));
-        else this.#put(row.appendChild(document.createElement("span")), at, at + part.length, marks);
+        const isText = !part.includes("|") && part.trim() !== "";
+        const into = isText ? row.appendChild(document.createElement("span")) : syntaxIn(row);
+        this.#put(into, at, at + part.length, marks);
         at += part.length;
       }
       element.append(row);
@@ -146,12 +147,11 @@ function marked(text, marks) {
   return element;
 }
 
-/** Characters that say how the rest is meant. @param {string} text */
-function syntax(text) {
+/** A place for characters that say how the rest is meant. @param {Element} parent */
+function syntaxIn(parent) {
   const element = document.createElement("i");
   element.className = "syntax";
-  element.textContent = text;
-  return element;
+  return parent.appendChild(element);
 }
 
 /** @param {number} page */
