@@ -17,6 +17,7 @@ from gem_rag.rag.citation import Citation
 from gem_rag.rag.pipeline import GemRAG
 from gem_rag.rag.retrieve import CANDIDATES
 from gem_rag.server.documents import id_of, shown_name
+from gem_rag.server.errors import stopping
 from gem_rag.server.pieces import Begun, begin
 from gem_rag.server.service import Loaded, Service
 from gem_rag.text.template import Message
@@ -70,7 +71,7 @@ class Told:
     Args:
         service: Ends it when the server ends.
         stream: The answer.
-        sources: Shown as JSON.
+        loaded: What it is shown with.
     """
 
     def __init__(self, service: Service, stream: AnswerStream, loaded: Loaded) -> None:
@@ -97,6 +98,15 @@ class Told:
     def answer_json(self) -> dict[str, Any]:
         """As it is now, as JSON."""
         return answer_json(self._loaded, self.answer)
+
+    def require_not_stopped(self) -> None:
+        """Raise where the server's end was the answer's.
+
+        Raises:
+            ApiError: 503.
+        """
+        if self._service.state == "stopping" and self.answer.finish_reason == "cancelled":
+            raise stopping()
 
     def close(self) -> None:
         """Compute nothing more of it."""

@@ -59,20 +59,27 @@ class Exchange:
             if message["content"]
         ]
         asked = records.add_message(conversation, "user", question, {})
-        said = {"finish_reason": None, "citations": [], "nearest": [], "timings": {}, "usage": {}}
+        said: dict[str, Any] = {
+            "finish_reason": None,
+            "citations": [],
+            "nearest": [],
+            "timings": {},
+            "usage": {},
+        }
         answer = records.add_message(conversation, "assistant", "", said)
         return cls(records, conversation, history, asked, answer)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last save was so long ago that a crash would lose much."""
+        return time.monotonic() - self._saved >= SAVED_SECONDS
+
     async def save(self, answer: Mapping[str, Any], *, is_over: bool) -> None:
-        """Keep what the answer has come to; not too often before it is over."""
-        if not is_over and time.monotonic() - self._saved < SAVED_SECONDS:
-            return
+        """Keep what the answer has come to."""
         said = {name: answer[name] for name in _SAID}
         if not is_over:
             said["finish_reason"] = None
-        await asyncio.to_thread(
-            self._records.set_message, self.answer_id, answer["answer"], said
-        )
+        await asyncio.to_thread(self._records.set_message, self.answer_id, answer["answer"], said)
         self._saved = time.monotonic()
 
     @property

@@ -99,7 +99,9 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             raise ApiError(
-                403, f"the origin is {origin!r}, another site's than this server's", "foreign_origin"
+                403,
+                f"the origin is {origin!r}, another site's than this server's",
+                "foreign_origin",
             )
 
 
@@ -150,4 +152,3 @@ def _name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-

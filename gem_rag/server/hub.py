@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 
@@ -24,7 +24,7 @@ class Hub:
         for listener in self._listeners:
             listener.tell(kind, news)
 
-    async def listen(self) -> AsyncIterator[tuple[str, Any]]:
+    async def listen(self) -> AsyncGenerator[tuple[str, Any]]:
         """What is known, and then what is new, until the hub is closed."""
         listener = _Listener(dict(self._last), self._is_closed)
         self._listeners.add(listener)

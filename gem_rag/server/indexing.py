@@ -99,7 +99,7 @@ class Indexer:
             first: Before those that wait already.
             is_new: They are known to have changed, and are shown as waiting.
         """
-        fresh = {file: is_new for file in files}
+        fresh = dict.fromkeys(files, is_new)
         if not fresh:
             return
         if not self._waiting and not self._running:

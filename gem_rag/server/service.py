@@ -22,6 +22,7 @@ from gem_rag.server.folders import Folders
 from gem_rag.server.hub import Hub
 from gem_rag.server.indexing import Indexer
 from gem_rag.server.keys import Keys
+from gem_rag.server.measures import Measures
 from gem_rag.server.records import Records
 from gem_rag.server.settings import Settings
 from gem_rag.server.uploads import Uploads
@@ -70,6 +71,7 @@ class Service:
         self.admission = Admission(settings.limits.requests)
         self.uploads = Uploads(settings.uploads, settings.limits.file_bytes)
         self.records = Records(settings.database)
+        self.metrics = Measures(self._gauges)
         self.failure: Exception | None = None
         self.state: State = "loading"
         self._on_failed = on_failed
@@ -90,9 +92,7 @@ class Service:
             model, rag = await asyncio.to_thread(_opened, self.settings)
             indexer = Indexer(rag, self.hub)
             settings = self.settings
-            folders = Folders(
-                rag, indexer, self.records, self.hub, settings.home, settings.settle
-            )
+            folders = Folders(rag, indexer, self.records, self.hub, settings.home, settings.settle)
             uploads = await asyncio.to_thread(lambda: list(self.uploads.files()))
         except Exception as error:
             self.failure = error
@@ -142,10 +142,21 @@ class Service:
         self._answers = {one for one in self._answers if not one.is_closed} | {answer}
         return answer
 
-    @property
-    def running(self) -> int:
-        """Answers under way."""
-        return sum(not answer.is_closed for answer in self._answers)
+    def _gauges(self) -> dict[tuple[str, str], float]:
+        found: dict[tuple[str, str], float] = {
+            ("ready", "Whether the model is loaded."): self.state == "ready",
+            ("waiting", "Requests that want the model."): self.admission.taken,
+            ("refused", "Requests that were refused because too many waited."): (
+                self.admission.refused
+            ),
+        }
+        if self._loaded is not None:
+            stats = self._loaded.model.engine.stats()
+            found |= {
+                (f"engine_{name}", f"See Stats.{name} of gem_rag.engine."): float(value)
+                for name, value in vars(stats).items()
+            }
+        return found
 
     def stop(self) -> None:
         """End all streams, each with a reason; what is asked from now on is refused."""

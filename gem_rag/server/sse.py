@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -62,12 +62,12 @@ async def _alive(events: AsyncIterator[str]) -> AsyncIterator[str]:
             yield PING if piece is None else piece
 
 
-async def alive(items: AsyncIterator[T], seconds: float) -> AsyncIterator[T | None]:
+async def alive(items: AsyncIterator[T], seconds: float) -> AsyncGenerator[T | None]:
     """Items as they come, and None where there is none for so many seconds."""
     coming: asyncio.Future[T | None] | None = None
     try:
         while True:
-            coming = coming or asyncio.ensure_future(anext(items, None))  # type: ignore[arg-type]
+            coming = coming or asyncio.ensure_future(anext(items, None))
             done, _ = await asyncio.wait({coming}, timeout=seconds)
             if not done:
                 yield None

@@ -111,7 +111,6 @@ class Uploads:
             _sync(path.parent)
 
 
-
 def safe_name(name: str) -> Path:
     """A name that a client chose, as a path that stays below where it is put.
 

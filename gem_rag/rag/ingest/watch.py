@@ -7,25 +7,38 @@ that nothing is missed where there are no events (network mounts), and a burst i
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Protocol
 
 from gem_rag.documents.find import absolute, find, is_gone
 from gem_rag.errors import MissingExtraError
+from gem_rag.index.gem_index import GemIndex
 from gem_rag.rag.ingest.gone import Sight, missing_below
 from gem_rag.rag.ingest.plan import source_name
 from gem_rag.rag.ingest.remove import drop
 from gem_rag.rag.ingest.report import IngestReport
-from gem_rag.rag.pipeline import GemRAG
+from gem_rag.store import ReadingStore
 
 SETTLE_SECONDS = 1.0  # a file that stays as it is for so long is whole
 BURST_SECONDS = 10.0  # that files which are still being written keep the others waiting
 RESCAN_SECONDS = 60.0  # between looks where no event asks for one
 
 _State = tuple[int, int, int]  # size, time of change, number of a file
+
+
+class Indexing(Protocol):
+    """What of a `GemRAG` is needed to have its index follow."""
+
+    index: GemIndex
+    store: ReadingStore
+
+    def add(self, paths: Sequence[Path], /, *, show_progress: bool | None) -> IngestReport:
+        """See `GemRAG.add`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ class Watch:
             if self._gone_paths() != away:
                 return  # what waits for the system's events has to start anew
 
-    def _ticks(self, stop: Event) -> Iterator[bool]:
+    def _ticks(self, stop: Event) -> Generator[bool]:
         """Now and then: whether something has happened since."""
         from watchfiles import watch
 
@@ -170,7 +183,7 @@ class Watch:
 
 
 def follow(
-    rag: GemRAG, paths: Sequence[str | Path], *, exclude: Sequence[str] = (), stop: Event
+    rag: Indexing, paths: Sequence[str | Path], *, exclude: Sequence[str] = (), stop: Event
 ) -> Iterator[IngestReport]:
     """Keep an index in step with files and folders; a report of each change.
 
@@ -188,7 +201,7 @@ def follow(
         yield replace(report, removed=[*report.removed, *removed])
 
 
-def drop_missing(rag: GemRAG, changes: Changes, *, held: Collection[str] = ()) -> list[str]:
+def drop_missing(rag: Indexing, changes: Changes, *, held: Collection[str] = ()) -> list[str]:
     """Take out of an index what is gone from the watched folders; their names.
 
     Args:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 
 from gem_rag.server.admission import unless_gone
 from gem_rag.server.answering import Told, tell
 from gem_rag.server.api.bodies import Ask
 from gem_rag.server.depends import Place, Served
-from gem_rag.server.errors import error_body, stopping
+from gem_rag.server.errors import error_body
 from gem_rag.server.exchanges import Exchange, require_one
 from gem_rag.server.service import Service
 from gem_rag.server.sse import EventStream, event
@@ -33,7 +34,11 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(
-    "/api/ask", response_class=EventStream, responses=STREAM, dependencies=[Place], tags=["ask"]
+    "/api/ask",
+    response_class=StreamingResponse,
+    responses=STREAM,
+    dependencies=[Place],
+    tags=["ask"],
 )
 async def ask(asked: Ask, request: Request, service: Served) -> EventStream:
     """Answer a question from the documents, with citations."""
@@ -47,7 +52,7 @@ async def ask(asked: Ask, request: Request, service: Served) -> EventStream:
     }
     said = exchange.history if exchange is not None else history
     told = await unless_gone(request, tell(service, asked.question, said, asked, generation))
-    return EventStream(_events(service, told, exchange), service.settings.limits.stall_seconds)
+    return EventStream(_events(told, exchange), service.settings.limits.stall_seconds)
 
 
 async def _exchange(service: Service, asked: Ask) -> Exchange | None:
@@ -58,21 +63,16 @@ async def _exchange(service: Service, asked: Ask) -> Exchange | None:
     )
 
 
-async def _events(
-    service: Service, told: Told, exchange: Exchange | None
-) -> AsyncIterator[str]:
+async def _events(told: Told, exchange: Exchange | None) -> AsyncIterator[str]:
     try:
         yield event(told.sources, "sources")
         async for piece in await told.begin():
             yield event({"text": piece}, "token")
-            if exchange is not None:
+            if exchange is not None and exchange.is_due:
                 await exchange.save(told.answer_json, is_over=False)
-        answer = told.answer_json
-        if service.state == "stopping" and answer["finish_reason"] == "cancelled":
-            yield event(stopping().body, "error")
-        else:
-            ids = NO_IDS if exchange is None else exchange.ids
-            yield event({**answer, **ids}, "done")
+        told.require_not_stopped()
+        ids = NO_IDS if exchange is None else exchange.ids
+        yield event({**told.answer_json, **ids}, "done")
     except Exception as error:
         yield event(error_body(error), "error")
     finally:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 
 from gem_rag.server.depends import Served
 from gem_rag.server.service import Service
@@ -21,7 +22,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/api/events", response_class=EventStream, responses=STREAM)
+@router.get("/api/events", response_class=StreamingResponse, responses=STREAM)
 async def events(service: Served) -> EventStream:
     """State of the server, of indexing, of documents and folders: each at once and when it is new.
 
@@ -31,6 +32,6 @@ async def events(service: Served) -> EventStream:
 
 
 async def _events(service: Service) -> AsyncIterator[str]:
-    async with aclosing(service.hub.listen()) as news:  # type: ignore[type-var]
+    async with aclosing(service.hub.listen()) as news:
         async for kind, data in news:
             yield event(data, kind)
