@@ -80,7 +80,7 @@ def choice_of(index: int, generation: Generation, *, one_call: bool) -> dict[str
 
 def reason_of(generation: Generation) -> str:
     """Why an answer ended, in OpenAI's words."""
-    if generation.tool_calls and generation.finish_reason == "stop":
+    if generation.tool_calls and not generation.invalid_tool_calls:
         return "tool_calls"
     return generation.finish_reason
 
