@@ -218,7 +218,11 @@ def test_fields_that_change_nothing_are_ignored(chat, ignored):
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"extra_body": {"repetition_penalty": 2}}, "repetition_penalty", "unsupported_parameter"),
         ({"extra_body": {"where": {"a": 1}}}, "where", "unsupported_parameter"),
-        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools", "unsupported_parameter"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "a"}}]},
+            "tools",
+            "unsupported_parameter",
+        ),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"n": 9}, "n", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),

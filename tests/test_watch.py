@@ -192,3 +192,33 @@ def test_an_archive_that_unpacks_to_far_too_much_is_not_opened(tmp_path):
     with pytest.raises(DocumentError, match="unpacks to 84 MB"):
         load_file(bomb)
     assert Path(bomb).exists()
+
+
+def test_the_command_follows_a_folder_without_a_server(gem, notes, tmp_path):
+    import json
+    import signal
+    import subprocess
+    import sys
+
+    model = gem.save_pretrained(tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "gem_rag.cli", "index", notes, "--index", tmp_path / "index"]
+    options = ["--model", model, "--watch", "--json"]
+    with subprocess.Popen(
+        [*map(str, command), *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            first = "".join(iter(process.stdout.readline, "}\n"))
+            assert '"added"' in first
+            (notes / "rivers.txt").write_text("Rivers run to the sea.\n")
+            report = json.loads(process.stdout.readline())
+            assert (report["added"], report["total_chunks"]) == ([str(notes / "rivers.txt")], 2)
+            (notes / "kettle.md").unlink()
+            assert json.loads(process.stdout.readline())["removed"] == [str(notes / "kettle.md")]
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (0, "", "")

@@ -100,6 +100,16 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"there is no {what}", "not_found")
 
 
+def require_few(count: int, most: int, param: str) -> None:
+    """Refuse more of something than this server gives.
+
+    Raises:
+        ApiError: 400.
+    """
+    if count > most:
+        raise ApiError(400, f"{param} is {count}; expected at most {most}", param=param)
+
+
 def stopping() -> ApiError:
     """The server is ending."""
     return ApiError(503, "the server is stopping; what came so far stays", "stopping")

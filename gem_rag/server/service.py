@@ -66,6 +66,8 @@ class Service:
 
     def __init__(self, settings: Settings, on_failed: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        # A new one is for its owner alone: what people ask is nobody else's business.
+        absolute(settings.home).mkdir(mode=0o700, parents=True, exist_ok=True)
         self.keys = Keys(settings.key)
         self.hub = Hub()
         self.admission = Admission(settings.limits.requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Limits:
         files: Of an upload.
         texts: Of one call for embeddings, or documents of one for ranks.
         answers: Of one call for a completion.
+        answer_tokens: That may be asked for one answer.
         stall_seconds: That a client may take to send or take the next piece.
     """
 
@@ -35,6 +37,7 @@ class Limits:
     files: int = 1000
     texts: int = 2048
     answers: int = 8
+    answer_tokens: int = 32_768
     stall_seconds: float = 60.0
 
 
@@ -82,7 +85,12 @@ class Settings:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is this machine's own, and no other's way in."""
-    return host in LOOPBACK or host.startswith("127.")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in LOOPBACK
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def home_of(paths: Sequence[Path]) -> Path:

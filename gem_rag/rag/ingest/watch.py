@@ -110,6 +110,8 @@ class Watch:
         is_asked, looked = True, float("-inf")
         restless_since: float | None = None
         for has_event in ticks:
+            if self._gone_paths() != away:
+                return  # what waits for the system's events has to start anew
             now = time.monotonic()
             is_asked = is_asked or has_event or now - looked >= self._rescan
             if not is_asked or now - looked < self._settle:
@@ -122,8 +124,6 @@ class Watch:
                 restless_since = None
                 if (changes := self._take(restless)) is not None:
                     yield changes
-            if self._gone_paths() != away:
-                return  # what waits for the system's events has to start anew
 
     def _ticks(self, stop: Event) -> Generator[bool]:
         """Now and then: whether something has happened since."""

@@ -13,7 +13,7 @@ from gem_rag.server.admission import unless_gone
 from gem_rag.server.answering import Told, tell
 from gem_rag.server.api.bodies import Ask
 from gem_rag.server.depends import Place, Served
-from gem_rag.server.errors import error_body
+from gem_rag.server.errors import error_body, require_few
 from gem_rag.server.exchanges import Exchange, require_one
 from gem_rag.server.service import Service
 from gem_rag.server.sse import EventStream, event
@@ -42,6 +42,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 )
 async def ask(asked: Ask, request: Request, service: Served) -> EventStream:
     """Answer a question from the documents, with citations."""
+    require_few(asked.max_tokens, service.settings.limits.answer_tokens, "max_tokens")
     require_one(asked.conversation, asked.history, asked.replaces)
     exchange = await _exchange(service, asked)
     history = [said.model_dump() for said in asked.history]

@@ -37,7 +37,7 @@ SHAPES: dict[int | str, dict[str, Any]] = {
 async def chat(asked: ChatRequest, request: Request, service: Served) -> Response:
     """Complete a conversation; with `<name>:docs` from the documents, with `citations`."""
     from_documents = answers_from_documents(service.loaded, asked.model)
-    asked.require_honoured(service.settings.limits.answers)
+    asked.require_honoured(service.settings.limits)
     if from_documents:
         asked.require_plain()
         return await _from_documents(asked, request, service)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.index.search import Mode
 from gem_rag.server.answering import Answering
-from gem_rag.server.errors import ApiError
+from gem_rag.server.errors import ApiError, require_few
+from gem_rag.server.settings import Limits
 
 MAX_TOKENS = 256
 IGNORED = {
@@ -129,8 +130,11 @@ class ChatRequest(BaseModel):
     def _threshold(self) -> dict[str, Any]:
         return {"threshold": None} if self.threshold is None else {}
 
-    def require_honoured(self, most_answers: int) -> None:
+    def require_honoured(self, limits: Limits) -> None:
         """Refuse what would be left out silently.
+
+        Args:
+            limits: Of the server.
 
         Raises:
             ApiError: A field is refused, or unknown.
@@ -140,8 +144,9 @@ class ChatRequest(BaseModel):
                 continue
             why = "is not done here" if name in NEUTRAL else "is not known"
             raise _unsupported(name, f"{name} {why}; leave it out")
-        if self.answers > most_answers:
-            raise ApiError(400, f"n is {self.n}; expected at most {most_answers}", param="n")
+        require_few(self.answers, limits.answers, "n")
+        for name in ("max_tokens", "max_completion_tokens"):
+            require_few(dict(self)[name] or 0, limits.answer_tokens, name)
 
     def require_plain(self) -> None:
         """Refuse what an answer from the documents cannot have."""
