@@ -17,7 +17,7 @@ from gem_rag.server.guard import Guard
 from gem_rag.server.openai import chat, embeddings, models, rerank
 from gem_rag.server.service import Service
 
-PAGE = Path(__file__).parent / "page" / "static"
+PAGE = Path(__file__).parent / "page"
 ROUTERS = [
     module.router
     for module in (

@@ -100,6 +100,9 @@ export async function* ask(question, signal) {
   }
 }
 
+/** The passages that come nearest to a question, best first. @param {object} question @returns {Promise<Citation[]>} */
+export const search = async (question) => (await (await send("search", question)).json()).citations;
+
 export const documents = {
   /** @param {{q?: string, state?: string, offset?: number, limit?: number}} query */
   list: (query) => part("documents", query),

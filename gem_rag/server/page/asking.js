@@ -6,6 +6,8 @@ import { removeAllNow } from "./removal.js";
 import { changed, notice, say, set, state } from "./store.js";
 import { count, titleOf } from "./words.js";
 
+const NEAREST = 3;
+
 /** Turns whose answer is on its way. @type {Map<Turn, AbortController>} */
 const running = new Map();
 
@@ -63,6 +65,7 @@ async function answer(conversation, turn, replaces) {
     if (conversation.id === "") await keep(conversation);
     if (replaces) turn.id = await idOf(conversation, turn);
     await inTurn(conversation, turn, controller.signal);
+    if (turn.answer.state === "nothing") await nearest(turn);
   } catch (error) {
     broke(turn.answer, /** @type {Error} */ (error));
   }
@@ -103,16 +106,22 @@ async function inTurn(conversation, turn, signal) {
   }
 }
 
+/** Where it is looked for, and how. */
+function filters() {
+  const { sources, mode } = state.settings;
+  return { where: sources.length > 0 ? { $source: { $in: sources } } : null, mode };
+}
+
 /** @param {Conversation} conversation @param {Turn} turn */
 function request(conversation, turn) {
-  const { sources, ...options } = state.settings;
+  const { sources: _, ...options } = state.settings;
   return {
+    ...options,
+    ...filters(),
     question: turn.question,
     conversation: conversation.id,
     replaces: turn.id || null,
     seed: turn.answer.seed,
-    where: sources.length > 0 ? { $source: { $in: sources } } : null,
-    ...options,
   };
 }
 
@@ -151,6 +160,13 @@ function done(turn, data) {
     usage: data.usage,
     finish: data.finish_reason,
   });
+}
+
+/** What comes nearest to a question that the documents do not answer. @param {Turn} turn */
+async function nearest({ question, answer }) {
+  if (answer.nearest.length > 0) return;
+  const { where, mode } = filters();
+  answer.nearest = await api.search({ question, where, mode, k: NEAREST }).catch(() => []);
 }
 
 /** An answer that came to no end of its own. @param {Answer} answer @param {Error} error */
