@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SHOTS = os.environ.get("GEM_RAG_SHOTS")
 """A folder for screenshots of what the tests see; none are taken without it."""
@@ -46,8 +48,8 @@ def chromium():
         browser.close()
 
 
-def until(page, expression: str, seconds: float = 10) -> None:
-    """Wait for an expression to be true; Playwright's own way of it needs `eval`, which is forbidden there."""
+def until(page, expression: str, seconds: float = 30) -> None:
+    """Wait for an expression to be true; Playwright's own way needs `eval`, which is forbidden."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < end, f"never true: {expression}"
@@ -57,14 +59,21 @@ def until(page, expression: str, seconds: float = 10) -> None:
 class Visitor:
     """Somebody who uses the page, and notes what the browser complains of."""
 
-    def __init__(self, browser, url: str, size: tuple[int, int] = WIDE, look: str = "light", touch: bool = False):
+    def __init__(
+        self,
+        browser,
+        url: str,
+        size: tuple[int, int] = WIDE,
+        look: str = "light",
+        touch: bool = False,
+    ):
         width, height = size
         self.context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=look, has_touch=touch
         )
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(30_000)
         self.url = url
         self.complaints: list[str] = []
         self.foreign: list[str] = []
@@ -114,9 +123,10 @@ class Visitor:
     def drop(self, **files: str) -> None:
         """Drop files on the page; their names and words."""
         data = self.page.evaluate_handle(
-            """files => { const data = new DataTransfer();
-                for (const [name, text] of Object.entries(files)) data.items.add(new File([text], name));
-                return data; }""",
+            """files => {
+              const data = new DataTransfer();
+              for (const name in files) data.items.add(new File([files[name]], name));
+              return data; }""",
             files,
         )
         for event in ("dragenter", "dragover", "drop"):

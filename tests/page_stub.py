@@ -28,11 +28,11 @@ QUESTION = "How long is the warranty of the kettle?"
 ANSWER = "The kettle has a warranty of **seven years**, counted from the day it was bought."
 KETTLE = """# Kettle
 
-The kettle \U0001fad6 holds 1.7 litres and boils them in four minutes. It switches itself off when it is lifted.
+The kettle \U0001fad6 holds 1.7 litres and boils them in four minutes. It switches itself off when lifted.
 
 ## Warranty
 
-The kettle has a warranty of seven years from the day it was bought. Keep the receipt: it is the only proof.
+The kettle has a warranty of seven years from the day it was bought. Keep the receipt as a proof.
 The warranty does not cover limescale.
 
 | part | replaced within |
@@ -96,7 +96,9 @@ class Stub:
             self.texts[document["id"]] = text
         return document
 
-    def citation(self, document: dict[str, Any], text: str, quote: str | None, **more: Any) -> dict[str, Any]:
+    def citation(
+        self, document: dict[str, Any], text: str, quote: str | None, **more: Any
+    ) -> dict[str, Any]:
         """A passage of a document, the answering sentence in it."""
         whole = self.texts[document["id"]]
         start = whole.index(text)
@@ -131,7 +133,9 @@ class Stub:
 
 
 def error(status: int, message: str, code: str, **headers: str) -> JSONResponse:
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    body = {
+        "error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    }
     return JSONResponse(body, status, headers)
 
 
@@ -159,7 +163,11 @@ class Api:
             Route("/api/folders", self.guarded(self.add_folder), methods=["POST"]),
             Route("/api/conversations", self.guarded(self.list_conversations)),
             Route("/api/conversations", self.guarded(self.create), methods=["POST"]),
-            Route("/api/conversations/{id}", self.guarded(self.conversation), methods=["GET", "PATCH", "DELETE"]),
+            Route(
+                "/api/conversations/{id}",
+                self.guarded(self.conversation),
+                methods=["GET", "PATCH", "DELETE"],
+            ),
             Route("/api/conversations/{id}/export", self.guarded(self.export)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ]
@@ -182,10 +190,24 @@ class Api:
             said |= {
                 "version": "0.1.0",
                 "model": {"name": "smollm2-135m-instruct", "max_context": 2048} if ready else None,
-                "defaults": {"k": 16, "context": 1, "mode": "hybrid", "rank": True, "temperature": 0.0,
-                             "max_tokens": 256, "threshold": 0.41} if ready else None,
-                "limits": {"file_bytes": 10**8, "upload_bytes": 10**9, "files": 1000, "max_tokens": 2048,
-                           "suffixes": [".md", ".txt", ".pdf", ".docx", ".html", ".csv", ".py", ".json"]},
+                "defaults": {
+                    "k": 16,
+                    "context": 1,
+                    "mode": "hybrid",
+                    "rank": True,
+                    "temperature": 0.0,
+                    "max_tokens": 256,
+                    "threshold": 0.41,
+                }
+                if ready
+                else None,
+                "limits": {
+                    "file_bytes": 10**8,
+                    "upload_bytes": 10**9,
+                    "files": 1000,
+                    "max_tokens": 2048,
+                    "suffixes": [".md", ".txt", ".pdf", ".docx", ".html", ".csv", ".py", ".json"],
+                },
                 "folders": {"allowed": True, "roots": []},
                 "index": "/home/me/.local/share/gem-rag/4f1c",
             }
@@ -203,8 +225,18 @@ class Api:
         async def stream():
             last: dict[str, str] = {}
             while not self.closing:
-                by = {s: sum(d["state"] == s for d in self.stub.documents) for s in ("ready", "queued", "failed")}
-                idle = {"state": "idle", "done": 0, "total": 0, "failed": 0, "seconds_left": None, "current": None}
+                by = {
+                    s: sum(d["state"] == s for d in self.stub.documents)
+                    for s in ("ready", "queued", "failed")
+                }
+                idle = {
+                    "state": "idle",
+                    "done": 0,
+                    "total": 0,
+                    "failed": 0,
+                    "seconds_left": None,
+                    "current": None,
+                }
                 told = {
                     "state": {"state": self.stub.state},
                     "documents": by,
@@ -237,7 +269,12 @@ class Api:
         if body.get("replaces"):
             del messages[next(i for i, m in enumerate(messages) if m["id"] == body["replaces"]) :]
         question = {"id": f"m_{next(stub.ids)}", "role": "user", "content": body["question"]}
-        answer = {"id": f"m_{next(stub.ids)}", "role": "assistant", "content": "", "finish_reason": None}
+        answer = {
+            "id": f"m_{next(stub.ids)}",
+            "role": "assistant",
+            "content": "",
+            "finish_reason": None,
+        }
         messages += [question, answer]
         stub.conversations[body["conversation"]]["title"] = messages[0]["content"][:60]
         citations = stub.citations or []
@@ -261,10 +298,25 @@ class Api:
             "content": answer["content"].rstrip(),
             "finish_reason": finish,
             "nearest": citations[:3] if stub.nothing else [],
-            "timings": {"retrieve": 0.012, "rank": 0.028, "first_token": 0.12, "generate": 0.68, "total": 0.72},
-            "usage": {"prompt_tokens": 164, "cached_tokens": 128, "completion_tokens": 51, "truncated_tokens": 0},
+            "timings": {
+                "retrieve": 0.012,
+                "rank": 0.028,
+                "first_token": 0.12,
+                "generate": 0.68,
+                "total": 0.72,
+            },
+            "usage": {
+                "prompt_tokens": 164,
+                "cached_tokens": 128,
+                "completion_tokens": 51,
+                "truncated_tokens": 0,
+            },
         }
-        ids = {"conversation": body["conversation"], "question_id": question["id"], "answer_id": answer["id"]}
+        ids = {
+            "conversation": body["conversation"],
+            "question_id": question["id"],
+            "answer_id": answer["id"],
+        }
         yield event("done", {**answer, "answer": answer["content"], **ids})
 
     def part(self, request: Request, rows: list[dict[str, Any]], *names: str) -> Response:
@@ -309,7 +361,13 @@ class Api:
             return Response(status_code=204)
         text = stub.texts.get(id_)
         passages = [
-            {"id": c["id"], "start": c["start"], "end": c["end"], "heading": c["heading"], "page": c["page"]}
+            {
+                "id": c["id"],
+                "start": c["start"],
+                "end": c["end"],
+                "heading": c["heading"],
+                "page": c["page"],
+            }
             for c in stub.citations or []
             if c["document"] == id_
         ]
@@ -318,8 +376,16 @@ class Api:
     async def add_folder(self, request: Request) -> Response:
         path = (await request.json())["path"]
         if not path.startswith("/"):
-            return error(400, f"{path} is no folder; expected one on this computer", "invalid_value")
-        folder = {"id": f"f_{next(self.stub.ids)}", "path": path, "state": "watching", "documents": 12, "looked": now()}
+            return error(
+                400, f"{path} is no folder; expected one on this computer", "invalid_value"
+            )
+        folder = {
+            "id": f"f_{next(self.stub.ids)}",
+            "path": path,
+            "state": "watching",
+            "documents": 12,
+            "looked": now(),
+        }
         self.stub.folders = [*self.stub.folders, folder]
         return JSONResponse(folder, 201)
 
@@ -328,7 +394,14 @@ class Api:
 
     async def create(self, request: Request) -> Response:
         id_ = f"c_{next(self.stub.ids)}"
-        kept = {"id": id_, "title": "", "created": now(), "updated": now(), "count": 0, "messages": []}
+        kept = {
+            "id": id_,
+            "title": "",
+            "created": now(),
+            "updated": now(),
+            "count": 0,
+            "messages": [],
+        }
         self.stub.conversations[id_] = kept
         return JSONResponse(kept, 201)
 

