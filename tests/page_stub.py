@@ -28,7 +28,7 @@ QUESTION = "How long is the warranty of the kettle?"
 ANSWER = "The kettle has a warranty of **seven years**, counted from the day it was bought."
 KETTLE = """# Kettle
 
-The kettle \U0001fad6 holds 1.7 litres and boils them in four minutes. It switches itself off when lifted.
+The kettle \U0001fad6 holds 1.7 litres and boils them in four minutes. It switches itself off.
 
 ## Warranty
 

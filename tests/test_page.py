@@ -121,7 +121,7 @@ def test_a_passage_across_headings_and_tables_is_marked_whole(stub, visitor, pag
     stub.citations = [stub.citation(stub.documents[0], passage, "| heating plate | 12 days |")]
     visitor.ask("When is the heating plate replaced?")
     page.locator(".cite").click()
-    page.locator("mark.quote").first.wait_for()
+    page.locator("mark.quote >> visible=true").first.wait_for()
     assert marked(page, "current") == passage
     assert marked(page, "quote") == "| heating plate | 12 days |"
     assert page.locator("document-text").evaluate("e => e.textContent") == KETTLE

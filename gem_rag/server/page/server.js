@@ -3,7 +3,7 @@
 
 import * as api from "./api.js";
 import { documents } from "./documents.js";
-import { conversations } from "./conversations.js";
+import { conversations, openConversation } from "./conversations.js";
 import { changed, say, set, state } from "./store.js";
 
 const RETRY_MS = 1500;
@@ -61,10 +61,13 @@ async function took(said) {
   const before = state.server;
   state.server = said === "stopping" ? "gone" : said;
   changed();
-  if (state.server !== "ready" || before === "ready") return;
-  if (before === "loading") say("The model is loaded.");
+  if (before === state.server || state.server === "gone") return;
   documents.refresh();
   conversations.refresh();
+  const { id, turns } = state.conversation;
+  if (id !== "" && turns.length === 0) openConversation(id); // it could not be opened before
+  if (state.server !== "ready") return;
+  if (before === "loading") say("The model is loaded.");
   if (!state.about?.defaults) set({ about: await api.settings() });
 }
 

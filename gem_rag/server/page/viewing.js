@@ -27,7 +27,7 @@ export async function openDocument({ id, name }) {
 
 function remember() {
   const active = document.activeElement;
-  if (active instanceof HTMLElement && !active.closest(".document")) opener = active;
+  if (active instanceof HTMLElement && active !== document.body && !active.closest(".document")) opener = active;
 }
 
 /** @param {string} id @param {string} name @param {Citation[]} citations @param {number} at */

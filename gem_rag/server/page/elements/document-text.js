@@ -125,7 +125,9 @@ export class DocumentText extends HTMLElement {
 
   /** Bring the sentence that answers, or its passage, into view; and the keyboard there. */
   #reveal() {
-    const found = this.querySelector("mark.quote") ?? this.querySelector("mark.current");
+    // The bars of a table are there, and marked, but not shown.
+    const shown = (/** @type {string} */ kind) => this.querySelector(`mark.${kind}:not(.table .syntax *)`);
+    const found = shown("quote") ?? shown("current");
     if (!(found instanceof HTMLElement)) {
       this.scrollTop = 0;
       this.focus({ preventScroll: true });

@@ -2,10 +2,12 @@
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
+import { guard } from "../vendor/lit-html/directives/guard.js";
 import "../elements/answer-text.js";
 import { again, copy, edit, goOn, stop } from "../asking.js";
 import { sentenceOf } from "../characters.js";
 import { isAnswering } from "../conversations.js";
+import { documentCount } from "../documents.js";
 import { choose } from "../settings.js";
 import { set, state } from "../store.js";
 import { openCitation } from "../viewing.js";
@@ -108,7 +110,7 @@ function queuedView({ retryAt }) {
 
 /** @param {Answer} answer */
 const nothingView = ({ nearest }) => html`
-  <p class="nothing">Not in your documents.</p>
+  <p class="nothing">${state.countsKnown && documentCount() === 0 ? "There are no documents yet." : "Not in your documents."}</p>
   ${nearest.length === 0 ? nothing : html`
     <p class="small quiet nearest-title">The nearest passages</p>
     <ul class="nearest">
@@ -231,4 +233,12 @@ function factsOf(timings, usage, finish) {
 }
 
 /** All turns of the conversation. */
-export const turnsView = () => repeat(state.conversation.turns, (turn) => turn.key, turnView);
+export function turnsView() {
+  const { conversation, editing } = state;
+  const busy = isAnswering(conversation);
+  return repeat(conversation.turns, (turn) => turn.key, (turn) => {
+    const last = turn === conversation.turns.at(-1);
+    // What is over is drawn once, however long the conversation: only the last answer grows.
+    return last || editing === turn.key ? turnView(turn) : guard([turn.answer.state, busy, last], () => turnView(turn));
+  });
+}

@@ -1,1 +1,0 @@
-export declare function ref(to: (element: Element | undefined) => void): unknown;
