@@ -236,7 +236,7 @@ def test_while_the_model_is_loaded_a_question_waits(browser, stub, server):
     stub.state = "loading"
     visitor = Visitor(browser, server.url)
     page = visitor.open()
-    page.get_by_text("The model is being loaded.").wait_for()
+    page.get_by_text("The model is being loaded into memory").wait_for()
     page.fill("#question", QUESTION)
     page.keyboard.press("Enter")
     page.get_by_text("The model is still being loaded.").wait_for()

@@ -36,19 +36,29 @@ export function slice(text, start, end) {
   return text.slice(from, to);
 }
 
-/** The answering sentence of a citation, or the beginning of its passage. @param {Citation} citation */
-export function sentenceOf(citation) {
-  if (citation.quote_start === null || citation.quote_end === null) return opening(citation.text);
+/**
+ * The answering sentence of a citation; where none was made out, the one nearest to some words.
+ * @param {Citation} citation
+ * @param {string} [about] such as the question
+ */
+export function sentenceOf(citation, about = "") {
+  if (citation.quote_start === null || citation.quote_end === null) return nearest(citation.text, about);
   const from = citation.quote_start - citation.start;
   return oneLine(slice(citation.text, from, citation.quote_end - citation.start));
 }
 
-/** The first sentences of a passage, on one line. @param {string} text */
-function opening(text) {
-  const flat = oneLine(text);
+/** A passage on one line, from the sentence on that shares most words with others. @param {string} text @param {string} about */
+function nearest(text, about) {
+  const sentences = text.split(/(?<=[.!?])\s+|\n+/).filter((sentence) => /^(?!#).*\w/u.test(sentence));
+  const wanted = wordsOf(about);
+  const shared = sentences.map((sentence) => [...wordsOf(sentence)].filter((word) => wanted.has(word)).length);
+  const flat = oneLine(sentences.slice(shared.indexOf(Math.max(...shared))).join(" ") || text);
   if (flat.length <= 240) return flat;
   return flat.slice(0, flat.lastIndexOf(" ", 240)) + " …";
 }
+
+/** Its different words, small words aside. @param {string} text */
+const wordsOf = (text) => new Set(text.toLowerCase().match(/[\p{L}\p{N}]{4,}/gu) ?? []);
 
 /** @param {string} text */
 const oneLine = (text) => text.replace(/\s+/g, " ").trim();

@@ -85,7 +85,7 @@ function withNumbers(text, citations) {
   if (text.search(NUMBERS) >= 0 || !text.trim()) return text;
   const numbers = citations.map((_, i) => `[${i + 1}]`).join("");
   const end = text.trimEnd();
-  return /(```|\|)$/.test(end) ? `${end}\n\n${numbers}` : `${end} ${numbers}`;
+  return /(```|\|)$/.test(end) ? `${end}\n\n${numbers}` : `${end}\u00a0${numbers}`; // never at the beginning of a line
 }
 
 customElements.define("answer-text", AnswerText);

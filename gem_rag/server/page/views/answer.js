@@ -22,7 +22,7 @@ export function turnView(turn) {
     <article class="turn" aria-busy=${live}>
       ${state.editing === turn.key ? editView(turn) : html`<h2 class="question" dir="auto">${turn.question}</h2>`}
       ${answer.citations.length > 0 ? sourcesView(answer) : nothing}
-      ${bodyView(answer)} ${endView(turn)} ${live ? nothing : toolsView(turn)}
+      ${bodyView(turn)} ${endView(turn)} ${live ? nothing : toolsView(turn)}
     </article>`;
 }
 
@@ -78,10 +78,10 @@ const sourcesView = ({ citations }) => html`
       </li>`)}
   </ul>`;
 
-/** @param {Answer} answer */
-function bodyView(answer) {
+/** @param {Turn} turn */
+function bodyView({ question, answer }) {
   if (answer.state === "queued") return queuedView(answer);
-  if (answer.state === "nothing") return nothingView(answer);
+  if (answer.state === "nothing") return nothingView(answer, question);
   if (answer.state === "finding" && answer.text === "") {
     return html`<p class="status">${spinner()} Looking through your documents…</p>`;
   }
@@ -108,8 +108,8 @@ function queuedView({ retryAt }) {
     </p>`;
 }
 
-/** @param {Answer} answer */
-const nothingView = ({ nearest }) => html`
+/** @param {Answer} answer @param {string} question */
+const nothingView = ({ nearest }, question) => html`
   <p class="nothing">${state.countsKnown && documentCount() === 0 ? "There are no documents yet." : "Not in your documents."}</p>
   ${nearest.length === 0 ? nothing : html`
     <p class="small quiet nearest-title">The nearest passages</p>
@@ -117,7 +117,7 @@ const nothingView = ({ nearest }) => html`
       ${nearest.slice(0, 3).map((citation, i) => html`
         <li>
           <button type="button" class="near" @click=${() => openCitation(nearest.slice(0, 3), i)}>
-            <span class="near-words" dir="auto">${sentenceOf(citation)}</span>
+            <span class="near-words" dir="auto">${sentenceOf(citation, question)}</span>
             <span class="near-place">${fileLabel(citation.name)}<span>${placeOf(citation)}</span></span>
           </button>
         </li>`)}

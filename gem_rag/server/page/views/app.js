@@ -43,8 +43,8 @@ function bannerView() {
       <div class="banner" role="alert">${icon("wifi-off")}
         <span><strong>The server is away.</strong> Trying again by itself; nothing you typed is lost.</span></div>`;
   }
-  if (state.server === "loading") {
-    return html`<div class="loading">${bar(null, "Loading the model")}<p class="small quiet">The model is being loaded. A question waits until it is there.</p></div>`;
+  if (state.server === "loading" && state.conversation.turns.length > 0) {
+    return html`<div class="loading">${bar(null, "Loading the model")}<p class="small quiet">The model is being loaded.</p></div>`;
   }
   return nothing;
 }

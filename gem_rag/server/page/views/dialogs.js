@@ -155,7 +155,7 @@ function removeView() {
 /** What goes. @param {Doc | Folder | ConversationSummary} subject */
 function removalOf(subject) {
   if ("path" in subject) {
-    const words = `“${fileName(subject.path)}” is no longer looked at, and its ${count(subject.documents, "document")} can no longer be asked. The files stay where they are.`;
+    const words = `“${fileName(subject.path)}” is no longer looked at, and its documents can no longer be asked. The files stay where they are.`;
     return { words, act: () => removeFolder(subject) };
   }
   if ("chunks" in subject) {

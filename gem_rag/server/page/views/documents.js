@@ -50,7 +50,7 @@ function folderView(folder) {
   const looked = folder.looked === null ? "" : `, looked at ${ago(folder.looked)}`;
   const said = {
     looking: "being looked through",
-    watching: `${count(folder.documents, "document")}${looked}`,
+    watching: `${folder.documents == null ? "kept in step" : count(folder.documents, "document")}${looked}`,
     away: "not there just now; its documents are kept",
   }[folder.state];
   return html`

@@ -14,9 +14,13 @@ export const spinner = () => icon("loader-circle", "spin");
 
 const TAIL = 10; // ".md" and what stands before it
 
-/** A name that loses its middle where there is no room for all of it. @param {string} name */
-export const fileLabel = (name) =>
-  html`<span class="name" dir="auto" title=${name}><span class="name-head">${name.slice(0, -TAIL)}</span><span class="name-tail">${name.slice(-TAIL)}</span></span>`;
+/** A name that loses its middle where there is no room for all of it; it is heard whole. @param {string} name */
+export const fileLabel = (name) => html`
+  <span class="name" dir="auto" title=${name}>
+    <span class="unseen">${name}</span>
+    <span class="name-head" aria-hidden="true">${name.slice(0, -TAIL)}</span>
+    <span class="name-tail" aria-hidden="true">${name.slice(-TAIL)}</span>
+  </span>`;
 
 /** @param {number | null} done 0 to 1; null where that is not known @param {string} label */
 export const bar = (done, label) => html`

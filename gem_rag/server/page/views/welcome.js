@@ -7,12 +7,20 @@ import { examples } from "../examples.js";
 import { set, state } from "../store.js";
 import { progressView } from "./documents.js";
 import { chooseFiles } from "./files.js";
-import { icon } from "./parts.js";
+import { bar, icon } from "./parts.js";
 
 export function welcomeView() {
+  if (state.server === "loading" && documentCount() === 0) return loadingView();
   if (!state.countsKnown) return html`<div class="welcome"></div>`;
   return documentCount() === 0 && !isBusy() ? firstVisit() : whatToAsk();
 }
+
+const loadingView = () => html`
+  <div class="welcome">
+    <h1>One moment</h1>
+    <p class="welcome-lead">The model is being loaded into memory; the first time it is fetched as well. You may ask already: the question waits.</p>
+    <div class="welcome-progress">${bar(null, "Loading the model")}</div>
+  </div>`;
 
 const firstVisit = () => html`
   <div class="welcome">
