@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ async def delete(service: Service, source: str) -> None:
     """Take a document out: an upload with its file; a watched folder's file is left alone."""
     loaded = service.loaded
     if service.uploads.holds(source):
-        service.uploads.remove(source)
+        await asyncio.to_thread(service.uploads.remove, source)
     elif loaded.folders.of(source) is not None:
-        service.records.leave_out(source)
+        await asyncio.to_thread(service.records.leave_out, source)
     await loaded.indexer.forget([source])
