@@ -270,6 +270,13 @@ def test_a_follow_up_is_asked_in_the_light_of_the_conversation(server, monkeypat
     assert [m["content"] for m in kept if m["role"] == "user"] == ["Of the pot?"]
 
 
+def test_a_question_that_cannot_be_asked_is_not_kept(server):
+    new = server.http.post("/api/conversations", json={}).json()["id"]
+    body = {"question": "Who?", "conversation": new, "where": {"$start": 1}}
+    assert server.http.post("/api/ask", json=body).status_code == 400
+    assert server.http.get(f"/api/conversations/{new}").json()["messages"] == []
+
+
 def test_a_conversation_is_given_out_as_a_file(server):
     new = server.http.post("/api/conversations", json={}).json()["id"]
     answer = server.ask("How long\nis the warranty?", conversation=new)[-1][1]["answer"]

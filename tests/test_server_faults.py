@@ -319,6 +319,12 @@ def test_what_cannot_be_served_is_said_in_one_line(command, tmp_path):
         assert says in err
 
 
+def test_one_folder_is_served_by_one_process(settings, command):
+    with running(settings):
+        code, out, err = command("--port", 0, "--index", settings.home)
+    assert (code, out, "another gem-rag serves" in err) == (1, "", True)
+
+
 def test_each_set_of_paths_has_one_data_folder(monkeypatch, tmp_path):
     from gem_rag.server.settings import home_of
 

@@ -194,6 +194,27 @@ def test_a_tool_is_called_and_its_result_taken(chat):
     assert chat(messages=after, tools=[WEATHER], tool_choice="none").choices[0].message.content
 
 
+def test_logprobs_say_how_likely_each_token_was(chat, gem):
+    import torch
+
+    answer = chat(logprobs=True, top_logprobs=3).choices[0]
+    places = answer.logprobs.content
+    assert len(places) == 6  # a character may be several of them
+    assert all(place.token in answer.message.content for place in places if place.bytes)
+    assert [place.token for place in places] == [place.top_logprobs[0].token for place in places]
+    assert all(len(place.top_logprobs) == 3 for place in places)  # greedy: the best is chosen
+
+    seen = []
+    gem.generate(ASKED, max_new_tokens=6, logits_hook=lambda _, row: seen.append(row) or row)
+    expected = [float(torch.log_softmax(row.float(), 0).max()) for row in seen]
+    assert np.allclose([place.logprob for place in places], expected, atol=1e-4)
+
+    chunks = [c.choices[0] for c in chat(logprobs=True, stream=True)]
+    told = [place for chunk in chunks if chunk.logprobs for place in chunk.logprobs.content]
+    assert [place.logprob for place in told] == [place.logprob for place in places]
+    assert told[0].top_logprobs == []
+
+
 @pytest.mark.parametrize(
     "ignored",
     [
@@ -212,7 +233,9 @@ def test_fields_that_change_nothing_are_ignored(chat, ignored):
 @pytest.mark.parametrize(
     ("refused", "param", "code"),
     [
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"logprobs": True, "tools": [WEATHER]}, "logprobs", "unsupported_parameter"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_value"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
         ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
@@ -373,3 +396,15 @@ def test_documents_are_put_in_order_in_every_shape(server, gem):
     assert [(row["index"], row["text"]) for row in rows] == [(i, texts[i]) for i in expected]
     answer = server.http.post("/v1/rerank", json={**asked, "model": "other"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_the_documentations_example_runs(server, capsys):
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parent.parent / "docs" / "server.md").read_text()
+    (code,) = re.findall(r"```py\n(.*?)```", page, re.S)
+    exec(code.replace("http://127.0.0.1:8377", server.url), found := {})
+    assert len(found["vectors"].data) == 2
+    assert found["questions"].embed_query("a") != found["passages"].embed_query("a")
+    assert capsys.readouterr().out

@@ -94,6 +94,19 @@ def test_the_key_opens_as_a_header_or_as_the_pages_cookie(locked):
     assert "Max-Age=0" in locked.http.delete("/api/auth").headers["set-cookie"]
 
 
+def test_elsewhere_the_key_is_what_counts_and_not_the_name(tiny_checkpoint, tmp_path):
+    settings = settings_for(tmp_path / "home", tiny_checkpoint, host="0.0.0.0", key=KEY)
+    with running(settings) as server:
+        named = {"Host": "box.example:8377"}
+        assert server.http.get("/api/documents", headers=named).status_code == 401
+        known = {**named, "Authorization": f"Bearer {KEY}"}
+        assert server.http.get("/api/documents", headers=known).status_code == 200
+        own = {**known, "Origin": "http://box.example:8377"}
+        assert server.http.get("/api/documents", headers=own).status_code == 200
+        foreign = {**known, "Origin": "http://evil.example"}
+        assert server.http.get("/api/documents", headers=foreign).status_code == 403
+
+
 # How much is sent
 
 

@@ -8,13 +8,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from gem_rag.server.errors import queue_full
+from gem_rag.server.errors import ClientGone, queue_full
 
 T = TypeVar("T")
-
-
-class ClientGone(Exception):  # noqa: N818
-    """Whoever asked is not there any more."""
 
 
 class Place:

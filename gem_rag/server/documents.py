@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gem_rag.documents.find import path_name
 from gem_rag.errors import GemIndexError
 from gem_rag.server.errors import not_found
-from gem_rag.server.folders import short_hash
+from gem_rag.server.folders import Folder, short_hash
 from gem_rag.server.service import Loaded, Service
 
 
@@ -43,11 +45,14 @@ def id_of(source: str) -> str:
 
 def shown_name(loaded: Loaded, source: str) -> str:
     """What a document is called."""
-    folder = loaded.folders.of(source)
-    root = folder.path if folder is not None else loaded.uploads.folder
-    path = Path(source)
-    is_below = path.is_relative_to(root) and path != root
-    return path.relative_to(root).as_posix() if is_below else path.name or source
+    return _name(loaded, source, loaded.folders.of(source))
+
+
+def _name(loaded: Loaded, source: str, folder: Folder | None) -> str:
+    root = path_name(loaded.uploads.folder) if folder is None else folder.name
+    if source.startswith(root + os.sep):
+        return source[len(root) + 1 :].replace(os.sep, "/")
+    return source.rpartition(os.sep)[2] or source
 
 
 def shown(loaded: Loaded, source: str, chunks: int | None) -> Shown:
@@ -63,7 +68,7 @@ def shown(loaded: Loaded, source: str, chunks: int | None) -> Shown:
     return Shown(
         id=id_of(source),
         source=source,
-        name=shown_name(loaded, source),
+        name=_name(loaded, source, folder),
         folder=None if folder is None else folder.id,
         state=state or ("ready" if chunks is not None else "queued"),
         chunks=chunks or 0,
@@ -125,7 +130,7 @@ async def delete(service: Service, source: str) -> None:
     """Take a document out: an upload with its file; a watched folder's file is left alone."""
     loaded = service.loaded
     if service.uploads.holds(source):
-        service.uploads.remove(source)
+        await asyncio.to_thread(service.uploads.remove, source)
     elif loaded.folders.of(source) is not None:
-        service.records.leave_out(source)
+        await asyncio.to_thread(service.records.leave_out, source)
     await loaded.indexer.forget([source])

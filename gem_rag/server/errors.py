@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -25,6 +25,7 @@ from gem_rag.errors import (
 
 RETRY_SECONDS = 1
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_GONE = 499  # as nginx calls it; nobody reads it
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _log = logging.getLogger("gem_rag.server")
 
@@ -48,6 +49,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "What was asked cannot be done; `error` says why."},
     "5XX": {"model": ErrorBody, "description": "Not now, or a full disk; `error` says why."},
 }
+
+
+class ClientGone(Exception):  # noqa: N818
+    """Whoever asked is not there any more."""
 
 
 class ApiError(HTTPException):
@@ -154,6 +159,7 @@ def install(app: FastAPI) -> None:
     """Give all of an app's errors their shape."""
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(ClientGone, _of_nobody)
     for kind in (GemError, OSError, sqlite3.OperationalError, Exception):
         app.add_exception_handler(kind, _of_any)
 
@@ -165,6 +171,11 @@ def _of_http(_: Request, error: Exception) -> JSONResponse:
     status = error.status_code
     body = _body(status, str(error.detail), _CODES.get(status, "invalid_value"))
     return JSONResponse(body, status, error.headers)
+
+
+def _of_nobody(_: Request, error: Exception) -> Response:
+    del error
+    return Response(status_code=_GONE)
 
 
 def _of_validation(_: Request, error: Exception) -> JSONResponse:

@@ -82,6 +82,10 @@ class Exchange:
         await asyncio.to_thread(self._records.set_message, self.answer_id, answer["answer"], said)
         self._saved = time.monotonic()
 
+    async def take_back(self) -> None:
+        """The question cannot be answered: it is as if it had not been asked."""
+        await asyncio.to_thread(self._records.take_back, self.conversation, self.question_id)
+
     @property
     def ids(self) -> dict[str, str]:
         """How the page finds it again."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,23 @@ class Folder:
     looked: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Always the same for a path."""
-        return f"f_{short_hash(str(self.path))}"
+        return f"f_{short_hash(self.name)}"
+
+    @cached_property
+    def name(self) -> str:
+        """The path as sources are named."""
+        return path_name(self.path)
+
+    @cached_property
+    def _inside(self) -> str:
+        return self.name.rstrip(os.sep) + os.sep
 
     def holds(self, source: str) -> bool:
-        """Whether a source lies in it."""
-        return Path(source).is_relative_to(self.path)
+        """Whether a source lies in it; compared as text, since it is asked of every document."""
+        return source.startswith(self._inside) or source == self.name
 
 
 class Folders:
@@ -97,8 +107,8 @@ class Folders:
 
     def of(self, source: str) -> Folder | None:
         """The innermost that a source lies in."""
-        around = [folder for folder in self._folders.values() if folder.holds(source)]
-        return max(around, key=lambda folder: len(folder.path.parts), default=None)
+        around = [folder for folder in list(self._folders.values()) if folder.holds(source)]
+        return max(around, key=lambda folder: len(folder.name), default=None)
 
     async def add(self, path: Path) -> Folder:
         """Watch another one, from now on and when the server is started again."""
@@ -183,12 +193,13 @@ class Folders:
         """One as JSON."""
         return {
             "id": folder.id,
-            "path": path_name(folder.path),
+            "path": folder.name,
             "state": folder.state,
             "looked": folder.looked,
         }
 
 
+@lru_cache(1 << 16)
 def short_hash(text: str) -> str:
     """Of a name, for an id."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from gem_rag.checkpoints.names import DEFAULT, public_name
 from gem_rag.documents.find import absolute
 from gem_rag.engine.streams import AwaitedPieces
+from gem_rag.errors import GemError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.rag.pipeline import GemRAG
@@ -68,6 +72,7 @@ class Service:
         self.settings = settings
         # A new one is for its owner alone: what people ask is nobody else's business.
         absolute(settings.home).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _held(absolute(settings.home) / "server.lock")
         self.keys = Keys(settings.key)
         self.hub = Hub()
         self.admission = Admission(settings.limits.requests)
@@ -180,6 +185,23 @@ class Service:
             await self._loaded.indexer.stop()
             await asyncio.to_thread(self._loaded.rag.index.close)
         self.records.close()
+        self._lock.release()
+
+
+def _held(file: Path) -> FileLock:
+    """A lock that ends with the process, however that ends.
+
+    Raises:
+        GemError: Another process holds it.
+    """
+    lock = FileLock(file, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise GemError(
+            f"another gem-rag serves {file.parent}; end that, or choose another folder (--index)"
+        ) from None
+    return lock
 
 
 def _opened(settings: Settings) -> tuple[GemModel, GemRAG]:

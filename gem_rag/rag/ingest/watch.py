@@ -15,7 +15,7 @@ from threading import Event
 from typing import Protocol
 
 from gem_rag.documents.find import absolute, find, is_gone
-from gem_rag.errors import MissingExtraError
+from gem_rag.errors import DocumentError, MissingExtraError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.rag.ingest.gone import Sight, missing_below
 from gem_rag.rag.ingest.plan import source_name
@@ -156,7 +156,10 @@ class Watch:
     def _look(self) -> set[Path]:
         """See what is there; which files have changed since the last look."""
         there = [path for path in self._paths if not is_gone(path)]
-        found = find(there, exclude=self._exclude, without=self._without).files
+        try:
+            found = find(there, exclude=self._exclude, without=self._without).files
+        except DocumentError:
+            return set(self._seen)  # one of them has just gone: it is looked at again
         before = self._seen
         self._seen = {file: state for file in found if (state := _state(file)) is not None}
         return {file for file, state in self._seen.items() if before.get(file) != state}

@@ -13,7 +13,7 @@ from gem_rag.server.admission import unless_gone
 from gem_rag.server.answering import Told, tell
 from gem_rag.server.api.bodies import Ask
 from gem_rag.server.depends import Place, Served
-from gem_rag.server.errors import error_body, require_few
+from gem_rag.server.errors import ClientGone, error_body, require_few
 from gem_rag.server.exchanges import Exchange, require_one
 from gem_rag.server.service import Service
 from gem_rag.server.sse import EventStream, event
@@ -52,7 +52,14 @@ async def ask(asked: Ask, request: Request, service: Served) -> EventStream:
         "seed": asked.seed,
     }
     said = exchange.history if exchange is not None else history
-    told = await unless_gone(request, tell(service, asked.question, said, asked, generation))
+    try:
+        told = await unless_gone(request, tell(service, asked.question, said, asked, generation))
+    except ClientGone:
+        raise
+    except Exception:
+        if exchange is not None:
+            await exchange.take_back()
+        raise
     return EventStream(_events(told, exchange), service.settings.limits.stall_seconds)
 
 

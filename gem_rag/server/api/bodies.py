@@ -192,3 +192,57 @@ class Key(Body):
     """The key that the server was started with."""
 
     key: str = Field(max_length=1000, examples=["abc"])
+
+
+class ModelFacts(BaseModel):
+    """The model."""
+
+    name: str = Field(examples=["smollm2-135m-instruct"])
+    embeds: bool
+    max_context: int
+    skills: list[str]
+
+
+class Defaults(BaseModel):
+    """What is done where a question says nothing."""
+
+    k: int
+    context: int
+    mode: str
+    rank: bool
+    temperature: float
+    max_tokens: int
+    threshold: float | None
+
+
+class Bounds(BaseModel):
+    """What is taken at most."""
+
+    file_bytes: int
+    upload_bytes: int
+    files: int
+    max_tokens: int | None
+    suffixes: list[str]
+
+
+class FolderRules(BaseModel):
+    """Whether who asks may add folders, and below which; anywhere where none is named."""
+
+    allowed: bool
+    roots: list[str]
+
+
+class Settings(BaseModel):
+    """All there is to know; without the key the first two fields alone."""
+
+    key_needed: bool
+    state: Literal["loading", "ready", "stopping", "failed"]
+    version: str | None = None
+    model: ModelFacts | None = None
+    defaults: Defaults | None = None
+    modes: list[str] | None = None
+    limits: Bounds | None = None
+    folders: FolderRules | None = None
+    index: str | None = None
+    documents: int | None = None
+    passages: int | None = None

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from gem_rag import __version__
 from gem_rag.documents.kinds import KNOWN
 from gem_rag.rag.retrieve import CANDIDATES
-from gem_rag.server.api.bodies import Key
+from gem_rag.server.api.bodies import Key, Settings
 from gem_rag.server.api.folders import may_add
 from gem_rag.server.depends import Served
 from gem_rag.server.errors import ApiError
@@ -23,7 +23,7 @@ WRONG_KEY_SECONDS = 0.5  # that a wrong key waits for its answer
 COOKIE_SECONDS = 365 * 24 * 3600
 
 
-@router.get("/api/settings")
+@router.get("/api/settings", response_model=Settings, response_model_exclude_unset=True)
 async def settings(request: Request, service: Served) -> dict[str, Any]:
     """What the page needs to know; without the key, whether one is needed."""
     if not service.keys.admits(request.headers):

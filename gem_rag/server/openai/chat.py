@@ -42,6 +42,7 @@ async def chat(asked: ChatRequest, request: Request, service: Served) -> Respons
         asked.require_plain()
         return await _from_documents(asked, request, service)
     asked.require_no_finding()
+    asked.require_free()
     completion = await unless_gone(request, Completion.begin(service, asked))
     if asked.stream:
         return _streamed(service, _chunks(asked, completion))
@@ -50,7 +51,10 @@ async def chat(asked: ChatRequest, request: Request, service: Served) -> Respons
         generations = await unless_gone(request, completion.whole())
     finally:
         completion.close()
-    choices = [choice_of(i, g, one_call=one_call) for i, g in enumerate(generations)]
+    choices = [
+        choice_of(index, generation, completion.more_likelihoods(index), one_call=one_call)
+        for index, generation in enumerate(generations)
+    ]
     return JSONResponse(Written(asked.model).whole(choices, [g.usage for g in generations]))
 
 
@@ -70,9 +74,11 @@ async def _chunks(asked: ChatRequest, completion: Completion) -> AsyncIterator[s
                 if piece is None:
                     completion.require_not_stopped()
                     reason = reason_of(completion.generation(index))
-                    yield event(written.chunk(index, {}, reason))
+                    rest = completion.more_likelihoods(index)
+                    yield event(written.chunk(index, {}, reason, rest))
                 elif (delta := deltas[index].of(piece)) is not None:
-                    yield event(written.chunk(index, delta))
+                    more = completion.more_likelihoods(index)
+                    yield event(written.chunk(index, delta, None, more))
         if asked.wants_usage:
             yield event(written.usage_chunk(completion.generation(i).usage for i in answers))
         yield DONE
@@ -88,6 +94,7 @@ async def _from_documents(asked: ChatRequest, request: Request, service: Service
     if last["role"] != "user" or not question.strip():
         raise ApiError(400, "the last message is no question of the user's", param="messages")
     how, options = asked.finding, asked.options(0)
+    options.pop("skill", None)  # said in `how`
     told = await unless_gone(request, tell(service, question, history, how, options))
     if asked.stream:
         return _streamed(service, _told_chunks(asked, told))

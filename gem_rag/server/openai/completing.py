@@ -12,6 +12,7 @@ from gem_rag.engine.results import Generation
 from gem_rag.engine.streams import AwaitedPieces, CallStream
 from gem_rag.errors import ContextLengthError, EngineFull, GemError
 from gem_rag.server.errors import ApiError, stopping
+from gem_rag.server.openai.likelihoods import Likelihoods
 from gem_rag.server.openai.messages import to_core
 from gem_rag.server.openai.requests import ChatRequest
 from gem_rag.server.pieces import Begun, begin
@@ -26,11 +27,18 @@ class Completion:
     Args:
         service: Ends them when the server ends.
         begun: Each of them.
+        likelihoods: Of each, where they are wanted.
     """
 
-    def __init__(self, service: Service, begun: Sequence[Begun[Piece]]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        begun: Sequence[Begun[Piece]],
+        likelihoods: Sequence[Likelihoods] = (),
+    ) -> None:
         self._service = service
         self._begun = begun
+        self._likelihoods = likelihoods
 
     @classmethod
     async def begin(cls, service: Service, asked: ChatRequest) -> Completion:
@@ -40,17 +48,21 @@ class Completion:
             ApiError: The request cannot be honoured, or too many wait.
         """
         messages, model = to_core(asked.messages), service.loaded.model
-        skill = {} if asked.skill is None else {"skill": asked.skill}
+        likelihoods = [
+            Likelihoods(model.codec, model.parts.end_ids, asked.top_logprobs or 0)
+            for _ in range(asked.answers if asked.logprobs else 0)
+        ]
+        options = [asked.options(index) for index in range(asked.answers)]
+        for each, noting in zip(options, likelihoods, strict=False):
+            each["logits_hook"] = noting.note
         started = [
             service.run(
-                AwaitedPieces[CallStream, Piece](
-                    partial(_stream, model.stream, messages, asked.options(index) | skill)
-                )
+                AwaitedPieces[CallStream, Piece](partial(_stream, model.stream, messages, each))
             )
-            for index in range(asked.answers)
+            for each in options
         ]
         try:
-            return cls(service, await asyncio.gather(*map(begin, started)))
+            return cls(service, await asyncio.gather(*map(begin, started)), likelihoods)
         except (EngineFull, ContextLengthError, ApiError):
             raise
         except GemError as error:
@@ -96,6 +108,12 @@ class Completion:
         """What an answer has come to."""
         generation: Generation = self._begun[index].pieces.stream.generation
         return generation
+
+    def more_likelihoods(self, index: int) -> dict[str, Any] | None:
+        """Those of an answer's tokens that have not been told yet; None where none are wanted."""
+        if not self._likelihoods:
+            return None
+        return self._likelihoods[index].more(self.generation(index).ids)
 
     def require_not_stopped(self) -> None:
         """Raise where the server's end was the answer's.

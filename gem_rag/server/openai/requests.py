@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gem_rag.engine.options import GenerationOptions
 from gem_rag.index.search import Mode
 from gem_rag.server.answering import Answering
 from gem_rag.server.errors import ApiError, require_few
+from gem_rag.server.openai.likelihoods import MOST
 from gem_rag.server.settings import Limits
 
 MAX_TOKENS = 256
@@ -19,8 +19,6 @@ IGNORED = {
 }
 # What these would change is not done; refused unless they say that nothing is to be changed.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
@@ -98,6 +96,8 @@ class ChatRequest(BaseModel):
     top_k: int | None = Field(None, ge=0, le=1 << 20, description="Ours.")
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST)
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
@@ -148,9 +148,16 @@ class ChatRequest(BaseModel):
         for name in ("max_tokens", "max_completion_tokens"):
             require_few(dict(self)[name] or 0, limits.answer_tokens, name)
 
+    def require_free(self) -> None:
+        """Refuse likelihoods of an answer that is held to a form: they would be the form's."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs", param="top_logprobs")
+        if self.logprobs and (self.tools or self.schema_wanted is not None):
+            raise _unsupported("logprobs", "an answer held to tools or a schema has no logprobs")
+
     def require_plain(self) -> None:
         """Refuse what an answer from the documents cannot have."""
-        for name in ("tools", "response_format"):
+        for name in ("tools", "response_format", "logprobs"):
             is_text = name == "response_format" and self.schema_wanted is None
             if dict(self)[name] and not is_text:
                 raise _unsupported(name, f"answers from the documents have no {name}")
@@ -209,10 +216,9 @@ class ChatRequest(BaseModel):
             "schema": self.schema_wanted,
             "tools": tools,
             "tool_choice": self.tool_choice if tools else None,
+            "skill": self.skill,
         }
-        options = {name: value for name, value in given.items() if value is not None}
-        GenerationOptions.of(options)
-        return options
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _unsupported(name: str, message: str) -> ApiError:

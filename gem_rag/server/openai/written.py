@@ -36,10 +36,15 @@ class Written:
         }
 
     def chunk(
-        self, index: int, delta: Mapping[str, Any], reason: str | None = None, **more: Any
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        reason: str | None = None,
+        logprobs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """A piece of one answer."""
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice], **more}
 
     def usage_chunk(self, usages: Iterable[Usage]) -> dict[str, Any]:
@@ -51,12 +56,15 @@ class Written:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
-def choice_of(index: int, generation: Generation, *, one_call: bool) -> dict[str, Any]:
+def choice_of(
+    index: int, generation: Generation, logprobs: Mapping[str, Any] | None, *, one_call: bool
+) -> dict[str, Any]:
     """A whole answer.
 
     Args:
         index: Which.
         generation: What it came to.
+        logprobs: Of its tokens, where they are wanted.
         one_call: Leave out all calls but the first.
     """
     calls = [
@@ -73,7 +81,7 @@ def choice_of(index: int, generation: Generation, *, one_call: bool) -> dict[str
     return {
         "index": index,
         "message": message,
-        "logprobs": None,
+        "logprobs": logprobs,
         "finish_reason": reason_of(generation),
     }
 
