@@ -40,6 +40,12 @@ def test_the_page_fits_its_budget():
     assert sum(len(zlib.compress(f.read_bytes())) for f in sent) < BUDGET
 
 
+def test_every_module_is_fetched_at_once():
+    named = set(re.findall(r'"modulepreload" href="([^"]+)"', (PAGE / "index.html").read_text()))
+    modules = {f.relative_to(PAGE).as_posix() for f in PAGE.rglob("*.js")}
+    assert named == modules - {"main.js", "theme.js"}
+
+
 @pytest.mark.parametrize("file", OURS, ids=lambda f: f.relative_to(PAGE).as_posix())
 def test_nothing_comes_from_elsewhere_and_nothing_is_inline(file):
     text = file.read_text()

@@ -28,6 +28,7 @@ async function start() {
   watchKeys();
   watchCitations();
   watchDrops();
+  root.replaceChildren();
   draw();
   setInterval(() => tellsTime() && changed(), 1000);
   await connect();
