@@ -54,3 +54,11 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline(file):
     assert "eval(" not in text
     if file.suffix == ".html":
         assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", text) == []
+
+
+def test_every_icon_that_is_named_is_there():
+    there = set(re.findall(r'symbol id="([^"]+)"', (PAGE / "icons.svg").read_text()))
+    views = "".join(f.read_text() for f in (PAGE / "views").glob("*.js"))
+    named = set(re.findall(r'icon(?:Button)?\(\s*"([a-z0-9-]+)"', views))
+    assert named
+    assert named <= there

@@ -17,7 +17,7 @@ export function documentView(open) {
         ${icon("file-text", "quiet")}
         <div class="document-title">
           <h2>${fileLabel(open.name)}</h2>
-          ${citation && placeOf(citation) ? html`<span class="small quiet">${placeOf(citation)}</span>` : nothing}
+          ${citation && placeOf(citation) ? html`<span class="small quiet" dir="auto">${placeOf(citation)}</span>` : nothing}
         </div>
         ${open.citations.length > 1 ? stepsView(open) : nothing}
         ${iconButton("x", "Close the document", closeDocument)}
