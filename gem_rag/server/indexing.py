@@ -1,0 +1,264 @@
+"""What is to be indexed, in which order, and how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from gem_rag.engine.work import Work
+from gem_rag.rag.ingest.plan import source_name
+from gem_rag.rag.ingest.report import IngestReport
+from gem_rag.rag.pipeline import GemRAG
+from gem_rag.server.errors import as_api_error
+from gem_rag.server.hub import Hub
+
+# Files that are indexed together: so many, or of so many bytes. An upload waits for no more.
+BATCH_FILES, BATCH_BYTES = 64, 200_000
+REST_SECONDS = 5.0  # that are waited for the commit under way when the server ends
+State = Literal["queued", "indexing", "failed"]
+_log = logging.getLogger("gem_rag.server")
+
+
+@dataclass
+class Progress:
+    """How far all that was queued since the last pause has come.
+
+    Attributes:
+        files: Queued and done.
+        bytes: Likewise.
+        started: When the first was queued.
+    """
+
+    files: int = 0
+    files_done: int = 0
+    bytes: int = 0
+    bytes_done: int = 0
+    started: float = 0.0
+
+    @property
+    def seconds_left(self) -> int | None:
+        """About how long it will take, by bytes; None where nothing is done yet."""
+        if not self.bytes_done:
+            return None
+        rate = (time.monotonic() - self.started) / self.bytes_done
+        return round(rate * (self.bytes - self.bytes_done))
+
+
+class Indexer:
+    """One file after another into the index, uploads first; lives on the event loop.
+
+    Nothing of the queue is on disk: what was uploaded and what is watched is, and is queued again
+    when the server starts.
+
+    Args:
+        rag: Indexes.
+        hub: Told how far it is.
+    """
+
+    def __init__(self, rag: GemRAG, hub: Hub) -> None:
+        self._rag = rag
+        self._hub = hub
+        self._waiting: dict[Path, bool] = {}  # and whether it is known to have changed
+        self._running: dict[str, Path] = {}
+        self._failed: dict[str, str] = {}
+        self._unwanted: set[str] = set()  # deleted while they were being indexed
+        self._between: list[Callable[[], None]] = []
+        self._progress = Progress()
+        self._ready = 0  # documents in the index
+        self._at_rest = threading.Event()  # no thread of ours is indexing
+        self._at_rest.set()
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._work())
+        self._tell()
+
+    async def stop(self) -> None:
+        """End after the commit under way; what is not in the index yet is not lost."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            await asyncio.to_thread(self._at_rest.wait, REST_SECONDS)
+
+    def put(self, files: Iterable[Path], *, first: bool = False, is_new: bool = True) -> None:
+        """Queue files.
+
+        Args:
+            files: Absolute.
+            first: Before those that wait already.
+            is_new: They are known to have changed, and are shown as waiting.
+        """
+        fresh = dict.fromkeys(files, is_new)
+        if not fresh:
+            return
+        if not self._waiting and not self._running:
+            self._progress = Progress(started=time.monotonic())
+        more = [file for file in fresh if file not in self._waiting]
+        self._progress.files += len(more)
+        self._progress.bytes += sum(map(_size, more))
+        for file in fresh:
+            self._failed.pop(source_name(file), None)
+            self._unwanted.discard(source_name(file))
+        old = {file: known for file, known in self._waiting.items() if file not in fresh}
+        self._waiting = {**fresh, **old} if first else {**old, **fresh}
+        self._woken.set()
+        self._tell()
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Do something, in a thread, when the batch under way or the next one is done."""
+        self._between.append(work)
+        self._woken.set()
+
+    async def forget(self, sources: list[str]) -> None:
+        """Take sources out of the queue and the index, now."""
+        names = set(sources)
+        kept = {f: known for f, known in self._waiting.items() if source_name(f) not in names}
+        self._progress.files -= len(self._waiting) - len(kept)
+        self._waiting = kept
+        self._unwanted |= names & self._running.keys()
+        for name in names:
+            self._failed.pop(name, None)
+        if sources:
+            await asyncio.to_thread(self._rag.remove, sources)
+        await self._count()
+
+    def not_failed(self, sources: Iterable[str]) -> None:
+        """These are gone; that they failed is no matter any more."""
+        for source in sources:
+            self._failed.pop(source, None)
+
+    def state_of(self, source: str, is_indexed: bool) -> State | None:
+        """A source's state; None where it is as the index has it."""
+        if source in self._running:
+            return "indexing"
+        if source in self._failed:
+            return "failed"
+        known_to_change = self._waiting.get(Path(source))
+        waits = known_to_change is not None and (known_to_change or not is_indexed)
+        return "queued" if waits else None
+
+    def error_of(self, source: str) -> str | None:
+        """Why a source failed."""
+        return self._failed.get(source)
+
+    @property
+    def sources(self) -> list[str]:
+        """All that are waiting, are being indexed, or failed."""
+        waiting = [source_name(file) for file in self._waiting]
+        return list(dict.fromkeys([*self._running, *waiting, *self._failed]))
+
+    @property
+    def failed(self) -> list[str]:
+        """Those that failed."""
+        return list(self._failed)
+
+    @property
+    def waiting_names(self) -> set[str]:
+        """Names, without folders, of the files that wait: one may be another's new place."""
+        return {file.name for file in list(self._waiting)}  # asked from threads too
+
+    async def _work(self) -> None:
+        while True:
+            self._woken.clear()
+            if self._waiting:
+                await self._index(self._next_batch())
+            if self._between:
+                work, self._between = self._between, []
+                await self._run(work)
+            if not self._waiting and not self._between:
+                await self._count()
+                await self._woken.wait()
+
+    async def _run(self, work: list[Callable[[], None]]) -> None:
+        for one in work:
+            try:
+                await asyncio.to_thread(one)
+            except Exception:  # the queue goes on, whatever is wrong with one thing
+                _log.exception("between two batches")
+
+    def _next_batch(self) -> list[Path]:
+        batch: list[Path] = []
+        size = 0
+        for file in self._waiting:
+            batch.append(file)
+            size += _size(file)
+            if size >= BATCH_BYTES or len(batch) >= BATCH_FILES:
+                break
+        for file in batch:
+            del self._waiting[file]
+        self._running = {source_name(file): file for file in batch}
+        return batch
+
+    async def _index(self, batch: list[Path]) -> None:
+        self._tell()
+        sizes = sum(map(_size, batch))
+        there = [file for file in batch if file.is_file()]
+        try:
+            # Awaited as a work, it ends between two passes of the model when this is cancelled.
+            self._note(await Work(partial(self._add, there)))
+        except Exception as error:
+            known = as_api_error(error)
+            if known is None:
+                _log.exception("indexing")
+            reason = str(known.detail) if known else f"a bug: {type(error).__name__}"
+            self._failed |= dict.fromkeys(map(source_name, there), reason)
+        finally:
+            self._running = {}
+        gone, self._unwanted = list(self._unwanted), set()
+        if gone:
+            await asyncio.to_thread(self._rag.remove, gone)
+        self._progress.files_done += len(batch)
+        self._progress.bytes_done += sizes
+        await self._count()
+
+    def _add(self, files: list[Path]) -> IngestReport:
+        self._at_rest.clear()
+        try:
+            return self._rag.add(files, show_progress=False)
+        finally:
+            self._at_rest.set()
+
+    async def _count(self) -> None:
+        self._ready = await asyncio.to_thread(len, self._rag.index.documents)
+        self._tell()
+
+    def _note(self, report: IngestReport) -> None:
+        for source, reason in report.skipped:
+            self._failed[source] = reason.removeprefix(f"{source} ")
+
+    def _tell(self) -> None:
+        is_busy = bool(self._waiting or self._running)
+        progress = self._progress
+        news: dict[str, Any] = {
+            "state": "indexing" if is_busy else "idle",
+            "done": progress.files_done,
+            "total": max(progress.files, progress.files_done),
+            "failed": len(self._failed),
+            "seconds_left": progress.seconds_left if is_busy else None,
+            "current": next((file.name for file in self._running.values()), None),
+        }
+        self._hub.publish("indexing", news)
+        counts = {
+            "ready": self._ready,
+            "queued": len(self._waiting) + len(self._running),
+            "failed": len(self._failed),
+        }
+        self._hub.publish("documents", counts)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
