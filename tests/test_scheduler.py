@@ -12,6 +12,7 @@ class Row:
     is_prompted: bool = False
     is_wanted: bool = True
     kv_bytes: int = 1
+    width: int = 1
     name: str = field(default="")
 
 

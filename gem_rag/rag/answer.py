@@ -1,4 +1,4 @@
-"""Answers from what was found: from one reading exactly, from several passages together."""
+"""Answers from what was found: from one reading exactly, from several as `several` has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from gem_rag.errors import GemError
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.retrieve import Found
+from gem_rag.rag.several import Several, before, with_shares
 from gem_rag.store import ReadingStore
+from gem_rag.text.prompts import BETWEEN
 
 QUESTION, CONTEXT = "{question}", "{context}"
 NOTHING_FOUND = "I found nothing about this in the documents."
@@ -99,7 +101,8 @@ def _answer(found: Found, generation: Generation | None, first: float | None) ->
     if generation is None:
         return Answer(NOTHING_FOUND, [], timings, Usage(0, 0, 0), "nothing_found")
     text, reason = generation.text.strip(), generation.finish_reason
-    return Answer(text, found.citations, timings, generation.usage, reason)
+    citations = with_shares(found.citations, generation.sources)
+    return Answer(text, citations, timings, generation.usage, reason)
 
 
 def answer_from(
@@ -109,7 +112,7 @@ def answer_from(
     question: str,
     *,
     prompt: str,
-    join_readings: bool,
+    several: Several,
     **options: Any,
 ) -> Stream:
     """Ask the model, with what was found before it.
@@ -120,21 +123,13 @@ def answer_from(
         found: One passage or several.
         question: What is asked, in the light of the conversation.
         prompt: How it is asked: see `GemRAG`.
-        join_readings: Put several readings together instead of reading afresh.
+        several: What is made of several passages.
         **options: See `GenerationOptions`.
     """
-    before, _, after = prompt.rpartition(CONTEXT)
-    passages = "\n\n".join(found.texts)
-    if before or not model.shares_readings:
-        whole = [part.replace(QUESTION, question) for part in (before, after)]
-        return model.stream(whole[0] + passages + whole[1], **options)
-    if len(found.citations) == 1:
-        reading = found.readings[0] if found.readings else store.read(found.texts)[0]
-    elif join_readings:
-        reading = model.join(found.readings or store.read(found.texts))
-    else:
-        (reading,) = model.read([passages], max_length=model.max_context)
-    return model.stream(after.replace(QUESTION, question), after=reading, **options)
+    first, _, last = (part.replace(QUESTION, question) for part in prompt.rpartition(CONTEXT))
+    if first or not model.shares_readings:
+        return model.stream(first + BETWEEN.join(found.texts) + last, **options)
+    return model.stream(last, after=before(model, store, found, several), **options)
 
 
 def require_prompt(prompt: str) -> str:
