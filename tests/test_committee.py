@@ -9,11 +9,12 @@ import torch
 from tiny import TEXTS, disturb
 
 from gem_rag.config import AdapterConfig, SkillConfig
+from gem_rag.documents import Document
 from gem_rag.engine.committee import Committee
-from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.slots import Slots
-from gem_rag.errors import ContextLengthError, ReadingError
+from gem_rag.errors import ContextLengthError, GemError, ReadingError
 from gem_rag.model import create
+from gem_rag.rag import GemRAG
 
 ASKED = "Who wrote it?"
 
@@ -28,9 +29,7 @@ def idle(gem):
     """The engine, with nothing of earlier tests in it."""
     gc.collect()
     wait_until(lambda: gem.engine.stats().rows == 0)
-    before = gem.engine.limits
-    yield gem.engine
-    gem.engine.limits = before
+    return gem.engine
 
 
 def wait_until(true, seconds=20.0):
@@ -173,19 +172,6 @@ def test_beside_other_rows_each_is_what_it_would_be_alone(gem, readings, idle, m
     assert batch == [alone, gem.generate(ASKED, after=readings[0], max_new_tokens=40)]
 
 
-def test_every_row_counts_within_the_limits(gem, readings, idle):
-    idle.limits = Limits(rows=5)
-    stream = gem.stream(ASKED, after=Committee(readings), max_new_tokens=300)
-    next(stream)  # four rows, read on below
-    narrow = gem.stream("sea", max_new_tokens=300)
-    waiting = gem.submit(ASKED, after=Committee(readings[:2]), max_new_tokens=2)
-    list(zip(stream, range(30), strict=False))
-    assert idle.stats().queued + idle.stats().rows >= 1
-    stream.close()
-    narrow.close()
-    assert len(waiting.result().ids) == 2
-
-
 def test_its_rows_are_counted_in_bytes(gem, readings):
     held = sum(map(len, readings)) + len(gem.read([""])[0])
     prompt = len(gem.codec.prompt_ids(ASKED, continued=True))
@@ -230,3 +216,59 @@ def test_what_cannot_be_is_said(gem, readings, base_folder):
             gem.generate(ASKED, after=Committee([*readings, *other]))
     with pytest.raises(ContextLengthError):
         gem.generate("sea " * 1000, after=Committee(readings))
+
+
+# In GemRAG
+
+
+@pytest.fixture
+def rag(gem):
+    rag = GemRAG(gem, threshold=None, context=3, several="committee")
+    rag.add([Document(text, f"{i}.txt") for i, text in enumerate(TEXTS) if text])
+    return rag
+
+
+def test_an_answer_says_how_much_of_it_came_from_each_passage(rag):
+    answer = rag.answer(ASKED, max_new_tokens=8)
+    shares = [citation.tokens_share for citation in answer.citations]
+    assert len(shares) == 3
+    assert sum(shares) == pytest.approx(1)
+    assert shares != [pytest.approx(1 / 3)] * 3
+    stream = rag.stream(ASKED, max_new_tokens=8)
+    assert "".join(stream).strip() == answer.answer
+    assert stream.answer.citations == answer.citations
+
+
+def test_one_passage_is_answered_from_as_ever(rag):
+    rag.context = 1
+    as_ever = GemRAG(rag.model, rag.index, threshold=None).answer(ASKED, max_new_tokens=8)
+    answer = rag.answer(ASKED, max_new_tokens=8)
+    assert answer.answer == as_ever.answer
+    assert answer.citations == as_ever.citations
+    assert answer.citations[0].tokens_share is None
+
+
+def test_passages_are_not_read_again(rag, gem, monkeypatch):
+    rag.answer(ASKED, max_new_tokens=1)
+    read = gem.reader.read
+    texts = []
+
+    def noted(ids, *args, **options):
+        texts.extend(map(len, ids))
+        return read(ids, *args, **options)
+
+    monkeypatch.setattr(gem.reader, "read", noted)
+    rag.answer(ASKED, max_new_tokens=4)
+    assert max(texts, default=0) <= len(gem.codec.encode_texts([ASKED], None)[0].ids) + 8
+
+
+def test_words_before_the_passages_have_them_read_together(rag):
+    rag.prompt = "These are the documents: {context} {question}"
+    answer = rag.answer(ASKED, max_new_tokens=4)
+    assert answer.usage.cached_tokens == 0
+    assert [citation.tokens_share for citation in answer.citations] == [None] * 3
+
+
+def test_an_unknown_way_names_those_there_are(gem):
+    with pytest.raises(GemError, match="'apart'; expected one of together, committee, join"):
+        GemRAG(gem, several="apart")

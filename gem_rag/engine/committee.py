@@ -25,6 +25,7 @@ class Committee:
 
     The next token t is that of the largest ``(1 + b) log p_k(t) - b log p_0(t) + g log r_k`` over
     all readings k and tokens: p_k follows reading k, p_0 no text at all. It is appended to all.
+    Sampling, hooks and schemas see each token by the best of its scores.
 
     Attributes:
         readings: Who answers; of one model, in the order that `Generation.sources` counts them.
