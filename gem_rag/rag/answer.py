@@ -127,7 +127,9 @@ def answer_from(
         **options: See `GenerationOptions`.
     """
     first, _, last = (part.replace(QUESTION, question) for part in prompt.rpartition(CONTEXT))
-    if first or not model.shares_readings:
+    afresh = several == "together" and len(found.texts) > 1
+    # A skill acts after a reading, but among the user's own words only after all of them.
+    if first or not model.shares_readings or (afresh and options.get("skill") is None):
         return model.stream(first + BETWEEN.join(found.texts) + last, **options)
     return model.stream(last, after=before(model, store, found, several), **options)
 
