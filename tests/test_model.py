@@ -197,13 +197,14 @@ def test_another_models_reading_is_refused(gem, tmp_path):
             use()
 
 
-def test_joining_one_reading_changes_nothing_and_two_are_close_to_their_order(gem):
-    one, two = gem.read(["Rivers run to the sea.", " A child is riding."])
+def test_joining_one_reading_changes_nothing_and_two_are_parted_as_if_read_together(gem):
+    one, two = gem.read(["Rivers run to the sea.", "A child is riding."])
     assert gem.base.can_join
     np.testing.assert_allclose(gem.join([one]).embed(), one.embed(), **CLOSE)
     joined = gem.join([one, two])
-    whole = gem.read([one.text + two.text])[0]
+    whole = gem.read([one.text + "\n\n" + two.text])[0]
     assert joined.ids.tolist() == whole.ids.tolist()
+    assert (joined.text, joined.offsets) == (whole.text, whole.offsets)
     # The first layer's keys do not depend on what stood before: there joining is exact.
     torch.testing.assert_close(joined.key_values[0][0], whole.key_values[0][0], **CLOSE)
 

@@ -12,6 +12,7 @@ class Row:
     is_prompted: bool = False
     is_wanted: bool = True
     kv_bytes: int = 1
+    width: int = 1
     name: str = field(default="")
 
 
@@ -153,3 +154,23 @@ def test_rows_that_nobody_reads_keep_nobody_out():
     unread.is_wanted = False
     scheduler.add_rows([waiting])
     assert scheduler.next().rows == (waiting,)
+
+
+def test_a_wide_row_takes_the_places_of_several():
+    wide, narrow, late = Row(width=3), Row(), Row()
+    scheduler = running(wide, narrow, late, limits=Limits(rows=4))
+    assert list(scheduler.running) == [wide, narrow]
+    assert scheduler.queued == 1
+    assert scheduler.next() == Step((wide, narrow))
+    scheduler.remove(narrow)
+    assert scheduler.next() == Step((wide, late))
+
+
+def test_a_row_that_is_wider_than_the_limit_runs_alone():
+    wide, other = Row(width=9), Row()
+    scheduler = running(wide, other, limits=Limits(rows=4))
+    assert list(scheduler.running) == [wide]
+    scheduler.limits = Limits(rows=16)
+    assert scheduler.next() == Step((wide, other))
+    scheduler.limits = Limits(rows=4)
+    assert scheduler.next() == Step((wide,))

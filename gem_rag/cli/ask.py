@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from gem_rag.rag.pipeline import GemRAG
 
 Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
+SeveralWay = Annotated[
+    str,
+    typer.Option("--several", help="Several passages: together, committee or join."),
+]
 # What a user reads; the others are about experiments, and long.
 DEMO_PAGES = ("cli.md", "how-it-works.md", "langchain.md", "llama-index.md")
 CHAT_COMMANDS = "/sources /clear /quit"
@@ -56,6 +60,7 @@ def ask(
     where: Where = None,
     rank: Rank = True,
     context: Context = 1,
+    several: SeveralWay = "together",
     skill: Skill = "auto",
     max_tokens: MaxTokens = 256,
     as_json: Json = False,
@@ -66,7 +71,8 @@ def ask(
     nothing answers, that is said, and the nearest passages are offered.
     """
     condition = parsed(where)
-    answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    answering: dict[str, Any] = {"mode": mode, "rank": rank, "skill": skill}
+    answering |= {"context": context, "several": several}
     with open_rag(docs, index, model, dtype, **answering) as rag:
         stream = rag.stream(question, where=condition, max_new_tokens=max_tokens)
         if as_json:
@@ -92,6 +98,7 @@ def chat(
     where: Where = None,
     rank: Rank = True,
     context: Context = 1,
+    several: SeveralWay = "together",
     skill: Skill = "auto",
     max_tokens: MaxTokens = 256,
     as_json: Annotated[
@@ -103,7 +110,8 @@ def chat(
     /sources shows what the last answer rests on, /clear forgets the conversation, /quit ends it.
     """
     condition = parsed(where)
-    answering: dict[str, Any] = {"mode": mode, "rank": rank, "context": context, "skill": skill}
+    answering: dict[str, Any] = {"mode": mode, "rank": rank, "skill": skill}
+    answering |= {"context": context, "several": several}
     with open_rag(docs, index, model, dtype, **answering) as rag:
         if not as_json:
             err.print(f"[dim]{rag.index.count()} chunks. {CHAT_COMMANDS}[/dim]")

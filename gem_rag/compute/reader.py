@@ -16,6 +16,7 @@ from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import EmbedsReadings, Reading
 from gem_rag.errors import ContextLengthError, ReadingError
 from gem_rag.text.codec import Tokenized
+from gem_rag.text.prompts import BETWEEN
 
 
 class Reader:
@@ -30,6 +31,7 @@ class Reader:
         self.parts = parts
         self._owner = owner
         self._preambles: dict[tuple[bool, int], tuple[Tokens, Cache]] = {}
+        self._separator: tuple[Tokenized, KeyValues] | None = None
 
     def room(self, reserve: int = 0) -> int:
         """Tokens of context that the preamble and `reserve` more leave."""
@@ -144,6 +146,7 @@ class Reader:
     def forget_preambles(self) -> None:
         """Drop cached preambles: for a trainer that changes an adapter acting on them."""
         self._preambles.clear()
+        self._separator = None
 
     def continue_from(
         self, tokens: Tokens, cache: Cache, ids: Tensor, acting: Sequence[Acting] = ()
@@ -168,6 +171,8 @@ class Reader:
     def join(self, readings: Sequence[Reading]) -> Reading:
         """Several readings as one: the preamble once, then each text's keys moved to their place.
 
+        Texts are parted as those that are read together, by a `BETWEEN` read once by itself.
+
         Experimental: an approximation, because the texts have not seen each other.
 
         Raises:
@@ -175,22 +180,35 @@ class Reader:
             ContextLengthError: Together they do not fit.
         """
         self.require_joinable(readings)
+        between = [self.separator()] * (len(readings) - 1)
+        parts = [part for pair in zip(readings, between, strict=False) for part in pair]
+        parts.append(readings[-1])
         head = len(self.parts.config.preamble_ids)
         starts = [0]
-        for reading in readings:
-            starts.append(starts[-1] + len(reading) - head)
+        for part in parts:
+            starts.append(starts[-1] + len(part) - head)
         return Reading(
-            text="".join(r.text for r in readings),
-            ids=torch.cat([readings[0].ids[:head], *(r.ids[head:] for r in readings)]),
-            offsets=_shifted_offsets(readings),
+            text="".join(part.text for part in parts),
+            ids=torch.cat([parts[0].ids[:head], *(part.ids[head:] for part in parts)]),
+            offsets=_shifted_offsets(parts),
             key_values=tuple(
-                self._joined_layer(readings, starts, layer)
-                for layer in range(len(readings[0].key_values))
+                self._joined_layer(parts, starts, layer)
+                for layer in range(len(parts[0].key_values))
             ),
-            fingerprint=readings[0].fingerprint,
-            cut_tokens=sum(r.cut_tokens for r in readings),
+            fingerprint=parts[0].fingerprint,
+            cut_tokens=sum(part.cut_tokens for part in parts),
             model=self._model(),
         )
+
+    def separator(self) -> Reading:
+        """What stands between joined texts, read after the preamble alone; run once."""
+        if self._separator is None:
+            # Before a word it may be other tokens than by itself.
+            whole = self.parts.codec.encode_texts([BETWEEN + "A"], None)[0]
+            count = sum(end <= len(BETWEEN) for _, end in whole.offsets)
+            own = Tokenized(whole.ids[:count], whole.offsets[:count], 0)
+            self._separator = own, self.readings([BETWEEN], [own])[0].key_values
+        return self.restore(BETWEEN, *self._separator)
 
     def _joined_layer(
         self, readings: Sequence[Reading], starts: Sequence[int], layer: int
@@ -232,7 +250,9 @@ class Reader:
                 "this base's keys cannot be moved to other positions (its rotary positions are not "
                 "plain rotations), so readings cannot be joined; read the texts together instead"
             )
-        total = sum(map(len, readings))
+        head = len(self.parts.config.preamble_ids)
+        between = len(self.separator()) - head
+        total = head + sum(len(reading) - head + between for reading in readings) - between
         if total >= base.max_context:
             raise ContextLengthError(
                 f"{len(readings)} readings have {total} tokens, the context window "

@@ -106,6 +106,10 @@ class Bulk:
 
         return self._worker.call(run)
 
+    def join(self, readings: Sequence[Reading]) -> Reading:
+        """Several readings as one: see `Reader.join`."""
+        return self._worker.call(partial(self._reader.join, readings))
+
     def rank(
         self,
         query: str,

@@ -16,6 +16,7 @@ from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
 from gem_rag.engine.bulk import Bulk
+from gem_rag.engine.committee import After
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.request import Request, Requests
@@ -130,10 +131,14 @@ class Engine:
         """Passages in order of relevance."""
         return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor, skill))
 
+    def join(self, readings: Sequence[Reading]) -> Work[Reading]:
+        """Several readings as one."""
+        return Work(partial(self._bulk.join, readings))
+
     def generate(
         self,
         requests: Sequence[Request],
-        after: Sequence[Reading] | None,
+        after: Sequence[After] | None,
         options: GenerationOptions,
         cancelled: Callable[[int], bool] | None = None,
     ) -> Work[list[Generation]]:
@@ -143,7 +148,7 @@ class Engine:
     def _generate(
         self,
         requests: Sequence[Request],
-        after: Sequence[Reading] | None,
+        after: Sequence[After] | None,
         options: GenerationOptions,
         cancelled: Callable[[int], bool] | None,
     ) -> list[Generation]:
@@ -160,7 +165,7 @@ class Engine:
     def stream(
         self,
         request: Request,
-        after: Reading | None,
+        after: After | None,
         options: GenerationOptions,
         wait: bool = True,
     ) -> Stream:
@@ -173,7 +178,7 @@ class Engine:
     def submit(
         self,
         request: Request,
-        after: Reading | None,
+        after: After | None,
         options: GenerationOptions,
         wait: bool = True,
     ) -> Future[Generation]:

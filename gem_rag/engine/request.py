@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.compute.skill import Skilled
 from gem_rag.engine.bulk import Bulk
+from gem_rag.engine.committee import After, Committee
 from gem_rag.engine.grammar import Grammars
 from gem_rag.engine.options import GenerationOptions
-from gem_rag.engine.rows import Row
+from gem_rag.engine.rows import Row, Seat
 from gem_rag.engine.sampling import LogitsHook
 from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.text.template import Message, as_text
@@ -41,14 +43,14 @@ class Requests:
     def rows(
         self,
         requests: Sequence[Request],
-        after: Sequence[Reading] | None,
+        after: Sequence[After] | None,
         options: GenerationOptions,
     ) -> list[Row]:
         """Rows that can be run together.
 
         Args:
             requests: Messages or prompts.
-            after: One reading per request to go on from.
+            after: One reading, or committee of readings, per request to go on from.
             options: For all of them.
 
         Raises:
@@ -56,39 +58,51 @@ class Requests:
             GemError: A schema that cannot be enforced, or an unknown tool.
             ReadingError: A reading is another model's or cannot be continued.
         """
-        if after is not None:
-            if len(after) != len(requests):
-                raise ValueError(
-                    f"{len(requests)} requests with {len(after)} readings; need as many"
-                )
-            self._reader.require_own(after)
-            self._reader.require_shareable(after)
+        if after is not None and len(after) != len(requests):
+            raise ValueError(f"{len(requests)} requests with {len(after)} readings; need as many")
         tools = options.callable_tools
-        readings = after if after is not None else [None] * len(requests)
+        befores: Sequence[After | None] = [None] * len(requests) if after is None else after
+        readings = [self._readings(before) for before in befores]
         prompts = [
-            self._prompt(request, reading, tools, options)
-            for request, reading in zip(requests, readings, strict=True)
+            self._prompt(request, _longest(own), tools, options)
+            for request, own in zip(requests, readings, strict=True)
         ]
         choices = [self._tool_choice(request, tools, options.choice) for request in requests]
-        return [
-            self._row(ids, cut, reading, tools, choice, options)
-            for (ids, cut), reading, choice in zip(prompts, readings, choices, strict=True)
+        rows = [
+            self._row(ids, cut, own, tools, choice, options)
+            for (ids, cut), own, choice in zip(prompts, readings, choices, strict=True)
         ]
+        return [
+            replace(row, committee=before) if isinstance(before, Committee) else row
+            for row, before in zip(rows, befores, strict=True)
+        ]
+
+    def _readings(self, before: After | None) -> list[Reading]:
+        """What a request's seats go on from; the empty text is last, where a committee wants it."""
+        if before is None:
+            return []
+        readings = list(before.readings) if isinstance(before, Committee) else [before]
+        self._reader.require_own(readings)
+        self._reader.require_shareable(readings)
+        if isinstance(before, Committee) and before.contrast:
+            readings += self._bulk.read([""], None, False)
+        return readings
 
     def _row(
         self,
         ids: list[int],
         cut: int,
-        reading: Reading | None,
+        readings: Sequence[Reading],
         tools: Sequence[Tool],
         choice: str,
         options: GenerationOptions,
     ) -> Row:
-        past = 0 if reading is None else len(reading)
-        limit = min(options.max_new_tokens, self._parts.base.max_context - past - len(ids))
+        left = self._parts.base.max_context - _longest(readings) - len(ids)
+        limit = min(options.max_new_tokens, left)
+        seats = [Seat(r, self._skilled(options, len(r), len(ids))) for r in readings]
         return Row(
             prompt=ids,
-            after=reading,
+            seats=tuple(seats) or (Seat(None, self._skilled(options, 0, len(ids))),),
             sampling=options.sampling(self._constraint(options, tools, choice, limit)),
             stops=options.stops,
             limit=limit,
@@ -96,7 +110,6 @@ class Requests:
             tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
             must_call=bool(tools) and choice not in ("auto", "none"),
             schema=options.schema,
-            skilled=self._skilled(options, past, len(ids)),
         )
 
     def _skilled(self, options: GenerationOptions, past: int, prompt: int) -> Skilled | None:
@@ -118,15 +131,14 @@ class Requests:
     def _prompt(
         self,
         request: Request,
-        reading: Reading | None,
+        past: int,
         tools: Sequence[Tool],
         options: GenerationOptions,
     ) -> tuple[list[int], int]:
-        """A request's ids and how many were cut: none, unless `truncate` allows it.
+        """A request's ids after so many tokens, and how many were cut: see `truncate`.
 
         A cut prompt leaves room for the longest answer, or for half of what is left.
         """
-        past = 0 if reading is None else len(reading)
         codec, max_context = self._parts.codec, self._parts.base.max_context
         ids = codec.prompt_ids(request, raw=options.raw, continued=past > 0, tools=tools)
         if not ids:
@@ -174,3 +186,8 @@ class Requests:
     def grammars(self) -> Grammars:
         """Constraints for this tokenizer."""
         return Grammars(self._parts.codec, self._parts.base.vocabulary, sorted(self._parts.end_ids))
+
+
+def _longest(readings: Sequence[Reading]) -> int:
+    """Tokens that stand before a prompt, in the longest of its rows."""
+    return max(map(len, readings), default=0)

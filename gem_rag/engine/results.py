@@ -16,7 +16,8 @@ class Usage:
 
     Attributes:
         prompt_tokens: All that stood before the answer, readings included.
-        cached_tokens: Those of them that came from a reading and were not run again.
+        cached_tokens: Those of them that came from a reading and were not run again. Of a committee
+            both count every row, the empty text's too.
         completion_tokens: Generated, the token that ended it included.
         truncated_tokens: Cut from the prompt because the caller allowed it.
     """
@@ -45,7 +46,9 @@ class Generation:
         misfit: Why the text does not fit the schema that was given: it was cut off, or decoding
             could not be held to all that the schema says. None where it fits.
         ids: Ids generated, the ending token included.
-        prompt_ids: Ids it was generated after, readings included.
+        prompt_ids: Ids it was generated after, readings included; of a committee, in its first row.
+        sources: For each of `ids` the place of the reading of a committee that it came from; empty
+            where there was none.
     """
 
     text: str
@@ -56,3 +59,4 @@ class Generation:
     misfit: str | None = None
     ids: tuple[int, ...] = field(repr=False, default=())
     prompt_ids: tuple[int, ...] = field(repr=False, default=())
+    sources: tuple[int, ...] = field(repr=False, default=())

@@ -9,10 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import Tensor
+
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
 from gem_rag.compute.skill import Skilled
 from gem_rag.engine.calls import Said, taken_apart
+from gem_rag.engine.committee import Committee
 from gem_rag.engine.fit import misfit_of_text
 from gem_rag.engine.options import Schema
 from gem_rag.engine.results import FinishReason, Generation, Usage
@@ -25,12 +28,30 @@ LOOK_AHEAD = 4  # tokens that a stream may be ahead of whoever reads it
 
 
 @dataclass(frozen=True)
+class Seat:
+    """One of the places that a request takes in a pass: what goes before its prompt there.
+
+    Attributes:
+        after: The reading it goes on from.
+        skilled: The skill that acts, and from which position on: what comes before is the base's.
+    """
+
+    after: Reading | None = None
+    skilled: Skilled | None = None
+
+    @property
+    def held(self) -> int:
+        """Tokens of the reading."""
+        return 0 if self.after is None else len(self.after)
+
+
+@dataclass(frozen=True)
 class Row:
     """One request, ready to be run.
 
     Attributes:
         prompt: Token ids, without those of the reading.
-        after: The reading it goes on from.
+        seats: Where they are run: one, or a committee's readings and the empty text it may want.
         sampling: How its tokens are chosen.
         stops: Strings that end it.
         limit: Most tokens to generate.
@@ -38,11 +59,11 @@ class Row:
         tools: Names of the tools it may call.
         must_call: Whether it has to call one.
         schema: What its text has to fit.
-        skilled: The skill that acts, and from which position on: what comes before is the base's.
+        committee: Makes one choice of what the seats say; None where there is one.
     """
 
     prompt: list[int]
-    after: Reading | None
+    seats: tuple[Seat, ...]
     sampling: Sampling
     stops: Sequence[str]
     limit: int
@@ -50,18 +71,29 @@ class Row:
     tools: Sequence[str]
     must_call: bool = False
     schema: Schema | None = None
-    skilled: Skilled | None = None
+    committee: Committee | None = None
+
+    @property
+    def follows_reading(self) -> bool:
+        """Whether anything was read before its prompt."""
+        return self.seats[0].after is not None
 
     @property
     def shared(self) -> int:
         """How many tokens at the beginning are read as any other row would read them."""
-        whole = len(self.prompt) + self.limit
-        return whole if self.skilled is None else self.skilled.start
+        skilled = self.seats[0].skilled
+        return len(self.prompt) + self.limit if skilled is None else skilled.start
 
     @property
     def past(self) -> list[int]:
-        """Token ids of the reading."""
-        return [] if self.after is None else self.after.ids.tolist()
+        """Token ids of the reading; of a committee's first."""
+        after = self.seats[0].after
+        return [] if after is None else after.ids.tolist()
+
+    @property
+    def held(self) -> int:
+        """Tokens of all readings."""
+        return sum(seat.held for seat in self.seats)
 
 
 class Piece(NamedTuple):
@@ -84,9 +116,10 @@ class Answer:
         unwanted: Whether nobody waits for it any more.
         read_on: Called when a stream that was waited with is read on.
         future: Its end.
-        slot: Where its keys and values are, while it is run.
-        to_run: Tokens that are not in the slot yet.
+        slots: Where its keys and values are, seat by seat, while it is run.
+        to_run: Tokens that are not in the slots yet: the same for all seats.
         ids: Generated.
+        sources: Of each, the reading of a committee that it came from.
     """
 
     row: Row
@@ -96,9 +129,10 @@ class Answer:
     unwanted: Callable[[], bool] = lambda: False
     read_on: Callable[[], None] | None = None
     future: Future[Generation] = field(default_factory=Future)
-    slot: Slot | None = None
+    slots: list[Slot] = field(default_factory=list)
     to_run: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.to_run = list(self.row.prompt)
@@ -125,17 +159,21 @@ class Answer:
         return not ahead or self.future.cancelled()  # which is found out when it would go on
 
     @property
+    def width(self) -> int:
+        """How many rows of a pass it takes."""
+        return len(self.row.seats)
+
+    @property
     def kv_bytes(self) -> int:
         """What it may come to hold."""
-        past = 0 if self.row.after is None else len(self.row.after)
-        tokens = past + len(self.row.prompt) + self.row.limit
+        tokens = self.row.held + self.width * (len(self.row.prompt) + self.row.limit)
         return tokens * self.parts.base.kv_bytes_per_token
 
     # What the worker does
 
-    def take(self, logits: object) -> None:
-        """Choose the next token by its logits ``[vocab]``."""
-        token = self._choose(self.ids, logits)  # type: ignore[arg-type]
+    def take(self, logits: Sequence[Tensor]) -> None:
+        """Choose the next token by each seat's logits ``[vocab]``."""
+        token = self._chosen(logits)
         self.ids.append(token)
         self.to_run = [token]
         text = self._added(token)
@@ -143,6 +181,14 @@ class Answer:
         with self._changed:
             self._pieces.append(Piece(text, len(self.ids), len(self._text.text)))
             self._changed.notify_all()
+
+    def _chosen(self, logits: Sequence[Tensor]) -> int:
+        if self.row.committee is None:
+            return self._choose(self.ids, logits[0])
+        scores = self.row.committee.scores(logits)  # (k, vocab)
+        token = self._choose(self.ids, scores.amax(0))
+        self.sources.append(int(scores[:, token].argmax()))
+        return token
 
     def _added(self, token: int) -> str:
         if token in self._ends:
@@ -235,13 +281,13 @@ class Answer:
         text = self._text.text if upto is None else self._text.text[: upto.characters]
         is_whole = count == len(self.ids)
         said = taken_apart(text, self.row.tools, must_call=self.row.must_call)
-        past = self.row.past
+        held = self.row.held
         return Generation(
             text=said.text,
             finish_reason=self._reason if is_whole else "cancelled",
             usage=Usage(
-                prompt_tokens=len(past) + len(self.row.prompt),
-                cached_tokens=len(past),
+                prompt_tokens=held + self.width * len(self.row.prompt),
+                cached_tokens=held,
                 completion_tokens=count,
                 truncated_tokens=self.row.truncated,
             ),
@@ -249,7 +295,8 @@ class Answer:
             invalid_tool_calls=said.broken if is_whole else (),
             misfit=self._misfit(said) if is_whole else None,
             ids=tuple(self.ids[:count]),
-            prompt_ids=(*past, *self.row.prompt),
+            prompt_ids=(*self.row.past, *self.row.prompt),
+            sources=tuple(self.sources[:count]),
         )
 
     def _misfit(self, said: Said) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+from torch import Tensor
 
 from gem_rag.compute.kv import KeyValues
 from gem_rag.compute.parts import Parts
 from gem_rag.engine.prefixes import Prefixes
-from gem_rag.engine.rows import Answer
+from gem_rag.engine.rows import Answer, Row, Seat
 from gem_rag.engine.slots import Slot, Slots
 from gem_rag.errors import GemError
 
@@ -64,16 +67,17 @@ class Runner:
 
     def prompt(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
         """Run the next part of prompts; those that are over."""
-        fresh = [answer for answer in answers if answer.slot is None]
+        fresh = [answer for answer in answers if not answer.slots]
         over = [answer for answer in fresh if not self._opened(answer)]
         answers = [answer for answer in answers if answer not in over]
         if tokens is not None:  # as many as fit the bound, the first in any case
             kept: list[Answer] = []
             left = tokens
             for answer in answers:
-                if not kept or len(answer.to_run) <= left:
+                count = answer.width * len(answer.to_run)
+                if not kept or count <= left:
                     kept.append(answer)
-                    left -= len(answer.to_run)
+                    left -= count
             answers = kept
         return self._close(over) + self._run(answers, tokens)
 
@@ -90,20 +94,21 @@ class Runner:
             return False
 
     def _open(self, answer: Answer) -> bool:
-        """Give an answer its place, with all that was read before."""
-        row, known, held = answer.row, self._known(answer), 0
-        if known is not None:
-            held = known[0][0].shape[1]
-        if row.after is None:
-            answer.to_run = row.prompt[held:]
-        room = len(answer.to_run) + min(ROOM, row.limit)
-        answer.slot = self.slots.open(known, held, room, row.skilled)
+        """Give an answer its places, with all that was read before."""
+        row = answer.row
+        for seat in row.seats:
+            known = self._known(row, seat)
+            held = 0 if known is None else known[0][0].shape[1]
+            if seat.after is None:
+                answer.to_run = row.prompt[held:]
+            room = len(answer.to_run) + min(ROOM, row.limit)
+            answer.slots.append(self.slots.open(known, held, room, seat.skilled))
         return True
 
-    def _known(self, answer: Answer) -> KeyValues | None:
-        if answer.row.after is not None:
-            return answer.row.after.key_values
-        row = answer.row  # its last token is always run
+    def _known(self, row: Row, seat: Seat) -> KeyValues | None:
+        if seat.after is not None:
+            return seat.after.key_values
+        # Its last token is always run.
         return self.prefixes.find(row.prompt[: row.shared + 1]) if self.prefixes.max_bytes else None
 
     def _run(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
@@ -111,21 +116,23 @@ class Runner:
         running = [answer for answer in answers if answer not in over]
         if not running:
             return self._close(over)
-        new = [answer.to_run[:tokens] for answer in running]
-        slots = [answer.slot for answer in running if answer.slot is not None]
+        new = [_next(answer, tokens) for answer in running]
+        slots = [slot for answer in running for slot in answer.slots]
+        ids = [own for answer, own in zip(running, new, strict=True) for _ in answer.slots]
         try:
-            logits = self.slots.run(slots, new)
+            logits = iter(self.slots.run(slots, ids))
         except BaseException as error:
             for answer in running:
                 answer.end(error)
             return self._close([*over, *running])
-        for answer, own, row in zip(running, new, logits, strict=True):
+        for answer, own in zip(running, new, strict=True):
+            mine = list(islice(logits, answer.width))
             answer.to_run = answer.to_run[len(own) :]
-            if not answer.to_run and not self._take(answer, row):
+            if not answer.to_run and not self._take(answer, mine):
                 over.append(answer)
         return self._close(over)
 
-    def _take(self, answer: Answer, logits: object) -> bool:
+    def _take(self, answer: Answer, logits: Sequence[Tensor]) -> bool:
         """Choose an answer's next token; whether it goes on."""
         try:
             answer.take(logits)
@@ -136,11 +143,11 @@ class Runner:
 
     def _close(self, answers: Sequence[Answer]) -> list[Answer]:
         for answer in answers:
-            if answer.slot is not None:
-                if answer.row.after is None and self.prefixes.max_bytes:
-                    self._keep(answer, answer.slot)
-                self.slots.close(answer.slot)
-                answer.slot = None
+            while answer.slots:
+                slot = answer.slots.pop()
+                if self.prefixes.max_bytes and not answer.row.follows_reading:
+                    self._keep(answer, slot)
+                self.slots.close(slot)
             answer.end()
         return list(answers)
 
@@ -150,3 +157,8 @@ class Runner:
         whole = [*answer.row.prompt, *answer.ids][:count]
         held = slot.arena.row(slot)
         self.prefixes.keep(whole, tuple((k[:, :count], v[:, :count]) for k, v in held))
+
+
+def _next(answer: Answer, tokens: int | None) -> list[int]:
+    """What of an answer's tokens is run now, in each of its rows."""
+    return answer.to_run[: None if tokens is None else max(1, tokens // answer.width)]

@@ -21,7 +21,8 @@ class Limits:
     """Bounds of what runs at once.
 
     Attributes:
-        rows: Answers that are generated side by side; streams that nobody reads on are not counted.
+        rows: Answers that are generated side by side; streams that nobody reads on are not counted,
+            and a committee counts each of its readings. One that is wider runs alone.
         kv_bytes: Keys and values they may come to hold together, by their prompts and longest
             answers (room for rows to come is not counted); one row alone may hold more.
         queued: Waiting requests and units above which ``wait=False`` is refused.
@@ -47,6 +48,10 @@ class Row(Protocol):
     @property
     def is_wanted(self) -> bool:
         """Whether anybody waits for its next token."""
+
+    @property
+    def width(self) -> int:
+        """How many rows of a pass it takes: a committee has several."""
 
     @property
     def kv_bytes(self) -> int:
@@ -135,8 +140,7 @@ class Scheduler(Generic[R, U]):
         self._admit()
         if not any(row.is_prompted for row in self.running):
             self._credit = 0.0
-        steps = tuple(row for row in self.running if row.is_prompted and row.is_wanted)
-        steps = steps[: self.limits.rows]
+        steps = self._side_by_side(row for row in self.running if row.is_prompted and row.is_wanted)
         prompts = tuple(row for row in self.running if not row.is_prompted and row.is_wanted)
         if steps and (self._credit < 0 or not (prompts or self._units)):
             return Step(steps)
@@ -145,6 +149,17 @@ class Scheduler(Generic[R, U]):
         if prompts:
             return Prompt(prompts, self._prompt_tokens(prompts))
         return None
+
+    def _side_by_side(self, rows: Iterable[R]) -> tuple[R, ...]:
+        """The first of these rows, as many as the limit allows; one in any case."""
+        taken: list[R] = []
+        width = 0
+        for row in rows:
+            width += row.width
+            if taken and width > self.limits.rows:
+                break
+            taken.append(row)
+        return tuple(taken)
 
     def _prompt_tokens(self, prompts: tuple[R, ...]) -> int | None:
         """How much of prompts is run in one pass: all of one that is alone."""
@@ -159,7 +174,7 @@ class Scheduler(Generic[R, U]):
             # Rows that wait to be read on do not keep others out: their reader may be behind these.
             wanted = [other for other in self.running if other.is_wanted]
             held = sum(other.kv_bytes for other in wanted)
-            full = len(wanted) >= self.limits.rows
+            full = sum(other.width for other in wanted) + row.width > self.limits.rows
             if wanted and (full or held + row.kv_bytes > self.limits.kv_bytes):
                 return
             self._waiting.popleft()

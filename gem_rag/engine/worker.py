@@ -149,7 +149,7 @@ class Worker:
             running = list(self.scheduler.running)
             self._runner.start_anew()
             for answer in running:
-                answer.slot = None
+                answer.slots.clear()
                 answer.end(error)
             return running
 

@@ -23,6 +23,7 @@ from gem_rag.compute.ranker import Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import GemConfig, Task
+from gem_rag.engine.committee import After
 from gem_rag.engine.engine import Engine
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.request import Request
@@ -196,7 +197,7 @@ class GemModel:
 
     def join(self, readings: Sequence[Reading]) -> Reading:
         """Several readings as one: see `Reader.join`."""
-        return self.reader.join(readings)
+        return self.engine.join(readings).result()
 
     def embed_documents(
         self,
@@ -284,15 +285,15 @@ class GemModel:
         return await self.engine.rank(query, texts_or_readings, **options)
 
     def generate(
-        self, messages_or_prompt: Request, *, after: Reading | None = None, **options: Any
+        self, messages_or_prompt: Request, *, after: After | None = None, **options: Any
     ) -> Generation:
         """Generate one answer: text, finish reason and token usage.
 
         Args:
             messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
                 the model's chat template.
-            after: Go on from this reading, which is not run again: what is asked follows its text
-                in the same user message (``reading.ids + new ids``).
+            after: Go on from this reading, or `Committee` of readings, not run again: what is asked
+                follows its text in the same user message (``reading.ids + new ids``).
             **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).
         """
         readings = None if after is None else [after]
@@ -302,7 +303,7 @@ class GemModel:
         self,
         requests: Sequence[Request],
         *,
-        after: Sequence[Reading] | None = None,
+        after: Sequence[After] | None = None,
         cancelled: Callable[[int], bool] | None = None,
         **options: Any,
     ) -> list[Generation]:
@@ -334,7 +335,7 @@ class GemModel:
         self,
         messages_or_prompt: Request,
         *,
-        after: Reading | None = None,
+        after: After | None = None,
         wait: bool = True,
         **options: Any,
     ) -> Future[Generation]:
@@ -359,7 +360,7 @@ class GemModel:
         self,
         messages_or_prompt: Request,
         *,
-        after: Reading | None = None,
+        after: After | None = None,
         wait: bool = True,
         **options: Any,
     ) -> Stream:

@@ -1,4 +1,4 @@
-"""Answers from what was found: from one reading exactly, from several passages together."""
+"""Answers from what was found: from one reading exactly, from several as `several` has it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.quotes import quoted
 from gem_rag.rag.retrieve import Found
+from gem_rag.rag.several import Several, before, with_shares
 from gem_rag.store import ReadingStore
+from gem_rag.text.prompts import BETWEEN
 
 QUESTION, CONTEXT = "{question}", "{context}"
 NOTHING_FOUND = "I found nothing about this in the documents."
@@ -166,6 +168,7 @@ def _answer(
         text, reason = unanswered(found)
         return Answer(text, [], timings, Usage(0, 0, 0), reason, found.nearest)
     text, reason = generation.text.strip(), generation.finish_reason
+    citations = with_shares(citations, generation.sources)
     return Answer(text, citations, timings, generation.usage, reason)
 
 
@@ -181,7 +184,7 @@ def answer_from(
     question: str,
     *,
     prompt: str,
-    join_readings: bool,
+    several: Several,
     **options: Any,
 ) -> Stream:
     """Ask the model, with what was found before it.
@@ -192,23 +195,15 @@ def answer_from(
         found: One passage or several.
         question: What is asked, in the light of the conversation.
         prompt: How it is asked: see `GemRAG`.
-        join_readings: Put several readings together instead of reading afresh.
+        several: What is made of several passages.
         **options: See `GenerationOptions`.
     """
-    before, _, after = prompt.rpartition(CONTEXT)
-    passages = "\n\n".join(found.texts)
-    several = len(found.citations) > 1 and not join_readings
-    is_plain = options.get("skill") is None  # a skill acts from where a reading ends
-    if before or not model.shares_readings or (several and is_plain):
-        whole = [part.replace(QUESTION, question) for part in (before, after)]
-        return model.stream(whole[0] + passages + whole[1], **options)
-    if len(found.citations) == 1:
-        reading = found.readings[0] if found.readings else store.read(found.texts)[0]
-    elif join_readings:
-        reading = model.join(found.readings or store.read(found.texts))
-    else:
-        (reading,) = model.read([passages], max_length=model.max_context)
-    return model.stream(after.replace(QUESTION, question), after=reading, **options)
+    first, _, last = (part.replace(QUESTION, question) for part in prompt.rpartition(CONTEXT))
+    afresh = several == "together" and len(found.texts) > 1
+    # A skill acts after a reading, but among the user's own words only after all of them.
+    if first or not model.shares_readings or (afresh and options.get("skill") is None):
+        return model.stream(first + BETWEEN.join(found.texts) + last, **options)
+    return model.stream(last, after=before(model, store, found, several), **options)
 
 
 def require_prompt(prompt: str) -> str:

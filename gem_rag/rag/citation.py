@@ -28,6 +28,8 @@ class Citation:
             searched.
         fused_score: Cosine and word score in one, at most 1; None where one alone was searched by.
         sources: All sources that hold this very passage.
+        tokens_share: The share of the answer's tokens that came from this passage, 0 to 1, where
+            several answered as a committee; None elsewhere.
         metadata: The user's.
         quote_start: First character, in the source's text, of the sentence that carries the answer;
             None where there is no answer yet, or the passage does not carry it.
@@ -48,6 +50,7 @@ class Citation:
     word_score: float | None = None
     fused_score: float | None = None
     sources: tuple[str, ...] = ()
+    tokens_share: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     quote_start: int | None = None
     quote_end: int | None = None

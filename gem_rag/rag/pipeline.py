@@ -36,6 +36,7 @@ from gem_rag.rag.question import core, last_question
 from gem_rag.rag.readings import readings_beside
 from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
+from gem_rag.rag.several import Several, require_several
 from gem_rag.rag.talk import small_talk
 from gem_rag.store import ReadingStore
 from gem_rag.text.prompts import ASK
@@ -58,7 +59,11 @@ class GemRAG:
             2 GiB.
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
-            exactly and without running it again; more are read together afresh.
+            exactly and without running it again; of more, `several` says what is made of them.
+        several: "together" reads them afresh as one text; "committee" lets each reading answer and
+            takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
+            without running them again; "join" puts their readings together, an approximation. A
+            prompt that does not begin with the passages has them read together.
         rank: Rank what the index found.
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
         threshold: Least `Citation.confidence`, 0 to 1, with which a question is answered; "auto"
@@ -69,8 +74,7 @@ class GemRAG:
             words, or `ASK`. With ``{context}`` in it the passages stand there; where that is not at
             the beginning they are read afresh for each question.
         chunk_tokens: Longest chunk.
-        join_readings: Experimental: put several readings together instead of reading afresh.
-            Faster, and an approximation, because the passages have not seen each other.
+        join_readings: The same as ``several="join"``.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class GemRAG:
         readings_bytes: int | None = None,
         candidates: int = CANDIDATES,
         context: int = 1,
+        several: Several = "together",
         rank: bool = True,
         mode: Mode = "hybrid",
         threshold: float | Literal["auto"] | None = "auto",
@@ -111,7 +116,7 @@ class GemRAG:
         self.skill = self._skill(skill)
         self.prompt = None if prompt is None else require_prompt(prompt)
         self.chunk_tokens = chunk_tokens
-        self.join_readings = join_readings
+        self.several: Several = "join" if join_readings else require_several(several)
 
     def _skill(self, name: str | None) -> str | None:
         """A skill that the model has; "auto" is `ANSWERS` where it has that.
@@ -269,7 +274,7 @@ class GemRAG:
             found,
             asked,
             prompt=self._prompt(generation["skill"]),
-            join_readings=self.join_readings,
+            several=self.several,
             **generation,
         )
         return AnswerStream(pieces, found, asked)

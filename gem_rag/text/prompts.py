@@ -1,5 +1,6 @@
 """Every instruction that is put after a text, in one place."""
 
+BETWEEN = "\n\n"  # parts passages that stand before the model together
 RANK = "\nPlease write a question based on this passage.\nQuestion:"
 ASK = (
     "\n\nAnswer the question with the information above, in one or two sentences.\n"
