@@ -290,7 +290,7 @@ class GemModel:
         """Generate one answer: text, finish reason and token usage.
 
         Args:
-            messages_or_prompt: Chat messages, or a string (one user message), for the chat template.
+            messages_or_prompt: Chat messages, or a string: one user message; templated.
             after: Go on from this reading, or `Committee` of readings, not run again: what is asked
                 follows its text in the same user message (``reading.ids + new ids``).
             **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).
