@@ -83,9 +83,10 @@ def end_to_end(
             show_progress=show_progress,
         )
         stack = TwoModels(base, peer, [record.text for record in index])
+        single = Single(rag, KeptAnswers(folder / f"{name}-found.jsonl"))
         answerers: dict[str, Callable[[str], str]] = {
-            CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
-            PLAIN_BASE: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER, skill=None).answer,
+            CHECKPOINT: single.answer,
+            PLAIN_BASE: single.plain_answer,
             MINILM: stack.answer,
         }
         other = "" if base is model else f"-{base.config.base.weights[:16]}"
@@ -100,6 +101,34 @@ def end_to_end(
             for system, answerer in answerers.items()
         }
     return _measures(said, data, "the same LLM" if base is model else "the LLM before training")
+
+
+class Single:
+    """`GemRAG`, and the plain base after the passage that it found: it is found and ranked once.
+
+    Args:
+        rag: Finds and answers.
+        found: The passage of each question.
+    """
+
+    def __init__(self, rag: GemRAG, found: KeptAnswers) -> None:
+        self._rag = rag
+        self._found = found
+
+    def answer(self, question: str) -> str:
+        """What `GemRAG` answers."""
+        answer = self._rag.answer(question, max_new_tokens=LONGEST_ANSWER)
+        self._found[question] = answer.citations[0].text
+        return answer.answer
+
+    def plain_answer(self, question: str) -> str:
+        """What it would answer without a skill: the base's words after the same passage."""
+        if question not in self._found:
+            self._found[question] = self._rag.retrieve(question, k=1)[0].text
+        model = self._rag.model
+        (reading,) = model.read([self._found[question]], show_progress=False)
+        asked = ASK.replace("{question}", question)
+        return model.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
 
 
 class TwoModels:
