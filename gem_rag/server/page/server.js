@@ -50,14 +50,21 @@ function listen() {
   on("folders", (data) => set({ folders: data }));
   on("documents", (data) => {
     set({ counts: data, countsKnown: true });
-    clearTimeout(listing); // a thousand files are one look at the list
-    listing = setTimeout(() => documents.refresh(), LISTING_MS);
+    listSoon();
   });
   source.onerror = () => {
     source?.close();
     set({ server: "gone" });
     again();
   };
+}
+
+/** A thousand files are a few looks at the list. */
+function listSoon() {
+  listing ||= setTimeout(() => {
+    listing = 0;
+    documents.refresh();
+  }, LISTING_MS);
 }
 
 /** @param {string} event @param {(data: any) => void} act */
