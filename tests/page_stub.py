@@ -259,6 +259,9 @@ class Api:
         if stub.queue_full > 0:
             stub.queue_full -= 1
             return error(429, "the queue is full", "queue_full", **{"Retry-After": "1"})
+        kept = stub.conversations[body["conversation"]]["messages"]
+        if body.get("replaces") and body["replaces"] not in [m["id"] for m in kept]:
+            return error(404, "there is no such question", "not_found")
         if stub.error is not None:
             return JSONResponse({"error": stub.error}, 400)
         return StreamingResponse(self.answering(body), media_type="text/event-stream")

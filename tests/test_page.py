@@ -276,6 +276,19 @@ def test_a_broken_stream_keeps_what_came(stub, page):
     page.locator("answer-text", has_text="the day it was bought.").wait_for()
 
 
+def test_an_answer_that_breaks_off_twice_is_gone_on_with_twice(stub, visitor, page):
+    stub.break_after, stub.delay = 4, 0.05
+    visitor.ask(QUESTION)
+    stub.break_after = 6
+    page.get_by_role("button", name="Go on").click()
+    page.locator("answer-text", has_text="The kettle has a warranty of").wait_for()
+    page.locator(".turn[aria-busy=false]").wait_for()
+    page.get_by_role("button", name="Go on").click()
+    page.locator("answer-text", has_text="the day it was bought.").wait_for()
+    (kept,) = stub.conversations.values()
+    assert [m["role"] for m in kept["messages"]] == ["user", "assistant"]
+
+
 def test_the_server_goes_away_and_comes_back(stub, server, visitor, page):
     stub.delay = 0.2
     page.fill("#question", QUESTION)
@@ -324,9 +337,10 @@ def test_follow_ups_and_regenerating(stub, visitor, page):
     visitor.ask("And the lid?")
     assert stub.asked[1]["conversation"] == stub.asked[0]["conversation"]
     stub.answer = "Three days."
-    page.locator(".turn").last.get_by_role("button", name="Ask again").click()
+    page.locator(".turn").last.get_by_role("button", name="Ask again, for other words").click()
     page.locator(".turn").last.get_by_text("Three days.").wait_for()
     assert stub.asked[2]["question"] == "And the lid?"
+    assert stub.asked[2]["temperature"] > 0  # or it would be the very same words
     assert page.locator(".turn").count() == 2
 
 
@@ -428,7 +442,7 @@ def test_removing_a_document_can_be_undone(stub, page):
 def test_nothing_is_answered_from_what_was_removed(stub, visitor, page):
     visitor.ask(QUESTION)
     remove_kettle(page)
-    page.get_by_role("button", name="Ask again").click()
+    page.get_by_role("button", name="Ask again, for other words").click()
     page.get_by_text("Not in your documents.", exact=True).first.wait_for()
     assert stub.removed == ["kettle.md"]
 

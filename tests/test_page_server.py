@@ -103,7 +103,7 @@ def test_a_removed_document_is_not_answered_from(browser, served):
         row(page, "kettle.md").hover()
         row(page, "kettle.md").get_by_role("button", name="Remove").click()
         page.locator("dialog").get_by_role("button", name="Remove").click()
-        page.get_by_role("button", name="Ask again").click()
+        page.get_by_role("button", name="Ask again, for other words").click()
         page.locator(".source", has_text="kettle.md").wait_for(state="detached")
         page.locator(".turn[aria-busy=false]").wait_for()
         assert page.locator(".source", has_text="kettle.md").count() == 0

@@ -245,6 +245,23 @@ def test_folders_are_added_from_this_machine_or_below_roots(tiny_checkpoint, tmp
         assert add(settings.home, headers=near) == 400
 
 
+def test_a_link_in_a_shared_folder_leads_nobody_out(tiny_checkpoint, tmp_path):
+    for name in ("shared/notes", "private"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "private" / "secret.txt").write_text("The secret.")
+    (tmp_path / "shared" / "notes" / "a.txt").write_text("Words.")
+    (tmp_path / "shared" / "notes" / "b.txt").symlink_to(tmp_path / "private" / "secret.txt")
+    (tmp_path / "shared" / "notes" / "deep").symlink_to(tmp_path / "private")
+    settings = settings_for(
+        tmp_path / "home", tiny_checkpoint, key=KEY, roots=[tmp_path / "shared"]
+    )
+    far = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": "192.0.2.7"}
+    with running(settings, headers=far) as server:
+        path = str(tmp_path / "shared" / "notes")
+        assert server.http.post("/api/folders", json={"path": path}).status_code == 201
+        assert [d["name"] for d in server.all_ready(1)] == ["a.txt"]
+
+
 # What documents say
 
 

@@ -18,8 +18,9 @@ from gem_rag.rag.ingest.plan import source_name
 from gem_rag.rag.ingest.watch import Changes, Watch, drop_missing
 from gem_rag.rag.pipeline import GemRAG
 from gem_rag.server.hub import Hub
-from gem_rag.server.indexing import Indexer
+from gem_rag.server.indexing import Indexer, sized
 from gem_rag.server.records import Records, now
+from gem_rag.server.settings import Settings
 
 _log = logging.getLogger("gem_rag.server")
 
@@ -67,8 +68,7 @@ class Folders:
         indexer: Indexes what is new.
         records: Remembers folders, and what is left out of them.
         hub: Told what changes.
-        home: A folder that is passed over.
-        settle: See `Watch`.
+        settings: How files are waited for, which folder is passed over, where others may add some.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Folders:
         indexer: Indexer,
         records: Records,
         hub: Hub,
-        home: Path,
-        settle: float,
+        settings: Settings,
     ) -> None:
         self._rag, self._indexer, self._records, self._hub = rag, indexer, records, hub
-        self._home = absolute(home)
-        self._settle = settle
+        self._settings = settings
+        self._home = absolute(settings.home)
+        self._roots = [absolute(root) for root in settings.roots]
         self._folders: dict[str, Folder] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -149,22 +149,29 @@ class Folders:
 
     def _follow(self, folder: Folder) -> None:
         """In a thread: what the watch sees, to the event loop."""
-        watch = Watch([folder.path], without=[self._home], settle=self._settle)
+        # Where others may add folders, no link in one leads them out of these.
+        is_shared = any(folder.path.is_relative_to(root) for root in self._roots)
+        watch = Watch(
+            [folder.path],
+            without=[self._home],
+            within=self._roots if is_shared else (),
+            settle=self._settings.settle,
+        )
         try:
             for changes in watch.changes(folder.stop):
                 left_out = self._records.left_out()
-                self._loop.call_soon_threadsafe(self._take, folder, changes, left_out)
+                wanted = [f for f in changes.changed if source_name(f) not in left_out]
+                self._loop.call_soon_threadsafe(self._take, folder, changes, sized(wanted))
         except Exception:
             if not folder.stop.is_set():
                 _log.exception("watching %s", folder.path)
 
-    def _take(self, folder: Folder, changes: Changes, left_out: set[str]) -> None:
+    def _take(self, folder: Folder, changes: Changes, wanted: dict[Path, int]) -> None:
         if folder.stop.is_set():
             return
         is_first = folder.looked is None
         folder.state = "away" if changes.away else "watching"
         folder.looked = now()
-        wanted = [file for file in changes.changed if source_name(file) not in left_out]
         self._indexer.put(wanted, is_new=not is_first)
         self._indexer.between(partial(self._sweep, folder, changes))
         self.tell()

@@ -6,16 +6,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gem_rag.engine.work import Work
 from gem_rag.rag.ingest.plan import source_name
-from gem_rag.rag.ingest.report import IngestReport
 from gem_rag.rag.pipeline import GemRAG
 from gem_rag.server.errors import as_api_error
 from gem_rag.server.hub import Hub
@@ -49,7 +48,19 @@ class Progress:
         if not self.bytes_done:
             return None
         rate = (time.monotonic() - self.started) / self.bytes_done
-        return round(rate * (self.bytes - self.bytes_done))
+        return max(0, round(rate * (self.bytes - self.bytes_done)))
+
+
+class Waiting(NamedTuple):
+    """What is known of a file that waits.
+
+    Attributes:
+        size: In bytes.
+        is_new: It is known to have changed, and is shown as waiting.
+    """
+
+    size: int
+    is_new: bool
 
 
 class Indexer:
@@ -66,7 +77,7 @@ class Indexer:
     def __init__(self, rag: GemRAG, hub: Hub) -> None:
         self._rag = rag
         self._hub = hub
-        self._waiting: dict[Path, bool] = {}  # and whether it is known to have changed
+        self._waiting: dict[Path, Waiting] = {}
         self._running: dict[str, Path] = {}
         self._failed: dict[str, str] = {}
         self._unwanted: set[str] = set()  # deleted while they were being indexed
@@ -91,26 +102,26 @@ class Indexer:
                 await self._task
             await asyncio.to_thread(self._at_rest.wait, REST_SECONDS)
 
-    def put(self, files: Iterable[Path], *, first: bool = False, is_new: bool = True) -> None:
+    def put(self, files: Mapping[Path, int], *, first: bool = False, is_new: bool = True) -> None:
         """Queue files.
 
         Args:
-            files: Absolute.
+            files: Absolute, with their sizes: see `sized`.
             first: Before those that wait already.
             is_new: They are known to have changed, and are shown as waiting.
         """
-        fresh = dict.fromkeys(files, is_new)
+        fresh = {file: Waiting(size, is_new) for file, size in files.items()}
         if not fresh:
             return
         if not self._waiting and not self._running:
             self._progress = Progress(started=time.monotonic())
         more = [file for file in fresh if file not in self._waiting]
         self._progress.files += len(more)
-        self._progress.bytes += sum(map(_size, more))
+        self._progress.bytes += sum(files[file] for file in more)
         for file in fresh:
             self._failed.pop(source_name(file), None)
             self._unwanted.discard(source_name(file))
-        old = {file: known for file, known in self._waiting.items() if file not in fresh}
+        old = {file: waiting for file, waiting in self._waiting.items() if file not in fresh}
         self._waiting = {**fresh, **old} if first else {**old, **fresh}
         self._woken.set()
         self._tell()
@@ -123,7 +134,7 @@ class Indexer:
     async def forget(self, sources: list[str]) -> None:
         """Take sources out of the queue and the index, now."""
         names = set(sources)
-        kept = {f: known for f, known in self._waiting.items() if source_name(f) not in names}
+        kept = {f: one for f, one in self._waiting.items() if source_name(f) not in names}
         self._progress.files -= len(self._waiting) - len(kept)
         self._waiting = kept
         self._unwanted |= names & self._running.keys()
@@ -144,9 +155,9 @@ class Indexer:
             return "indexing"
         if source in self._failed:
             return "failed"
-        known_to_change = self._waiting.get(Path(source))
-        waits = known_to_change is not None and (known_to_change or not is_indexed)
-        return "queued" if waits else None
+        waiting = self._waiting.get(Path(source))
+        is_shown = waiting is not None and (waiting.is_new or not is_indexed)
+        return "queued" if is_shown else None
 
     def error_of(self, source: str) -> str | None:
         """Why a source failed."""
@@ -154,9 +165,9 @@ class Indexer:
 
     @property
     def sources(self) -> list[str]:
-        """All that are waiting, are being indexed, or failed."""
-        waiting = [source_name(file) for file in self._waiting]
-        return list(dict.fromkeys([*self._running, *waiting, *self._failed]))
+        """All that are waiting, are being indexed, or failed; asked from threads too."""
+        waiting = map(source_name, list(self._waiting))
+        return list(dict.fromkeys([*list(self._running), *waiting, *list(self._failed)]))
 
     @property
     def failed(self) -> list[str]:
@@ -172,7 +183,7 @@ class Indexer:
         while True:
             self._woken.clear()
             if self._waiting:
-                await self._index(self._next_batch())
+                await self._index(*self._next_batch())
             if self._between:
                 work, self._between = self._between, []
                 await self._run(work)
@@ -187,55 +198,56 @@ class Indexer:
             except Exception:  # the queue goes on, whatever is wrong with one thing
                 _log.exception("between two batches")
 
-    def _next_batch(self) -> list[Path]:
+    def _next_batch(self) -> tuple[list[Path], int]:
+        """The files that are indexed now, and their bytes."""
         batch: list[Path] = []
         size = 0
-        for file in self._waiting:
+        for file, waiting in self._waiting.items():
             batch.append(file)
-            size += _size(file)
+            size += waiting.size
             if size >= BATCH_BYTES or len(batch) >= BATCH_FILES:
                 break
         for file in batch:
             del self._waiting[file]
         self._running = {source_name(file): file for file in batch}
-        return batch
+        return batch, size
 
-    async def _index(self, batch: list[Path]) -> None:
+    async def _index(self, batch: list[Path], size: int) -> None:
         self._tell()
-        sizes = sum(map(_size, batch))
-        there = [file for file in batch if file.is_file()]
         try:
             # Awaited as a work, it ends between two passes of the model when this is cancelled.
-            self._note(await Work(partial(self._add, there)))
+            failed = await Work(partial(self._add, batch))
         except Exception as error:
             known = as_api_error(error)
             if known is None:
                 _log.exception("indexing")
             reason = str(known.detail) if known else f"a bug: {type(error).__name__}"
-            self._failed |= dict.fromkeys(map(source_name, there), reason)
+            failed = dict.fromkeys(self._running, reason)
         finally:
-            self._running = {}
-        gone, self._unwanted = list(self._unwanted), set()
+            names, self._running = set(self._running), {}
+        gone, self._unwanted = self._unwanted, set()
+        for name in names:
+            self._failed.pop(name, None)
+        self._failed |= {name: why for name, why in failed.items() if name not in gone}
         if gone:
-            await asyncio.to_thread(self._rag.remove, gone)
+            await asyncio.to_thread(self._rag.remove, list(gone))
         self._progress.files_done += len(batch)
-        self._progress.bytes_done += sizes
+        self._progress.bytes_done += size
         await self._count()
 
-    def _add(self, files: list[Path]) -> IngestReport:
+    def _add(self, files: list[Path]) -> dict[str, str]:
+        """In a thread: index files; which could not be, and why."""
         self._at_rest.clear()
         try:
-            return self._rag.add(files, show_progress=False)
+            there = [file for file in files if file.is_file()]
+            report = self._rag.add(there, show_progress=False)
         finally:
             self._at_rest.set()
+        return {name: reason.removeprefix(f"{name} ") for name, reason in report.skipped}
 
     async def _count(self) -> None:
         self._ready = await asyncio.to_thread(len, self._rag.index.documents)
         self._tell()
-
-    def _note(self, report: IngestReport) -> None:
-        for source, reason in report.skipped:
-            self._failed[source] = reason.removeprefix(f"{source} ")
 
     def _tell(self) -> None:
         is_busy = bool(self._waiting or self._running)
@@ -257,8 +269,12 @@ class Indexer:
         self._hub.publish("documents", counts)
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+def sized(files: Iterable[Path]) -> dict[Path, int]:
+    """Files with their sizes in bytes, of those that are gone 0; for a thread: disks are slow."""
+    sizes = {}
+    for file in files:
+        try:
+            sizes[file] = file.stat().st_size
+        except OSError:
+            sizes[file] = 0
+    return sizes

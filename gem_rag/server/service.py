@@ -24,7 +24,7 @@ from gem_rag.server.admission import Admission
 from gem_rag.server.errors import ApiError, stopping
 from gem_rag.server.folders import Folders
 from gem_rag.server.hub import Hub
-from gem_rag.server.indexing import Indexer
+from gem_rag.server.indexing import Indexer, sized
 from gem_rag.server.keys import Keys
 from gem_rag.server.measures import Measures
 from gem_rag.server.records import Records
@@ -97,10 +97,9 @@ class Service:
     async def _load(self) -> None:
         try:
             model, rag = await asyncio.to_thread(_opened, self.settings)
-            indexer = Indexer(rag, self.hub)
-            settings = self.settings
-            folders = Folders(rag, indexer, self.records, self.hub, settings.home, settings.settle)
-            uploads = await asyncio.to_thread(lambda: list(self.uploads.files()))
+            indexer, settings = Indexer(rag, self.hub), self.settings
+            folders = Folders(rag, indexer, self.records, self.hub, settings)
+            uploads = await asyncio.to_thread(lambda: sized(self.uploads.files()))
         except Exception as error:
             self.failure = error
             self._be("failed")

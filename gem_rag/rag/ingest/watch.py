@@ -65,6 +65,7 @@ class Watch:
         paths: They need not be there; a folder that is not is waited for.
         exclude: Patterns, as in ``.gitignore``, of what is left out.
         without: Folders that are passed over, such as the one an index is written to.
+        within: Folders that files have to lie in, links followed; without any, all are taken.
         settle: Seconds that a file must stay as it is.
         rescan: Seconds between looks where no event asks for one.
 
@@ -78,6 +79,7 @@ class Watch:
         *,
         exclude: Sequence[str] = (),
         without: Iterable[Path] = (),
+        within: Sequence[Path] = (),
         settle: float = SETTLE_SECONDS,
         rescan: float = RESCAN_SECONDS,
     ) -> None:
@@ -89,6 +91,7 @@ class Watch:
         self._single = {path for path in self._paths if path.is_file()}
         self._exclude = exclude
         self._without = [folder.resolve() for folder in without]
+        self._within = [absolute(folder) for folder in within]
         self._settle, self._rescan = settle, rescan
         self._taken: dict[Path, _State] = {}
         self._seen: dict[Path, _State] = {}
@@ -150,6 +153,9 @@ class Watch:
     def _is_without(self, path: Path) -> bool:
         return any(path.is_relative_to(folder) for folder in self._without)
 
+    def _is_within(self, file: Path) -> bool:
+        return any(file.is_relative_to(folder) for folder in self._within)
+
     def _gone_paths(self) -> list[Path]:
         return [path for path in self._paths if path not in self._single and is_gone(path)]
 
@@ -160,6 +166,8 @@ class Watch:
             found = find(there, exclude=self._exclude, without=self._without).files
         except DocumentError:
             return set(self._seen)  # one of them has just gone: it is looked at again
+        if self._within:
+            found = [file for file in found if self._is_within(absolute(file))]
         before = self._seen
         self._seen = {file: state for file in found if (state := _state(file)) is not None}
         return {file for file, state in self._seen.items() if before.get(file) != state}

@@ -15,6 +15,7 @@ from gem_rag.server import documents
 from gem_rag.server.api.bodies import Again, Document, DocumentText, Queued, Uploaded
 from gem_rag.server.depends import Ready, Served
 from gem_rag.server.errors import ApiError
+from gem_rag.server.indexing import sized
 from gem_rag.server.service import Loaded, Service
 from gem_rag.server.uploads import Uploads
 
@@ -72,7 +73,7 @@ async def upload(request: Request, service: Served) -> dict[str, Any]:
                 refused.append({"name": name, "error": str(error)})
     if not taken:
         raise ApiError(422, "; ".join(one["error"] for one in refused[:5]), "unreadable")
-    loaded.indexer.put(taken, first=True)
+    loaded.indexer.put(await asyncio.to_thread(sized, taken), first=True)
     return {"documents": await _shown(loaded, map(str, taken)), "refused": refused}
 
 
@@ -139,4 +140,5 @@ async def _again(service: Service, sources: list[str]) -> None:
     for source in sources:
         await asyncio.to_thread(service.records.take_in, source)
     await loaded.indexer.forget(sources)
-    loaded.indexer.put(map(Path, sources), first=True)
+    files = await asyncio.to_thread(sized, list(map(Path, sources)))
+    loaded.indexer.put(files, first=True)

@@ -7,6 +7,8 @@ import { changed, notice, say, set, state } from "./store.js";
 import { count, titleOf } from "./words.js";
 
 const NEAREST = 3;
+/** The temperature of what is asked again: at 0 it would be answered in the very same words. */
+const OTHER_WORDS = 0.7;
 
 /** Turns whose answer is on its way. @type {Map<Turn, AbortController>} */
 const running = new Map();
@@ -28,8 +30,14 @@ export function stop() {
   for (const turn of state.conversation.turns) running.get(turn)?.abort();
 }
 
-/** Ask the same again, to be worded anew. @param {Turn} turn */
-export const again = (turn) => replace(turn, turn.question, {});
+/** Ask the same again, to be answered in other words. @param {Turn} turn */
+export function again(turn) {
+  const temperature = state.settings.temperature ?? state.about?.defaults?.temperature ?? 0;
+  return replace(turn, turn.question, { temperature: temperature || OTHER_WORDS });
+}
+
+/** Ask what could not be answered. @param {Turn} turn */
+export const tryAgain = (turn) => replace(turn, turn.question, {});
 
 /** Ask something else in its place. @param {Turn} turn @param {string} question */
 export async function edit(turn, question) {
@@ -39,8 +47,8 @@ export async function edit(turn, question) {
 
 /** Go on where an answer broke off: the same seed gives the same words. @param {Turn} turn */
 export const goOn = (turn) => {
-  const { text, citations, seed } = turn.answer;
-  return replace(turn, turn.question, { text, citations, seed });
+  const { text, citations, seed, temperature } = turn.answer;
+  return replace(turn, turn.question, { text, citations, seed, temperature });
 };
 
 /** @param {Turn} old @param {string} question @param {Partial<Answer>} kept what stays while it is asked anew */
@@ -67,6 +75,7 @@ async function answer(conversation, turn, replaces) {
     await inTurn(conversation, turn, controller.signal);
     if (turn.answer.state === "nothing") await nearest(turn);
   } catch (error) {
+    turn.id = ""; // who knows how far the server came with it
     broke(turn.answer, /** @type {Error} */ (error));
   }
   running.delete(turn);
@@ -118,6 +127,7 @@ function request(conversation, turn) {
   return {
     ...options,
     ...filters(),
+    temperature: turn.answer.temperature ?? options.temperature,
     question: turn.question,
     conversation: conversation.id,
     replaces: turn.id || null,

@@ -32,6 +32,7 @@ const blank = () => ({
   finish: "",
   error: "",
   seed: Math.floor(Math.random() * 2 ** 31),
+  temperature: null,
   retryAt: 0,
 });
 

@@ -7,6 +7,9 @@ import { conversations, openConversation } from "./conversations.js";
 import { changed, say, set, state } from "./store.js";
 
 const RETRY_MS = 1500;
+const LISTING_MS = 150;
+let listing = 0;
+let retrying = 0;
 /** @type {EventSource | null} */
 let source = null;
 
@@ -16,7 +19,7 @@ export async function connect() {
     state.about = await api.settings();
   } catch {
     set({ server: "gone" });
-    setTimeout(connect, RETRY_MS);
+    again();
     return;
   }
   if (state.about.model === undefined && state.about.key_needed) {
@@ -34,6 +37,11 @@ export async function unlock(key) {
   await connect();
 }
 
+function again() {
+  clearTimeout(retrying);
+  retrying = setTimeout(connect, RETRY_MS);
+}
+
 function listen() {
   source?.close();
   source = new EventSource("/api/events");
@@ -42,13 +50,21 @@ function listen() {
   on("folders", (data) => set({ folders: data }));
   on("documents", (data) => {
     set({ counts: data, countsKnown: true });
-    documents.refresh();
+    listSoon();
   });
   source.onerror = () => {
     source?.close();
     set({ server: "gone" });
-    setTimeout(connect, RETRY_MS);
+    again();
   };
+}
+
+/** A thousand files are a few looks at the list. */
+function listSoon() {
+  listing ||= setTimeout(() => {
+    listing = 0;
+    documents.refresh();
+  }, LISTING_MS);
 }
 
 /** @param {string} event @param {(data: any) => void} act */
@@ -70,5 +86,11 @@ async function took(said) {
   if (before === "loading") say("The model is loaded.");
   if (!state.about?.defaults) set({ about: await api.settings() });
 }
+
+// A browser keeps six connections to a server; tabs that nobody looks at leave them to the others.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source?.close();
+  else if (state.server !== "locked") connect();
+});
 
 api.onKeyNeeded(() => set({ server: "locked", dialog: "key" }));

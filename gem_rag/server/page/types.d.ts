@@ -42,6 +42,8 @@ interface Answer {
   error: string;
   /** What it was drawn with: the same seed gives the same words, so that it can go on. */
   seed: number;
+  /** null: as the settings have it. */
+  temperature: number | null;
   /** Milliseconds since 1970 when it is tried again; only while queued. */
   retryAt: number;
 }

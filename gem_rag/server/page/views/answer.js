@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
 import { guard } from "../vendor/lit-html/directives/guard.js";
 import "../elements/answer-text.js";
-import { again, copy, edit, goOn, stop } from "../asking.js";
+import { again, copy, edit, goOn, stop, tryAgain } from "../asking.js";
 import { sentenceOf } from "../characters.js";
 import { isAnswering } from "../conversations.js";
 import { documentCount } from "../documents.js";
@@ -134,7 +134,7 @@ function endView(turn) {
     return html`<p class="end">${icon("triangle-alert")} The answer broke off.${kept} ${button("Go on", () => goOn(turn))}</p>`;
   }
   if (answer.state === "failed") {
-    return html`<p class="end bad" role="alert">${icon("circle-alert")} <span>${answer.error}</span> ${button("Try again", () => again(turn))}</p>`;
+    return html`<p class="end bad" role="alert">${icon("circle-alert")} <span>${answer.error}</span> ${button("Try again", () => tryAgain(turn))}</p>`;
   }
   if (answer.finish === "length") {
     return html`<p class="end">The answer reached its longest length. ${button("Let it be longer", () => longer(turn))}</p>`;
@@ -159,7 +159,7 @@ function toolsView(turn) {
   return html`
     <div class="tools">
       ${answer.text && answer.state !== "nothing" ? iconButton("copy", "Copy the answer", () => copy(answer)) : nothing}
-      ${last ? iconButton("refresh-cw", "Ask again", () => again(turn), { disabled: busy }) : nothing}
+      ${last ? iconButton("refresh-cw", "Ask again, for other words", () => again(turn), { disabled: busy }) : nothing}
       ${iconButton("pencil", "Edit the question", () => startEditing(turn), { disabled: busy })}
       ${tookView(answer)}
     </div>`;
