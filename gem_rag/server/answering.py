@@ -40,19 +40,20 @@ class Answering(Finding):
     """How an answer is made from them."""
 
     threshold: float | Literal["auto"] | None = Field(
-        "auto", description="Least rank score of a relevant passage; null answers always."
+        "auto",
+        description="Least confidence, 0 to 1, of a passage that answers; null answers always.",
     )
     context: int = Field(1, ge=1, le=MOST_CONTEXT, description="Passages put before the model.")
-    skill: str | None = Field(None, description="A skill of the checkpoint; null is its choice.")
+    skill: str | None = Field(
+        "auto", description="A skill of the checkpoint, auto is its choice; null is the plain base."
+    )
 
 
 def rag_for(loaded: Loaded, how: Finding) -> GemRAG:
     """The same model and index, finding as one request wants it."""
     options: dict[str, Any] = {}
     if isinstance(how, Answering):
-        options = {"context": how.context, "threshold": how.threshold}
-        if how.skill is not None:
-            options["skill"] = how.skill
+        options = {"context": how.context, "threshold": how.threshold, "skill": how.skill}
     return GemRAG(
         loaded.model,
         loaded.rag.index,
@@ -132,23 +133,18 @@ async def tell(
 
 def citation_json(loaded: Loaded, citation: Citation) -> dict[str, Any]:
     """A citation with what is shown of its document."""
-    said = dataclasses.asdict(citation)
     is_document = citation.source and Path(citation.source).is_absolute()
     return {
-        **said,
+        **citation.as_dict(),
         "document": id_of(citation.source) if is_document else None,
         "name": shown_name(loaded, citation.source),
-        "quote_start": said.get("quote_start"),
-        "quote_end": said.get("quote_end"),
     }
 
 
 def answer_json(loaded: Loaded, answer: Answer) -> dict[str, Any]:
     """An answer with all that is known of it."""
-    said = dataclasses.asdict(answer)
-    nearest = vars(answer).get("nearest") or ()
     return {
-        **said,
+        **dataclasses.asdict(answer),
         "citations": [citation_json(loaded, one) for one in answer.citations],
-        "nearest": [citation_json(loaded, one) for one in nearest],
+        "nearest": [citation_json(loaded, one) for one in answer.nearest],
     }

@@ -66,7 +66,7 @@ def _model(loaded: Loaded) -> dict[str, Any]:
         "name": loaded.name,
         "embeds": model.embeds,
         "max_context": model.max_context,
-        "skills": list(getattr(model, "skills", ())),
+        "skills": model.skills,
     }
 
 

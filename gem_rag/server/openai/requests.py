@@ -103,7 +103,10 @@ class ChatRequest(BaseModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    skill: str | None = Field(None, description="Ours: a skill of the checkpoint.")
+    skill: str | None = Field(
+        None,
+        description="Ours: a skill. Of `:docs` the checkpoint's choice, `none` the plain base.",
+    )
     k: int | None = Field(None, ge=1, le=200, description="Ours, with `:docs`.")
     context: int | None = Field(None, ge=1, le=32, description="Ours, with `:docs`.")
     where: dict[str, Any] | None = Field(None, description="Ours, with `:docs`.")
@@ -125,7 +128,8 @@ class ChatRequest(BaseModel):
     def finding(self) -> Answering:
         """How an answer from the documents is made."""
         said = {name: value for name, value in self if name in FINDING and value is not None}
-        return Answering(**said, **self._threshold(), skill=self.skill)
+        skill = None if self.skill == "none" else self.skill or "auto"
+        return Answering(**said, **self._threshold(), skill=skill)
 
     def _threshold(self) -> dict[str, Any]:
         return {"threshold": None} if self.threshold is None else {}

@@ -41,7 +41,7 @@ function thresholdRow(now, measured) {
   const kind = now === "auto" ? "auto" : now === null ? "off" : "own";
   /** @param {string} name */
   const take = (name) => choose({ threshold: name === "auto" ? "auto" : name === "off" ? null : (measured ?? 0) });
-  const number = numberOf("threshold", typeof now === "number" ? now : 0, -20, 20, 0.1, (threshold) => choose({ threshold }));
+  const number = numberOf("threshold", typeof now === "number" ? now : 0, 0, 1, 0.05, (threshold) => choose({ threshold }));
   return row("“Not in your documents”", "Said where no passage is good enough. A higher number says it more often.",
     html`${selectOf("sureness", kinds, kind, take)} ${kind === "own" ? number : ""}`);
 }
@@ -53,7 +53,7 @@ const row = (name, note, control) => html`
 
 /** @type {Record<string, string>} */
 const LABELS = {
-  look: "Look", mode: "Find by", sureness: "Not in your documents", k: "Passages compared", threshold: "Least score",
+  look: "Look", mode: "Find by", sureness: "Not in your documents", k: "Passages compared", threshold: "Least confidence",
   context: "Passages answered from", temperature: "Freedom of wording", max_tokens: "Longest answer",
 };
 
