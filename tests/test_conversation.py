@@ -64,7 +64,11 @@ class Passages:
         self.asked.append(question)
         known = next(v for name, v in self._scores.items() if question.startswith(name))
         best = sorted(known, key=lambda p: -known[p]) if only is None else [only]
-        cited = [Citation("", 0, 0, 0.0, known[p], "", id=p) for p in best if p in known]
+        cited = [
+            Citation("", 0, 0, 0.0, known[p], "", id=p, confidence=known[p])
+            for p in best
+            if p in known
+        ]
         return Found(cited, [], [], 0.0)
 
 
@@ -100,7 +104,7 @@ def test_a_new_question_that_nothing_answers_is_not_answered_from_the_old_passag
     passages = Passages(How_long={"kettle": 1.2}, Which={"kettle": 0.1, "toaster": 0.2})
     found, asked = find_in_context(passages, TOASTER, KETTLE, 0.4)
     assert asked == TOASTER
-    assert found.citations[0].rank_score < 0.4
+    assert found.citations[0].confidence < 0.4
 
 
 def test_without_ranking_or_without_a_passage_the_conversation_leads():

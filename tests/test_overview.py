@@ -206,7 +206,7 @@ def test_sections_are_told_as_deep_as_few_enough_have_their_place(gem):
 
 
 def test_an_index_without_documents_goes_on_as_before(gem):
-    assert GemRAG(gem).answer("Summarise the document").finish_reason == "nothing_found"
+    assert GemRAG(gem).answer("Summarise the document").finish_reason == "empty_index"
     index = GemIndex(fingerprint=gem.fingerprint)
     index.add(["The kettle is red."], gem.embed_documents(["The kettle is red."]))
     answer = GemRAG(gem, index, threshold=None).answer("Summarise it", max_new_tokens=2)
