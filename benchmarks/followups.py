@@ -11,90 +11,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from common import arguments, show
 
-from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
-from gem_rag.rag import GemRAG, in_context
-from gem_rag.rag.conversation import find_in_context
 from gem_rag.rag.question import stands_alone
-from gem_rag.rag.retrieve import Found, Retriever
-from gem_rag.store import ReadingStore
-from gem_rag.text.template import Message
-from gem_rag_train.evaluation import KEPT_BYTES
+from gem_rag_train.evaluation.conversations import CANDIDATES, WAYS, Asker
 from gem_rag_train.evaluation.dialogues import Half, Turn, quac_conversations
 from gem_rag_train.evaluation.statistics import Sample
-
-WAYS = ("question alone", "last question before it", "in context")
-ANSWER_TOKENS = 48
-
-
-class Asker:
-    """Asks about paragraphs, three ways.
-
-    Args:
-        model: The checkpoint.
-        paragraphs: What is asked about.
-        candidates: How many are ranked.
-        readings: Where readings are kept; None keeps them in memory.
-        own_answers: Whether the answers of the history are the model's.
-    """
-
-    def __init__(
-        self,
-        model: GemModel,
-        paragraphs: Sequence[str],
-        candidates: int,
-        readings: Path | None,
-        own_answers: bool,
-    ) -> None:
-        store = ReadingStore(model, readings, memory_bytes=KEPT_BYTES, disk_bytes=KEPT_BYTES)
-        index = GemIndex(fingerprint=model.fingerprint)
-        index.add(paragraphs, store.embed(paragraphs), ids=[str(i) for i in range(len(paragraphs))])
-        self._retriever = Retriever(model, index, store)
-        self._rag = GemRAG(model, index, store=store, candidates=candidates)
-        self._candidates = candidates
-        self._own_answers = own_answers
-        self._find = cache(self._search)  # two of the ways ask the same
-
-    def right(self, turn: Turn) -> list[bool]:
-        """Whether each of `WAYS` finds the turn's paragraph first."""
-        history = self._history(turn)
-        found, _ = find_in_context(self._find, turn.question, history, self._rag.threshold)
-        ways = [
-            self._find(turn.question),
-            self._find(in_context(turn.question, history)),
-            found,
-        ]
-        gold = str(turn.paragraph)
-        return [bool(way.citations) and way.citations[0].id == gold for way in ways]
-
-    def _search(
-        self, question: str, /, *, searched: str | None = None, only: str | None = None
-    ) -> Found:
-        return self._retriever.find(
-            question,
-            k=1,
-            candidates=self._candidates,
-            rank=True,
-            where=None if only is None else {"$id": only},
-            searched=searched,
-        )
-
-    def _history(self, turn: Turn) -> list[Message]:
-        history: list[Message] = []
-        for question, answer in turn.before:
-            if self._own_answers:
-                answer = self._rag.chat(question, history, max_new_tokens=ANSWER_TOKENS).answer
-            history.append({"role": "user", "content": question})
-            if answer:
-                history.append({"role": "assistant", "content": answer})
-        return history
 
 
 def compared(name: str, turns: Sequence[Turn], asker: Asker) -> dict[str, Any]:
@@ -116,7 +43,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--half", choices=get_args(Half), default="second")
     parser.add_argument("--questions", type=int, default=300, help="of each kind, at most")
-    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--candidates", type=int, default=CANDIDATES)
     parser.add_argument("--readings", type=Path, help="a folder where readings are kept")
     parser.add_argument("--own-answers", action="store_true")
     options = parser.parse_args()

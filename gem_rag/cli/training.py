@@ -123,6 +123,9 @@ Answers = Annotated[
     int | None, typer.Option("--answers", help="Questions answered with the passage given.")
 ]
 Rag = Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")]
+Followups = Annotated[
+    int | None, typer.Option("--followups", help="Questions of conversations, of each kind.")
+]
 Mteb = Annotated[
     list[str] | None,
     typer.Option("--mteb", help="An mteb task, a local folder or CSV; repeatable."),
@@ -152,6 +155,7 @@ def eval_(
     passages: Passages = None,
     answers: Answers = None,
     rag: Rag = None,
+    followups: Followups = None,
     mteb: Mteb = None,
     mean_pooled: MeanPooled = True,
     max_length: MaxLength = None,
@@ -173,6 +177,7 @@ def eval_(
         "passages": passages,
         "answers": answers,
         "rag": rag,
+        "followups": followups,
         "max_length": max_length,
     }
     given = {name: size for name, size in sizes.items() if size is not None}

@@ -10,7 +10,9 @@ from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.rag import ASK, GemRAG
-from gem_rag_train.evaluation.answers import METRICS, best
+from gem_rag.rag.citation import Citation
+from gem_rag.rag.quotes import quoted
+from gem_rag_train.evaluation.answers import METRICS, best, contains
 from gem_rag_train.evaluation.kept import KeptAnswers, digest
 from gem_rag_train.evaluation.measures import Measure, measure
 from gem_rag_train.evaluation.sets import Question, Retrieval
@@ -44,7 +46,34 @@ def given(
         for system, skill in ((PLAIN_BASE, None), (CHECKPOINT, SKILL))
         if skill is None or skill in model.skills
     }
-    return right(said, data, "answers", f"{title}, the right passage given")
+    task = f"{title}, the right passage given"
+    return [*right(said, data, "answers", task), *_quotes(said, data, task)]
+
+
+def _quotes(said: dict[str, list[str]], data: Retrieval, task: str) -> list[Measure]:
+    """Of the right answers of each system, how many are quoted from a gold one's place."""
+    scores = {}
+    for system, answers in said.items():
+        pairs = [
+            (quotes_place(q, data.paragraphs[q.paragraph], a), q.paragraph)
+            for q, a in zip(data.questions, answers, strict=True)
+            if q.places and best(contains, a, q)
+        ]
+        if pairs:
+            held, groups = zip(*pairs, strict=True)
+            scores[system] = Sample.mean([float(h) for h in held], list(groups)).score()
+    note = "of the right answers alone, which are others of each system"
+    metric = "the quote holds the gold place"
+    return [Measure("answers", task, metric, None, scores, note=note)] if scores else []
+
+
+def quotes_place(question: Question, passage: str, answer: str) -> bool:
+    """Whether the sentence that is quoted for an answer holds a place of the gold one."""
+    whole = Citation("", 0, len(passage), None, None, passage)
+    (cited,) = quoted([whole], question.text, answer)
+    if cited.quote_start is None or cited.quote_end is None:
+        return False
+    return any(cited.quote_start <= s and e <= cited.quote_end for s, e in question.places)
 
 
 def small_index(

@@ -39,6 +39,7 @@ PARTS = (
     "generation",
     "answers",
     "rag",
+    "followups",
     "mteb",
 )
 SMALL_INDEX = 100  # paragraphs, as many as a user's first folder may have
@@ -52,6 +53,7 @@ SIZES = (
     "passages",
     "answers",
     "rag",
+    "followups",
 )
 EXTRA = ("lm_eval", "matplotlib", "mteb", "scipy", "sentence_transformers", "sklearn")
 PACKAGES = ("gem-rag", "torch", "transformers", "mteb", "lm-eval", "sentence-transformers")
@@ -73,6 +75,7 @@ class EvalSettings:
         passages: For perplexity.
         answers: Questions answered with the right passage given; of each shifted set a quarter.
         rag: Questions answered end to end.
+        followups: Questions of conversations, of each kind.
         mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
         mean_pooled: Measure the base mean-pooled too, which takes as long as the checkpoint.
         max_length: Tokens of a text that count, and of a chunk.
@@ -90,6 +93,7 @@ class EvalSettings:
     passages: int | None = 500
     answers: int = 1000
     rag: int = 500
+    followups: int = 300
     mteb: tuple[str, ...] = ()
     mean_pooled: bool = True
     max_length: int = 256
@@ -121,6 +125,7 @@ class EvalSettings:
             "passages": 10,
             "answers": 12,
             "rag": 10,
+            "followups": 10,
         }
         return cls(**{**sizes, **settings})
 
@@ -205,6 +210,7 @@ class Evaluation:
             "generation": self._generation,
             "answers": self._answers,
             "rag": self._rag,
+            "followups": self._followups,
             "mteb": self._mteb,
         }
         report = Report(self._facts(), self._settings(), [])
@@ -341,6 +347,12 @@ class Evaluation:
             chunk_tokens=self.settings.max_length,
             show_progress=self.show,
         )
+
+    def _followups(self) -> list[Measure]:
+        from gem_rag_train.evaluation.conversations import followed
+
+        s = self.settings
+        return followed(self.model, s.followups, seed=s.seed, show_progress=self.show)
 
     def _mteb(self) -> list[Measure]:
         from gem_rag_train.evaluation.mteb_tasks import run_tasks
