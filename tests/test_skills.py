@@ -9,6 +9,7 @@ import torch
 
 from gem_rag.compute.skill import Skill
 from gem_rag.config import AdapterConfig, SkillConfig
+from gem_rag.documents import Document
 from gem_rag.errors import CheckpointError, GemError
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel, load
@@ -215,3 +216,33 @@ def test_passages_are_ranked_by_a_skill_from_text_and_from_readings(model):
     with pytest.raises(GemError, match="no skill 'best'"):
         model.rank("How long?", passages, skill="best")
     assert model.rank("How long?", [], skill="rank") == []
+
+
+WARRANTY = "The warranty of the Zephyr kettle is seven years from the day it was bought."
+
+
+@pytest.mark.model
+def test_the_bundled_skill_answers_in_a_few_words(default_model):
+    rag = GemRAG(default_model)
+    rag.add(
+        [Document(WARRANTY, "kettle.md"), Document("The toaster is red or grey.", "toaster.md")]
+    )
+    assert rag.skill == "answer"
+    few = rag.answer("How long is the warranty of the Zephyr kettle?")
+    assert "seven years" in few.answer.lower()
+    assert len(few.answer.split()) < len(WARRANTY.split())
+    assert few.citations[0].quote == WARRANTY
+
+
+@pytest.mark.model
+def test_the_bundled_skill_answers_yes_or_no_and_in_chains(default_model):
+    from langchain_gem_rag import ChatGem
+
+    asked = f"{WARRANTY}\n\nIs the kettle's warranty longer than a year?"
+    (reading,) = default_model.read([WARRANTY])
+    prompt = default_model.parts.skill("answer").config.asked("Is the warranty seven years?")
+    yes = default_model.generate(prompt, after=reading, skill="answer", max_new_tokens=8)
+    assert yes.text.lower().startswith("yes")
+    assert len(ChatGem(skill="answer").invoke(asked).text.split()) < 12
+    plain = ChatGem().invoke("Name a river.").text
+    assert plain == default_model.generate("Name a river.").text
