@@ -219,7 +219,7 @@ class ChatRequest(BaseModel):
             "schema": self.schema_wanted,
             "tools": tools,
             "tool_choice": self.tool_choice if tools else None,
-            "skill": self.skill,
+            "skill": None if self.skill == "none" else self.skill,
         }
         return {name: value for name, value in given.items() if value is not None}
 
