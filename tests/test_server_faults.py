@@ -256,10 +256,12 @@ def test_what_was_answered_is_there_after_kill_9(settings):
     with GemIndex(settings.home, create=False) as index:  # sound, as far as it came
         assert all(index.documents.text(d.source) for d in index.documents.all())
     with running(settings) as again:
-        until(lambda: again.documents(limit=10_000, state="queued") == [])
-        until(lambda: not again.documents(limit=10_000, state="indexing"), seconds=60)
-        ready = {d["name"] for d in again.documents(limit=10_000, state="ready")}
-        assert ready >= {*answered, "kettle.md"}
+        expected = {*answered, "kettle.md"}
+
+        def are_ready():
+            return {d["name"] for d in again.documents(limit=10_000, state="ready")} >= expected
+
+        until(are_ready, seconds=60)
         kept = again.http.get(f"/api/conversations/{new}").json()["messages"]
         assert [message["role"] for message in kept] == ["user", "assistant"]
 

@@ -408,3 +408,25 @@ def test_the_documentations_example_runs(server, capsys):
     assert len(found["vectors"].data) == 2
     assert found["questions"].embed_query("a") != found["passages"].embed_query("a")
     assert capsys.readouterr().out
+
+
+def test_the_table_names_every_field_of_openais_client_and_keeps_its_word(server):
+    import re
+    from pathlib import Path
+
+    from openai.types import embedding_create_params
+    from openai.types.chat import completion_create_params
+
+    page = (Path(__file__).parent.parent / "docs" / "server.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.M)
+    said = {name: what for names, what in rows for name in re.findall(r"`(\w+)", names)}
+    chat = completion_create_params.CompletionCreateParamsBase.__annotations__
+    fields = {*chat, "stream", *embedding_create_params.EmbeddingCreateParams.__annotations__}
+    assert fields <= said.keys()
+    plain = {"model": server.name, "messages": ASKED, "max_tokens": 2}
+    for name in chat:
+        body = {**plain, name: {"odd": True}}  # nothing that any field takes
+        answer = server.http.post("/v1/chat/completions", json=body)
+        expected = 200 if said[name] == "ignored" else 400
+        assert (name, answer.status_code) == (name, expected)
+        assert "not known" not in answer.text

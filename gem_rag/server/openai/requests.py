@@ -36,9 +36,10 @@ FINDING = ("where", "k", "mode", "rank", "threshold", "context")
 class StreamOptions(BaseModel):
     """What a stream holds beside its text."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = Field(None, description="Ignored: all is local.")
 
 
 class FunctionCall(BaseModel):
@@ -122,7 +123,7 @@ class ChatRequest(BaseModel):
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the number of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def finding(self) -> Answering:
@@ -148,6 +149,8 @@ class ChatRequest(BaseModel):
                 continue
             why = "is not done here" if name in NEUTRAL else "is not known"
             raise _unsupported(name, f"{name} {why}; leave it out")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ApiError(400, "tool_choice chooses among no tools", param="tool_choice")
         require_few(self.answers, limits.answers, "n")
         for name in ("max_tokens", "max_completion_tokens"):
             require_few(dict(self)[name] or 0, limits.answer_tokens, name)
@@ -220,7 +223,7 @@ class ChatRequest(BaseModel):
             "schema": self.schema_wanted,
             "tools": tools,
             "tool_choice": self.tool_choice if tools else None,
-            "skill": self.skill,
+            "skill": None if self.skill == "none" else self.skill,
         }
         return {name: value for name, value in given.items() if value is not None}
 
