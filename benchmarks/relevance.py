@@ -1,4 +1,4 @@
-"""Where the relevance threshold lies: rank scores of passages that answer and of those that do not.
+"""Where a threshold on rank scores lies: those of passages that answer and of those that do not.
 
 Each question's own passage, and the best of the others that are found beside it. Chosen on BoolQ's
 dev part; SQuAD dev only reports. With ``--wordy`` the questions stand among other words, as people
@@ -16,7 +16,7 @@ from common import arguments, show
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.rag.question import core
-from gem_rag.rag.relevance import known_before
+from gem_rag.rag.relevance import is_relevant, known_before
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.data.sources import boolq
@@ -46,6 +46,7 @@ class Passages:
         index.add(texts, store.embed(texts), ids=[str(i) for i in range(len(texts))])
         self._retriever = Retriever(model, index, store)
         self._weights = model.config.relevance
+        self._least = model.config.answerable.threshold
 
     def scores(self, question: str, gold: int) -> tuple[float, float, float, float]:
         """Its own passage's rank score (-inf where it is not found), and the best other's; the same
@@ -58,7 +59,7 @@ class Passages:
         own, own_likely = (known.pop(str(gold), -np.inf) for known in (ranked, likely))
         return own, max(ranked.values()), own_likely, max(likely.values())
 
-    def kept(self, question: str, gold: int, threshold: float) -> bool:
+    def kept(self, question: str, gold: int) -> bool:
         """Whether the answer would be from its own passage, as `GemRAG` decides."""
         for asked in (question, core(question)):
             if asked is None:
@@ -66,7 +67,7 @@ class Passages:
             (best, *_) = self._retriever.find(
                 asked, k=1, candidates=CANDIDATES, rank=True
             ).citations
-            if (best.rank_score or 0.0) >= threshold:
+            if is_relevant(best, self._least):
                 return best.id == str(gold)
         return False
 
@@ -106,9 +107,9 @@ def main() -> None:
             (others < used).mean()
         )
         if options.wordy:
-            plain = np.mean([passages.kept(q, gold, used) for q, gold in asked])
+            plain = np.mean([passages.kept(q, gold) for q, gold in asked])
             for number, around in enumerate(AROUND, 1):
-                wordy = [passages.kept(around.format(q), gold, used) for q, gold in asked]
+                wordy = [passages.kept(around.format(q), gold) for q, gold in asked]
                 report[f"{name}: right passage, wordy {number} / plain"] = float(
                     np.mean(wordy) / plain
                 )

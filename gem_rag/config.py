@@ -66,12 +66,38 @@ class RelevanceWeights:
         words: What a word score (0 to 1) counts for, beside the part of the question's surprise
             that the passage explains (at most 1).
         cosine: What a cosine counts for.
-        threshold: Least sum of a passage that says something about the question.
+        threshold: Least sum of a passage that says something about the question, for those who
+            choose passages by their rank score; whether one answers is `AnswerableWeights`' matter.
     """
 
     words: float = 0.65
     cosine: float = 0.73
     threshold: float = 0.46
+
+
+@dataclass(frozen=True)
+class AnswerableWeights:
+    """How likely the best passage answers the question: a logistic regression on what is known.
+
+    Attributes:
+        bias: The log-odds of a passage that explains and holds nothing of the question.
+        explained: What the part of the question's surprise that the passage explains (at most 1)
+            adds to them.
+        covered: What the part of the question's words that stand in it (0 to 1) adds.
+        cosine: What its cosine adds.
+        usual_covered: The part covered that counts where it is not known, as in an index that
+            holds no words.
+        usual_cosine: The cosine that counts where there is none, as where words alone find.
+        threshold: Least probability with which a question is answered.
+    """
+
+    bias: float = -3.42
+    explained: float = 3.23
+    covered: float = 2.1
+    cosine: float = 2.36
+    usual_covered: float = 0.61
+    usual_cosine: float = 0.43
+    threshold: float = 0.23
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,7 @@ class GemConfig:
             is on these alone; None is all.
         adapter: LoRA hyper-parameters.
         relevance: How ranking weighs what is known of a passage.
+        answerable: How what is known of the best one says whether the question is answered.
         written_by: Version of gem-rag that wrote it; empty before there were skills.
         schema_version: Version of this file's layout.
     """
@@ -111,6 +138,7 @@ class GemConfig:
     embed_layers: int | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     relevance: RelevanceWeights = field(default_factory=RelevanceWeights)
+    answerable: AnswerableWeights = field(default_factory=AnswerableWeights)
     written_by: str = field(default="", compare=False)
     schema_version: int = SCHEMA_VERSION
 
@@ -163,6 +191,7 @@ class GemConfig:
             adapter=lambda value: AdapterConfig(**value),
             preamble_ids=tuple,
             relevance=lambda value: RelevanceWeights(**value),
+            answerable=lambda value: AnswerableWeights(**value),
         )
 
 

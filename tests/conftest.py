@@ -47,3 +47,9 @@ def gem(base_folder) -> GemModel:
 def default_model() -> GemModel:
     """Loaded once, and kept: whoever loads the default by name in this session gets this object."""
     return GemModel.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(gem, tmp_path_factory) -> str:
+    """The tiny GEM model's folder, for what loads a model by name."""
+    return str(gem.save_pretrained(tmp_path_factory.mktemp("served") / "tiny"))

@@ -1,5 +1,6 @@
 """The command line, as scripts and people use it, on a tiny checkpoint."""
 
+import io
 import json
 import re
 import signal
@@ -411,6 +412,33 @@ def test_adapt_says_how_many_chunks_it_needs(run, docs, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_train_skill_shows_what_was_measured_and_names_broken_rows(run, tmp_path):
+    rows = [
+        {"context": f"The kettle has {i} years.", "question": "How long?", "answer": f"{i} years"}
+        for i in range(6)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["train-skill", "short", file, "--output", tmp_path / "new", "--steps", 2]
+    arguments += ["--set", "heldout=0.5", "--set", "rank=2"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    words = " ".join(out.split())
+    assert "on 3 rows about passages held out from training" in words
+    assert "contains" in words
+    assert "skill short in checkpoint" in words
+    assert (tmp_path / "new" / "skills" / "short" / "report.html").is_file()
+    code, out, _ = run(*arguments, "--json")  # in the other's place
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["name"], facts["steps"], facts["heldout_rows"]) == ("short", 2, 3)
+    assert facts["before"].keys() == facts["after"].keys()
+    file.write_text('{"context": "a"}\n')
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "rows.jsonl:1: found the fields ['context']" in " ".join(err.split())
+
+
 def test_unknown_recipes_and_models_are_named(run):
     code, _, err = run("train", "nosuch", model=False)
     assert code == 1
@@ -517,3 +545,38 @@ def test_the_demo_answers_from_its_own_documentation(default_model, run):
     assert code == 0
     assert "fetches and converts the default model" in out
     assert "cli.md:" in out
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """A threshold that nothing reaches."""
+    import gem_rag.rag as rag
+
+    defaults = {**rag.GemRAG.__init__.__kwdefaults__, "threshold": 1.1}
+    monkeypatch.setattr(rag.GemRAG.__init__, "__kwdefaults__", defaults)
+
+
+def test_where_nothing_answers_the_nearest_passages_are_printed(run, docs, never):
+    code, out, _ = run("ask", "kettle?", "--docs", docs)
+    assert code == 0
+    answer, _, offered = out.partition("\n\nNearest passages:\n")
+    assert answer == "I found nothing about this in the documents."
+    assert f"{docs / 'kettle.md'}:" in offered
+    assert "The kettle has a warranty of seven years." in offered
+    told = json.loads(run("ask", "kettle?", "--docs", docs, "--json")[1])
+    assert (told["citations"], told["finish_reason"]) == ([], "nothing_found")
+    sources = {str(docs / "kettle.md"), str(docs / "rivers.txt")}
+    assert {c["source"] for c in told["nearest"]} == sources
+
+
+def test_a_conversation_offers_them_too(run, docs, never, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("kettle?\n/sources\n"))
+    _, out, _ = run("chat", "--docs", docs)
+    assert "Nearest passages:\n[1] " in out
+    assert out.endswith("no sources yet\n")
+
+
+def test_an_empty_index_says_that_it_is(run, tmp_path):
+    GemIndex(tmp_path / "index").close()
+    code, out, _ = run("ask", "kettle?", "--index", tmp_path / "index")
+    assert (code, out.startswith("There are no documents in the index yet")) == (0, True)

@@ -21,6 +21,7 @@ from gem_rag.index.fulltext import FullText
 from gem_rag.index.records import Passage
 from gem_rag.model import GemModel
 from gem_rag.rag import GemRAG
+from gem_rag.rag.naming import Named
 
 TEXT = "# Kettle\r\n\r\nBoil Wasser bei 100 °C. 🙂\r\n\r\nNever open it.\n"
 
@@ -281,6 +282,14 @@ def test_an_old_index_is_searched_by_vectors_until_it_is_written(old):
             index.documents.text("kettle.md")
         assert (index.info().count, index.info().vectors, index.info().words) == (3, 3, False)
     assert layout(old) == 1
+
+
+def test_documents_of_an_old_index_are_known_by_their_files(old):
+    with GemIndex(old) as index:
+        named = Named(index)
+        assert named.sources == ["kettle.md"]  # one is empty
+        assert named.find("the kettle") == ["kettle.md"]
+        assert named.find("Some title") == []
 
 
 def test_an_old_index_is_upgraded_by_its_first_change(old):

@@ -93,9 +93,9 @@ def test_what_of_a_wordy_question_asks(wordy, asks):
 def test_a_question_is_looked_for_again_without_the_words_around_it(gem):
     rag = GemRAG(gem)
     rag.add(Document("The shop is open from nine to five.", "shop.md"))
-    found = rag.retrieve("When is the shop open?", k=1)[0].rank_score
+    found = rag.retrieve("When is the shop open?", k=1)[0].confidence
     wordy = "Good morning, my train arrives at noon and I was wondering, when is the shop open?"
-    hidden = rag.retrieve(wordy, k=1)[0].rank_score
+    hidden = rag.retrieve(wordy, k=1)[0].confidence
     assert hidden < found
     rag.threshold = (hidden + found) / 2
     plain = rag.answer("When is the shop open?", max_new_tokens=4)
@@ -104,6 +104,6 @@ def test_a_question_is_looked_for_again_without_the_words_around_it(gem):
 
 
 def test_the_threshold_is_the_checkpoints_unless_somebody_says_otherwise(gem):
-    assert GemRAG(gem).threshold == gem.config.relevance.threshold
+    assert GemRAG(gem).threshold == gem.config.answerable.threshold
     assert GemRAG(gem, threshold=None).threshold is None
     assert GemRAG(gem, threshold=0.2).threshold == 0.2

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from gem_rag.cli import ask, index, models, training
+from gem_rag.cli import ask, index, models, serve, training
 from gem_rag.cli.console import err, out
 from gem_rag.errors import GemError
 
@@ -30,10 +30,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "remove": index.remove,
     "search": index.search,
     "chat": ask.chat,
+    "serve": serve.serve,
     "demo": ask.demo,
     "pull": models.pull,
     "info": models.info,
     "train": training.train,
+    "train-skill": training.train_skill,
     "eval": training.eval_,
     "adapt": training.adapt,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from contextlib import suppress
@@ -29,6 +28,7 @@ from gem_rag.cli.console import (
     parsed,
     print_citations,
     print_json,
+    print_nearest,
     print_stream,
     worded,
 )
@@ -67,7 +67,8 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stand the passages it rests on.
+    The answer streams; below it stands where it is from, with the sentence that carries it. Where
+    nothing answers, that is said, and the nearest passages are offered.
     """
     condition = parsed(where)
     answering: dict[str, Any] = {"mode": mode, "rank": rank, "skill": skill}
@@ -77,12 +78,15 @@ def ask(
         if as_json:
             for _ in stream:
                 pass
-            print_json(dataclasses.asdict(stream.answer))
+            print_json(stream.answer.as_dict())
             return
         print_stream(stream)
         if stream.citations:
             out.print()
-            print_citations(stream.citations, about=f"{question} {stream.answer.answer}")
+            answer = stream.answer
+            print_citations(answer.citations, about=f"{question} {answer.answer}")
+        if stream.nearest:
+            print_nearest(stream.nearest)
 
 
 def chat(
@@ -154,6 +158,8 @@ def reply(
                 pass
         else:
             print_stream(stream)
+            if stream.nearest:
+                print_nearest(stream.nearest)
     except KeyboardInterrupt:
         err.print()
     except GemError as error:
@@ -166,14 +172,14 @@ def reply(
         return None
     stream.close()
     if as_json:
-        print_json(dataclasses.asdict(stream.answer), indent=None)
+        print_json(stream.answer.as_dict(), indent=None)
     return stream.answer
 
 
 def show_sources(citations: list[Citation], as_json: bool) -> None:
     """What the last answer rests on."""
     if as_json:
-        print_json([dataclasses.asdict(c) for c in citations], indent=None)
+        print_json([c.as_dict() for c in citations], indent=None)
     elif citations:
         print_citations(citations)
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from gem_rag.documents.find import existing
 from gem_rag.errors import GemError
@@ -71,6 +72,7 @@ Skill = Annotated[
     str,
     typer.Option("--skill", help="What answers: auto, none (the plain base), or a skill's name."),
 ]
+FIRST_WORDS = 120  # characters of a passage that is offered
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -156,7 +158,8 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
 
     Args:
         citations: The passages.
-        about: Show the part of each that says most about these words; None shows all of it.
+        about: Show the sentence of each that carries the answer, or else the part that says most
+            about these words; None shows all of it, with that sentence in bold.
     """
     for number, c in enumerate(citations, 1):
         if number > 1:
@@ -166,8 +169,32 @@ def print_citations(citations: list[Citation], *, about: str | None = None) -> N
         out.print(f"[dim]\\[{number}] {escape(place)}  {found_by(c)}[/dim]")
         for other in c.sources[1:]:
             out.print(f"[dim]    also in {escape(other)}[/dim]")
-        text = c.text if about is None else excerpt(c.text, about)
-        out.print(escape(text), highlight=False)
+        out.print(whole(c) if about is None else part(c, about), highlight=False)
+
+
+def whole(citation: Citation) -> Text:
+    """A passage, in bold what carries the answer."""
+    text = Text(citation.text)
+    if citation.quote_start is not None and citation.quote_end is not None:
+        first = citation.quote_start - citation.start
+        text.stylize("bold", first, citation.quote_end - citation.start)
+    return text
+
+
+def part(citation: Citation, about: str) -> Text:
+    """On one line what of a passage carries the answer, in quotation marks, or is about it."""
+    if citation.quote is None:
+        return Text(excerpt(citation.text, about))
+    return Text(f"“{shortened(citation.quote)}”")
+
+
+def print_nearest(nearest: list[Citation]) -> None:
+    """What is offered where nothing was found that answers: where it stands, how it begins."""
+    out.print("\nNearest passages:")
+    for number, c in enumerate(nearest, 1):
+        page = "" if c.page is None else f" page {c.page}"
+        out.print(f"[dim]\\[{number}] {escape(c.source)}:{c.start}-{c.end}{page}[/dim]")
+        out.print(escape(shortened(c.text, FIRST_WORDS)), highlight=False)
 
 
 def found_by(citation: Citation) -> str:
@@ -177,6 +204,7 @@ def found_by(citation: Citation) -> str:
         "words": citation.word_score,
         "both": citation.fused_score,
         "rank": citation.rank_score,
+        "confidence": citation.confidence,
     }
     return "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
 

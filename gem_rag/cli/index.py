@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -31,6 +34,10 @@ from gem_rag.cli.console import (
 )
 from gem_rag.documents.find import existing
 
+if TYPE_CHECKING:
+    from gem_rag.rag.ingest.report import IngestReport
+    from gem_rag.rag.pipeline import GemRAG
+
 
 def index_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
@@ -55,9 +62,15 @@ def index_(
         int | None,
         typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
+    if watch:
+        _require_watching()
     if readings is False and readings_mb:
         raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
     if not (remove_missing and _is_index(index)):
@@ -72,14 +85,49 @@ def index_(
         except KeyboardInterrupt:
             err.print(f"{rag.index.count()} chunks were committed and are kept")
             raise
-        if as_json:
-            print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()})
-        else:
-            print_report(report)
-            out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
-    done = report.added or report.replaced or report.unchanged or report.moved or report.removed
-    if not done and (report.skipped or report.passed_over):
+        _print_indexed(rag, report, index, as_json)
+        if watch:
+            _watch(rag, paths, exclude or (), index, as_json)
+    if not watch and not _did(report) and (report.skipped or report.passed_over):
         raise typer.Exit(1)
+
+
+def _require_watching() -> None:
+    """Find out before a model is loaded that nothing can be watched."""
+    from gem_rag.rag.ingest.watch import Watch
+
+    Watch([])
+
+
+def _watch(
+    rag: GemRAG, paths: list[Path], exclude: Sequence[str], index: Path, as_json: bool
+) -> None:
+    """Take over what changes, until Ctrl-C."""
+    from gem_rag.rag.ingest.watch import follow
+
+    if not as_json:
+        err.print("[dim]watching; Ctrl-C ends it[/dim]")
+    with suppress(KeyboardInterrupt):
+        for report in follow(rag, paths, exclude=exclude, stop=Event()):
+            changed = report.added or report.replaced or report.moved or report.removed
+            if changed or report.skipped:
+                _print_indexed(rag, report, index, as_json, indent=None)
+
+
+def _print_indexed(
+    rag: GemRAG, report: IngestReport, index: Path, as_json: bool, indent: int | None = 2
+) -> None:
+    if as_json:
+        print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()}, indent)
+    else:
+        print_report(report)
+        out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
+
+
+def _did(report: IngestReport) -> bool:
+    """Whether an ingest found anything that is in the index, or took anything out of it."""
+    changed = report.added or report.replaced or report.moved or report.removed
+    return bool(changed or report.unchanged)
 
 
 def _is_index(folder: Path) -> bool:
@@ -136,7 +184,7 @@ def search(
     with open_rag(docs, index, model, dtype, mode=mode, rank=rank) as rag:
         citations = rag.retrieve(query, k=k, where=condition)
         if as_json:
-            print_json([dataclasses.asdict(c) for c in citations])
+            print_json([c.as_dict() for c in citations])
         elif citations:
             print_citations(citations)
         else:

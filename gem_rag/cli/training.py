@@ -1,4 +1,4 @@
-"""Commands that make and measure checkpoints: train, eval, adapt. No other file knows trainers."""
+"""Commands that make and measure checkpoints. No other file knows trainers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gem_rag.cli.console import Json, Model, out, print_json, print_skipped
 from gem_rag.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from gem_rag_train import TrainedSkill
     from gem_rag_train.adapt import Adapted
     from gem_rag_train.evaluation import Report
 
@@ -43,6 +44,64 @@ def train(
         out.print(f"checkpoint: {escape(str(folder))}")
 
 
+def train_skill(
+    name: Annotated[str, typer.Argument(help="What the skill is asked for by, such as answer.")],
+    data: Annotated[list[str], typer.Argument(help="JSONL files, bundled:answer or bundled:rank.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="Checkpoint the skill goes into; may exist.")
+    ],
+    model: Model = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", help="A skill to go on from: of the model, or a folder."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of training; without it by the rows.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="A .toml file of settings.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the settings; repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a checkpoint to answer from passages, or to rank them, from rows of yours."""
+    try:
+        from gem_rag_train import SkillTraining
+        from gem_rag_train import train_skill as run
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    over = dict(key_value(s) for s in settings or [])
+    if steps is not None:
+        over["steps"] = str(steps)
+    chosen = SkillTraining.for_data(data, over, recipe)
+    trained = run(name, data, output=output, model=model, settings=chosen, init=init, resume=resume)
+    if as_json:
+        print_json(trained.to_dict())
+    else:
+        print_trained(trained)
+
+
+def print_trained(trained: TrainedSkill) -> None:
+    """What was measured before and after, and how the skill is used."""
+    from rich.table import Table
+
+    if trained.after:
+        table = Table("", "untrained", "trained")
+        for name, value in trained.after.items():
+            before = trained.before.get(name)
+            shown = "" if before is None else f"{before:.3f}"
+            table.add_row(name.removeprefix("heldout_"), shown, f"{value:.3f}")
+        out.print(table)
+        out.print(f"on {trained.heldout_rows} rows about passages held out from training")
+    where = escape(str(trained.checkpoint))
+    out.print(f"skill {escape(trained.name)} in checkpoint: {where}")
+
+
 Stsb = Annotated[Path | None, typer.Option("--stsb", help="CSV of sentence1,sentence2,score.")]
 Only = Annotated[str, typer.Option("--only", help="Parts, with commas between.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Small samples: minutes, not hours.")]
@@ -51,11 +110,18 @@ Questions = Annotated[int | None, typer.Option("--questions", help="Of each retr
 Ranked = Annotated[
     int | None, typer.Option("--ranked", help="Questions of each set asked every way.")
 ]
+Answerable = Annotated[
+    int | None,
+    typer.Option("--answerable", help="Questions asked with their paragraph in and taken out."),
+]
 Labelled = Annotated[
     int | None, typer.Option("--labelled", help="Texts of each set to classify and cluster.")
 ]
 Lm = Annotated[int | None, typer.Option("--lm", help="Questions of each multiple-choice task.")]
 Passages = Annotated[int | None, typer.Option("--passages", help="For perplexity.")]
+Answers = Annotated[
+    int | None, typer.Option("--answers", help="Questions answered with the passage given.")
+]
 Rag = Annotated[int | None, typer.Option("--rag", help="Questions answered end to end.")]
 Mteb = Annotated[
     list[str] | None,
@@ -80,9 +146,11 @@ def eval_(
     paragraphs: Paragraphs = None,
     questions: Questions = None,
     ranked: Ranked = None,
+    answerable: Answerable = None,
     labelled: Labelled = None,
     lm: Lm = None,
     passages: Passages = None,
+    answers: Answers = None,
     rag: Rag = None,
     mteb: Mteb = None,
     mean_pooled: MeanPooled = True,
@@ -99,9 +167,11 @@ def eval_(
         "paragraphs": paragraphs,
         "questions": questions,
         "ranked": ranked,
+        "answerable": answerable,
         "labelled": labelled,
         "lm": lm,
         "passages": passages,
+        "answers": answers,
         "rag": rag,
         "max_length": max_length,
     }

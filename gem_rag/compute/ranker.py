@@ -1,4 +1,4 @@
-"""Ranking by query likelihood: how likely each passage's reading makes the question."""
+"""Ranking: how likely each passage's reading makes the question, or what a skill says of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from transformers.cache_utils import Cache
 
+from gem_rag.compute.adapter import EVERYWHERE
+from gem_rag.compute.attention import Tokens
 from gem_rag.compute.kv import row_of
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
-from gem_rag.errors import ContextLengthError
+from gem_rag.compute.skill import Skill
+from gem_rag.errors import ContextLengthError, GemError, UnsupportedModelError
 from gem_rag.text import prompts
-from gem_rag.text.codec import Tokenized
+from gem_rag.text.codec import TextCodec, Tokenized
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,10 @@ class Ranked:
     Attributes:
         index: Which of the given passages this is.
         score: How much the passage raises the mean log-likelihood of the query's tokens over that
-            given an empty passage (nats per token): comparable across queries.
-        log_likelihood: Mean log-likelihood of the query's tokens given the passage.
+            given an empty passage (nats per token): comparable across queries. Of a skill: the
+            log-odds that the passage answers (nats); above 0 is yes.
+        log_likelihood: Mean log-likelihood of the query's tokens given the passage; of a skill, the
+            log-probability that it answers.
     """
 
     index: int
@@ -49,6 +55,19 @@ class Asked:
 
     ids: tuple[int, ...]
     scored: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is run after each passage for a skill that ranks.
+
+    Attributes:
+        ids: The skill's prompt with the question in it, up to where an answer would begin.
+        skill: Acts on all of them.
+    """
+
+    ids: tuple[int, ...]
+    skill: Skill
 
 
 class Ranker:
@@ -97,13 +116,7 @@ class Ranker:
             passages: Of one kind: all read already, or none.
             asked: What is run after each.
         """
-        readings = [p for p in passages if isinstance(p, Reading)]
-        if readings:
-            tokens, cache = collate(readings, room=len(asked.ids))
-        else:
-            ids = [p.ids for p in passages if isinstance(p, Tokenized)]
-            adapted = self._parts.generates_adapted
-            tokens, cache = self._reader.read(ids, adapted, room=len(asked.ids))
+        tokens, cache = self._begun(passages, len(asked.ids))
         prompt = torch.tensor([asked.ids] * len(passages))
         hidden = self._reader.continue_from(tokens, cache, prompt)
         scored = hidden[:, -asked.scored - 1 : -1]
@@ -113,3 +126,69 @@ class Ranker:
         chosen = logits.gather(2, target).squeeze(2) - logits.logsumexp(2)
         out: np.ndarray = chosen.mean(1).cpu().double().numpy()
         return out
+
+    def judged(self, query: str, skill: Skill) -> Judged:
+        """A query as what is run after a passage for a skill that ranks.
+
+        Raises:
+            ValueError: The query is empty.
+            GemError: The skill is for something else.
+            ContextLengthError: It leaves no room for a passage.
+        """
+        if not query.strip():
+            raise ValueError("the query is empty; expected a question")
+        if skill.config.task != "rank":
+            raise GemError(
+                f"skill {skill.name!r} is for the task {skill.config.task!r}; expected one that "
+                "ranks"
+            )
+        prompt = skill.config.asked(query.strip())
+        judged = Judged(tuple(self._parts.codec.prompt_ids(prompt, continued=True)), skill)
+        if self._reader.room(len(judged.ids)) < 1:
+            raise ContextLengthError(
+                f"the question takes {len(judged.ids)} tokens; with the context window of "
+                f"{self._parts.base.max_context} that leaves no room for a passage: shorten it"
+            )
+        return judged
+
+    @torch.inference_mode()
+    def relevance(self, passages: Sequence[Reading | Tokenized], judged: Judged) -> np.ndarray:
+        """What a skill says of each passage, float64 ``[n]``: log-odds that it answers, in nats.
+
+        The logit of "Yes" less that of "No" as the next token; above 0 is yes.
+
+        Args:
+            passages: Of one kind: all read already, or none.
+            judged: What is run after each.
+        """
+        tokens, cache = self._begun(passages, len(judged.ids))
+        prompt = torch.tensor([judged.ids] * len(passages))
+        acting = judged.skill.adapter.at(EVERYWHERE)
+        hidden = self._reader.continue_from(tokens, cache, prompt, acting)
+        logits = self._parts.logits(hidden[:, -1]).float()  # (B, vocab)
+        yes, no = verdict_ids(self._parts.codec)
+        out: np.ndarray = (logits[:, yes] - logits[:, no]).cpu().double().numpy()
+        return out
+
+    def _begun(self, passages: Sequence[Reading | Tokenized], room: int) -> tuple[Tokens, Cache]:
+        """Passages side by side, read where they have not been, with room for so many tokens."""
+        readings = [p for p in passages if isinstance(p, Reading)]
+        if readings:
+            return collate(readings, room=room)
+        ids = [p.ids for p in passages if isinstance(p, Tokenized)]
+        return self._reader.read(ids, self._parts.generates_adapted, room=room)
+
+
+def verdict_ids(codec: TextCodec) -> tuple[int, int]:
+    """The first tokens of "Yes" and of "No".
+
+    Raises:
+        UnsupportedModelError: They are the same.
+    """
+    yes, no = (codec.encode(word)[0] for word in (prompts.YES, prompts.NO))
+    if yes == no:
+        raise UnsupportedModelError(
+            f"this tokenizer begins {prompts.YES!r} and {prompts.NO!r} with the same token, so "
+            "that a skill cannot rank by it"
+        )
+    return yes, no

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gem_rag.compute.adapter import Acting
 from gem_rag.compute.attention import Role, Tokens, positions_of, together
 from gem_rag.compute.batches import padded
 from gem_rag.compute.kv import KeyValues, empty_cache, layers_of, row_of, seeded_cache
@@ -147,16 +148,25 @@ class Reader:
         self._preambles.clear()
         self._separator = None
 
-    def continue_from(self, tokens: Tokens, cache: Cache, ids: Tensor) -> Tensor:
-        """Run unpadded ids ``[B, T]`` after what was read, as the generator: ``[B, T, hidden]``."""
+    def continue_from(
+        self, tokens: Tokens, cache: Cache, ids: Tensor, acting: Sequence[Acting] = ()
+    ) -> Tensor:
+        """Run unpadded ids ``[B, T]`` after what was read, as the generator: ``[B, T, hidden]``.
+
+        Args:
+            tokens: What was read.
+            cache: Its keys and values, which the ids' are appended to.
+            ids: The same number for all rows.
+            acting: Adapters that act on them, beside the one that always does, if any.
+        """
         base = self.parts.base
         ids = ids.to(base.device)
         starts = tokens.lengths[:, None]
         positions = starts + torch.arange(ids.shape[1], device=ids.device)
         queries = Tokens(positions, torch.full_like(positions, Role.PREFIX))
         mask = base.masks(queries, together(tokens, queries))
-        acting = self.parts.everywhere(self.parts.generates_adapted)
-        return self.parts.run(ids, positions, mask, cache, acting)
+        adapted = self.parts.everywhere(self.parts.generates_adapted)
+        return self.parts.run(ids, positions, mask, cache, [*adapted, *acting])
 
     def join(self, readings: Sequence[Reading]) -> Reading:
         """Several readings as one: the preamble once, then each text's keys moved to their place.

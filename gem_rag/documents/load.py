@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gem_rag.documents import html, mail, odf, office, pdf, structured
+from gem_rag.documents.archive import require_modest
 from gem_rag.documents.decode import NoTextError, decode
 from gem_rag.documents.document import Document
 from gem_rag.documents.headings import front_title
@@ -63,6 +64,7 @@ def load_file(path: str | Path) -> Document:
     path = Path(path)
     kind = kind_of(path.name)
     try:
+        require_modest(path)
         with _quiet():
             document = READERS.get(kind, _plain)(path)
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gem_rag.compute.batches import by_budget, longest_first, tokens_per_batch
 from gem_rag.compute.embedder import Embedder
-from gem_rag.compute.ranker import Asked, Ranked, Ranker
+from gem_rag.compute.ranker import Asked, Judged, Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
@@ -115,15 +116,21 @@ class Bulk:
         texts_or_readings: Sequence[str | Reading],
         max_length: int | None = None,
         floor: float | None = None,
+        skill: str | None = None,
     ) -> list[Ranked]:
         """One `Ranked` per passage, best first."""
         readings = [p for p in texts_or_readings if isinstance(p, Reading)]
         self._reader.require_own(readings)
         self._reader.require_shareable(readings)
-        asked = self._ranker.asked(query)
+        judge = None if skill is None else self._ranker.judged(query, self._parts.skill(skill))
+        asked = self._ranker.asked(query) if judge is None else judge
         texts = [p for p in texts_or_readings if isinstance(p, str)]
         ids = iter(self._tokenized(texts, max_length, self._reader.room(len(asked.ids))))
         passages = [p if isinstance(p, Reading) else next(ids) for p in texts_or_readings]
+        if isinstance(asked, Judged):
+            odds = self._scored(passages, asked, partial(self._ranker.relevance, judged=asked))
+            ranked = [Ranked(i, float(s), -math.log1p(math.exp(-s))) for i, s in enumerate(odds)]
+            return sorted(ranked, key=lambda r: -r.score)
         if floor is None:
             # An empty passage, of the kind that runs in one batch with the others.
             make = self._ranker.empty_reading
@@ -136,10 +143,19 @@ class Bulk:
 
     def _likelihoods(self, passages: Sequence[Reading | Tokenized], asked: Asked) -> np.ndarray:
         """Mean log-likelihood of the query after each passage, float64 ``[n]``."""
+        return self._scored(passages, asked, partial(self._ranker.likelihoods, asked=asked))
+
+    def _scored(
+        self,
+        passages: Sequence[Reading | Tokenized],
+        asked: Asked | Judged,
+        score: Callable[[Sequence[Reading | Tokenized]], np.ndarray],
+    ) -> np.ndarray:
+        """Each passage's score by what is run after it, float64 ``[n]``, in batches."""
         out = np.empty(len(passages), dtype=np.float64)
         head, query = len(self._parts.config.preamble_ids), len(asked.ids)
         lengths = [len(p) if isinstance(p, Reading) else head + len(p.ids) for p in passages]
-        if max(lengths) + query > self._parts.base.max_context:
+        if max(lengths, default=0) + query > self._parts.base.max_context:
             raise ContextLengthError(
                 f"a passage of {max(lengths)} tokens and a query of {query} do not fit the context "
                 f"window of {self._parts.base.max_context}; read less of it (max_length)"
@@ -150,7 +166,7 @@ class Bulk:
         for mine, times in ((read, KEPT_BUDGET), (fresh, 1)):
             for rows in by_budget(mine, padded, lambda: times * self._budget()):  # noqa: B023
                 batch = [passages[i] for i in rows]
-                out[rows] = self._worker.call(partial(self._ranker.likelihoods, batch, asked))
+                out[rows] = self._worker.call(partial(score, batch))
         return out
 
     def _budget(self) -> int:

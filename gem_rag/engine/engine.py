@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from gem_rag.engine.work import Work, finished, given_up
 from gem_rag.engine.worker import Worker
 
 PREFIX_BYTES = 256 << 20  # of beginnings of prompts that are kept
+T = TypeVar("T")
 Spans = Sequence[tuple[int, int]]
 
 
@@ -124,9 +126,10 @@ class Engine:
         texts_or_readings: Sequence[str | Reading],
         max_length: int | None = None,
         floor: float | None = None,
+        skill: str | None = None,
     ) -> Work[list[Ranked]]:
         """Passages in order of relevance."""
-        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor))
+        return Work(partial(self._bulk.rank, query, texts_or_readings, max_length, floor, skill))
 
     def join(self, readings: Sequence[Reading]) -> Work[Reading]:
         """Several readings as one."""
@@ -198,6 +201,14 @@ class Engine:
             for answer in answers:
                 leave = partial(self._worker.leave, answer, wait=False)
                 answer.end_after(options.timeout, leave)
+
+    def call(self, run: Callable[[], T]) -> T:
+        """Compute something of one's own between other things, in the engine's thread.
+
+        torch keeps threads for each thread that computes in parallel: with two such, all of them
+        sleep where they would wait awake, and both are slowed. Runs in inference mode.
+        """
+        return self._worker.call(run)
 
     def stats(self) -> Stats:
         """What it is doing, and what it has done so far."""

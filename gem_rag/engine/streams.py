@@ -180,6 +180,11 @@ class AwaitedPieces(Generic[S, P]):
         piece = None if self._closed else next(self._iterator, None)
         return None if self._closed else piece
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has come to its end, or was stopped."""
+        return self._closed
+
     def close(self) -> None:
         """Stop, from any task or thread; a token under way ends, and no more are computed."""
         self._closed = True

@@ -21,6 +21,9 @@ __all__ = ["COLUMNS", "RULES", "Asked", "FullText", "Worded"]
 # BM25 of SQLite has k1 = 1.2: a word that fills a chunk counts 2.2 times its rarity, never more.
 _SATURATION = 2.2
 _LEAST_RARITY = 1e-6  # of words that half of all chunks hold (SQLite's own bound)
+# Chunks that are thought beside those there are where it is weighed which words a chunk lacks: in a
+# small index a word that stands nowhere would otherwise outweigh all that do.
+_BESIDE = 1000
 _WEIGHTS = "1.0, 1.5, 1.0"  # of a word in the text, the headings, the source's name
 _SCHEMA = (
     "CREATE VIRTUAL TABLE words USING fts5(text, heading, source, content='', "
@@ -104,6 +107,28 @@ class FullText:
         """
         within = "AND +rowid IN (SELECT value FROM json_each(:rows))"
         return dict(self._run(query, within, {"rows": json.dumps(list(rows))}))
+
+    def covered(self, query: str, rows: Iterable[int]) -> dict[int, float]:
+        """Which part of a query's words stands in each of these chunks, 0 to 1.
+
+        A word counts by its rarity, and once, however often it stands there. Empty where the query
+        holds no word.
+        """
+        wanted = json.dumps(within := list(rows))
+        [(count,)] = self._connection.run("SELECT count(*) FROM chunks")
+        held, most = dict.fromkeys(within, 0.0), 0.0
+        for word in asked_words(query):
+            sql = (
+                "SELECT count(*), group_concat(CASE WHEN rowid IN "
+                "(SELECT value FROM json_each(:rows)) THEN rowid END) "
+                "FROM words WHERE words MATCH :word"
+            )
+            [(holding, among)] = self._connection.run(sql, {"rows": wanted, "word": _quoted(word)})
+            rarity = math.log(1 + (count + _BESIDE) / (1 + holding))
+            most += rarity
+            for row in among.split(",") if among else ():
+                held[int(row)] += rarity
+        return {row: rarity / most for row, rarity in held.items()} if most else {}
 
     def _run(
         self, query: Asked, rest: str, parameters: dict[str, object]

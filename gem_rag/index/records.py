@@ -92,6 +92,8 @@ class Hit(Chunk):
         score: The cosine with the query, -1 to 1; None where the query or the chunk has no vector.
         word_score: How well the query's words stand in it, 0 to 1 (BM25 over what it would be if
             they filled the chunk); None where no words were given.
+        covered: Which part of the query's words stands in it, 0 to 1, rare ones counting more; None
+            where no words were given, or the index holds none.
         fused_score: Both in one, by which hybrid searches are ordered; None for the others.
         sources: The sources of all chunks of this text, where equal ones count once.
     """
@@ -99,6 +101,7 @@ class Hit(Chunk):
     score: float | None
     word_score: float | None = None
     fused_score: float | None = None
+    covered: float | None = None
     sources: tuple[str, ...] = ()
 
 

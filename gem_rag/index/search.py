@@ -246,11 +246,28 @@ class Search:
         self, query: Query, found: Sequence[Sequence[Scored]], condition: CompiledFilter | None
     ) -> list[list[Hit]]:
         stored = [self._stored(line) for line in found]
+        covered = self._covered(query, found)
         if not query.distinct:
-            return [[_hit(scored, chunk) for scored, chunk in line] for line in stored]
+            return [
+                [_hit(scored, chunk, held) for scored, chunk in line]
+                for line, held in zip(stored, covered, strict=True)
+            ]
         texts = (chunk.text for line in stored for _, chunk in line)
         sources = self._database.sources_of(texts, condition)
-        return [[_hit(scored, c, sources[c.text]) for scored, c in line] for line in stored]
+        return [
+            [_hit(scored, chunk, held, sources[chunk.text]) for scored, chunk in line]
+            for line, held in zip(stored, covered, strict=True)
+        ]
+
+    def _covered(self, query: Query, found: Sequence[Sequence[Scored]]) -> list[dict[int, float]]:
+        """Of each search's rows, which part of its text's words stands in them."""
+        full_text = self._database.full_text
+        if query.texts is None or full_text is None:
+            return [{} for _ in found]
+        return [
+            full_text.covered(text, (scored.row for scored in line)) if line else {}
+            for text, line in zip(query.texts, found, strict=True)
+        ]
 
 
 def _ordered(
@@ -275,7 +292,12 @@ def _ordered(
     ]
 
 
-def _hit(scored: Scored, chunk: StoredChunk, sources: Sequence[str] | None = None) -> Hit:
+def _hit(
+    scored: Scored,
+    chunk: StoredChunk,
+    covered: Mapping[int, float],
+    sources: Sequence[str] | None = None,
+) -> Hit:
     if sources is None:
         sources = () if chunk.source is None else (chunk.source,)
     return Hit(
@@ -283,6 +305,7 @@ def _hit(scored: Scored, chunk: StoredChunk, sources: Sequence[str] | None = Non
         score=scored.cosine,
         word_score=scored.word,
         fused_score=scored.fused,
+        covered=covered.get(scored.row),
         sources=tuple(sources),
     )
 

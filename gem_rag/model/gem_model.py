@@ -258,14 +258,16 @@ class GemModel:
         *,
         max_length: int | None = None,
         floor: float | None = None,
+        skill: str | None = None,
     ) -> list[Ranked]:
-        """Rank passages by how likely each makes the query (query likelihood, zero-shot).
+        """Rank passages by how likely each makes the query (zero-shot), or by a skill that ranks.
 
         Args:
             query: The question.
             texts_or_readings: Passages; what was read already is not run again.
             max_length: Tokens of each text to read at most, as for `read`.
             floor: `Ranked.floor` of an earlier call for the query, which need not be run again.
+            skill: Whose log-odds that a passage answers are the scores; None is likelihood.
 
         Returns:
             One `Ranked` per passage, best first.
@@ -274,7 +276,7 @@ class GemModel:
             ReadingError: A reading is another model's, or was read with the adapter on.
             ContextLengthError: A passage and the query do not fit the context window.
         """
-        return self.engine.rank(query, texts_or_readings, max_length, floor).result()
+        return self.engine.rank(query, texts_or_readings, max_length, floor, skill).result()
 
     async def arank(
         self, query: str, texts_or_readings: Sequence[str | Reading], **options: Any
@@ -288,8 +290,7 @@ class GemModel:
         """Generate one answer: text, finish reason and token usage.
 
         Args:
-            messages_or_prompt: Chat messages, or a string, which is one user message; rendered with
-                the model's chat template.
+            messages_or_prompt: Chat messages, or a string: one user message; templated.
             after: Go on from this reading, or `Committee` of readings, not run again: what is asked
                 follows its text in the same user message (``reading.ids + new ids``).
             **options: See `GenerationOptions` (``max_new_tokens``, ``temperature``, ``stop``, ...).

@@ -1,6 +1,12 @@
 """Retrieval-augmented generation: ingest, retrieve, rank, answer with citations."""
 
-from gem_rag.rag.answer import NOTHING_FOUND, Answer, AnswerStream, AsyncAnswerStream
+from gem_rag.rag.answer import (
+    EMPTY_INDEX,
+    NOTHING_FOUND,
+    Answer,
+    AnswerStream,
+    AsyncAnswerStream,
+)
 from gem_rag.rag.citation import Citation
 from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import COMMIT_CHUNKS
@@ -12,6 +18,7 @@ from gem_rag.text.prompts import ASK
 __all__ = [
     "ASK",
     "COMMIT_CHUNKS",
+    "EMPTY_INDEX",
     "NOTHING_FOUND",
     "RELEVANCE_THRESHOLD",
     "Answer",

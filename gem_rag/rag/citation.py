@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gem_rag.index.records import Hit
@@ -31,6 +31,11 @@ class Citation:
         tokens_share: The share of the answer's tokens that came from this passage, 0 to 1, where
             several answered as a committee; None elsewhere.
         metadata: The user's.
+        quote_start: First character, in the source's text, of the sentence that carries the answer;
+            None where there is no answer yet, or the passage does not carry it.
+        quote_end: One past its last; None likewise.
+        confidence: How likely it answers the question, 0 to 1: see `gem_rag.rag.relevance`; None
+            where nothing was ranked.
     """
 
     source: str
@@ -47,9 +52,25 @@ class Citation:
     sources: tuple[str, ...] = ()
     tokens_share: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    quote_start: int | None = None
+    quote_end: int | None = None
+    confidence: float | None = None
+
+    @property
+    def quote(self) -> str | None:
+        """The sentence that carries the answer; None where none does."""
+        if self.quote_start is None or self.quote_end is None:
+            return None
+        return self.text[self.quote_start - self.start : self.quote_end - self.start]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, the quote's words among it, for JSON."""
+        return {**asdict(self), "quote": self.quote}
 
     @classmethod
-    def of(cls, hit: Hit, rank_score: float | None = None) -> Citation:
+    def of(
+        cls, hit: Hit, rank_score: float | None = None, confidence: float | None = None
+    ) -> Citation:
         """What the index found, as a citation.
 
         The place of a chunk that was added without a document is what its metadata says of it.
@@ -71,6 +92,7 @@ class Citation:
             fused_score=hit.fused_score,
             sources=hit.sources or ((source,) if source else ()),
             metadata=hit.metadata,
+            confidence=confidence,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,18 +22,22 @@ from gem_rag.rag.answer import (
     Answer,
     AnswerStream,
     AsyncAnswerStream,
+    SaidStream,
     answer_from,
     require_prompt,
 )
 from gem_rag.rag.citation import Citation
+from gem_rag.rag.conversation import find_in_context
 from gem_rag.rag.ingest.remove import remove
 from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import Ingest
-from gem_rag.rag.question import core, in_context
+from gem_rag.rag.overview import Overviews
+from gem_rag.rag.question import core, last_question
 from gem_rag.rag.readings import readings_beside
 from gem_rag.rag.relevance import is_relevant
 from gem_rag.rag.retrieve import CANDIDATES, Found, Retriever
 from gem_rag.rag.several import Several, require_several
+from gem_rag.rag.talk import small_talk
 from gem_rag.store import ReadingStore
 from gem_rag.text.prompts import ASK
 from gem_rag.text.template import Message
@@ -61,8 +66,8 @@ class GemRAG:
             prompt that does not begin with the passages has them read together.
         rank: Rank what the index found.
         mode: What finds: "hybrid" (words beside vectors), "vector" or "words".
-        threshold: Least `Citation.rank_score` of a relevant passage; "auto" is the checkpoint's,
-            None answers always.
+        threshold: Least `Citation.confidence`, 0 to 1, with which a question is answered; "auto"
+            is the checkpoint's, None answers always.
         skill: What answers: "auto" is the skill "answer" where the checkpoint has it, None the
             plain base, a name that skill.
         prompt: What is said after the passages, with ``{question}`` in it; None is the skill's own
@@ -107,7 +112,7 @@ class GemRAG:
         self.context = context
         self.rank = rank
         self.mode: Mode = mode
-        self.threshold = model.config.relevance.threshold if threshold == "auto" else threshold
+        self.threshold = model.config.answerable.threshold if threshold == "auto" else threshold
         self.skill = self._skill(skill)
         self.prompt = None if prompt is None else require_prompt(prompt)
         self.chunk_tokens = chunk_tokens
@@ -213,6 +218,7 @@ class GemRAG:
         where: Where | None,
         rank: bool | None,
         mode: Mode | None,
+        searched: str | None = None,
     ) -> Found:
         return Retriever(self.model, self.index, self.store).find(
             question,
@@ -221,6 +227,7 @@ class GemRAG:
             rank=self.rank if rank is None else rank,
             mode=self.mode if mode is None else mode,
             where=where,
+            searched=searched,
         )
 
     # Answers
@@ -242,18 +249,22 @@ class GemRAG:
         mode: Mode | None = None,
         **generation: Any,
     ) -> AnswerStream:
-        """Answer piece by piece.
+        """Answer piece by piece; to small talk, and with a document's summary, without a search.
 
         Args:
             question: What is asked.
-            history: Earlier messages; the question is retrieved and answered in their light.
+            history: Earlier messages; the question is retrieved and answered in their light, unless
+                it stands alone and another passage says more about it.
             where: Filter, as `GemIndex.search` takes it.
             rank: Rank what is found; None is this object's setting.
             mode: What finds; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ``skill``, ...).
         """
         generation["skill"] = self._skill(generation.get("skill", self.skill))
-        GenerationOptions.of(generation)  # what is wrong with them is said whatever is found
+        options = GenerationOptions.of(generation)  # what is wrong with them is said in any case
+        said = self._unsearched(question, history, where, options)
+        if said is not None:
+            return said
         found, asked = self._relevant(question, history, where, rank, mode)
         if not found.citations:
             return AnswerStream(None, found)
@@ -266,7 +277,7 @@ class GemRAG:
             several=self.several,
             **generation,
         )
-        return AnswerStream(pieces, found)
+        return AnswerStream(pieces, found, asked)
 
     def _relevant(
         self,
@@ -282,14 +293,43 @@ class GemRAG:
         looked for by itself.
         """
         started = time.perf_counter()
-        whole = in_context(question, history)
-        asks = core(whole)
-        for asked in [whole] if asks is None else [whole, asks]:
-            found = self._find(asked, self.context, where, rank, mode)
-            found.started = started
-            if found.citations and is_relevant(found.citations[0], self.threshold):
-                return found, asked
-        return Found([], [], [], started, found.timings), whole
+        spent: dict[str, float] = {}
+
+        def find(asked: str, *, searched: str | None = None, only: str | None = None) -> Found:
+            among = where if only is None else {"$id": only}
+            found = self._find(asked, self.context, among, rank, mode, searched)
+            spent.update({name: spent.get(name, 0.0) + s for name, s in found.timings.items()})
+            return found
+
+        found, asked = find_in_context(find, question, history, self.threshold)
+        if not self._answers(found) and (asks := core(asked)) is not None:
+            found, asked = find(asks), asks
+        found.started, found.timings = started, spent
+        if self._answers(found):
+            return found, asked
+        return replace(found, citations=[], readings=[], texts=[]), asked
+
+    def _answers(self, found: Found) -> bool:
+        return bool(found.citations) and is_relevant(found.citations[0], self.threshold)
+
+    def _unsearched(
+        self,
+        question: str,
+        history: Sequence[Message],
+        where: Where | None,
+        options: GenerationOptions,
+    ) -> AnswerStream | None:
+        """What is said without a search: small talk, and summaries of documents."""
+        said = small_talk(question)
+        if said is not None:
+            return SaidStream([said], "small_talk")
+
+        def source_before() -> str | None:
+            found, _ = self._relevant(last_question(history), (), where, None, None)
+            return found.citations[0].source if found.citations else None
+
+        overviews = Overviews(self.index, self.model, where)
+        return overviews.asked_for(question, history, source_before, options)
 
     def chat(self, question: str, history: Sequence[Message] = (), **options: Any) -> Answer:
         """Answer the next question of a conversation; arguments as for `stream`."""

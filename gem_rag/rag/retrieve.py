@@ -18,11 +18,12 @@ from gem_rag.index.records import Hit
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.citation import Citation
-from gem_rag.rag.relevance import MOST_EXPLAINED, explained, known_before
+from gem_rag.rag.relevance import MOST_EXPLAINED, confidence, explained, known_before
 from gem_rag.store import ReadingStore
 
 CANDIDATES = 16  # how many the index finds for the model to rank, where nobody says otherwise
 RANKED_AT_ONCE = 4  # after so many it is seen whether the others can still be better
+NEAREST = 3  # how many passages are offered where none answers
 T = TypeVar("T")
 
 
@@ -63,12 +64,14 @@ class Chosen(Generic[T]):
         score: Cosine; None where that is not known.
         rank_score: What ranking makes of it (`gem_rag.rag.relevance`); None where nothing was
             ranked.
+        explained: The part of the question's surprise that it explains, at most 1; None likewise.
     """
 
     item: T
     index: int
     score: float | None
     rank_score: float | None = None
+    explained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,22 +113,26 @@ class Choice:
         Raises:
             ContextLengthError: See `must_rank`.
         """
+        return self.ordered(question, found)[: self.k]
+
+    def ordered(self, question: str, found: Sequence[Candidate[T]]) -> list[Chosen[T]]:
+        """`best`, and after them in their order all others that were ranked on the way."""
         near = [
             Chosen(candidate.item, index, candidate.score)
             for index, candidate in enumerate(found)
             if self.least_score is None or (candidate.score or 0.0) >= self.least_score
         ]
         if self.rank is None or not near or not question.strip():
-            return near[: self.k]
+            return near
         try:
             ranked = self._ranked(self.rank, question, found, near)
         except ContextLengthError as error:
             if self.must_rank:
                 raise
             warnings.warn(f"passages are not ranked: {error}", stacklevel=2)
-            return near[: self.k]
+            return near
         least = self.least_rank
-        return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least][: self.k]
+        return [c for c in ranked if least is None or (c.rank_score or 0.0) >= least]
 
     def _ranked(
         self,
@@ -138,7 +145,9 @@ class Choice:
         weights = self.weights
         if weights is None:
             places = rank(question, [found[c.index].text for c in near])
-            return [replace(near[p.index], rank_score=p.score) for p in places]
+            return [
+                replace(near[p.index], rank_score=p.score, explained=explained(p)) for p in places
+            ]
         known = {c.index: known_before(c.score, found[c.index].word_score, weights) for c in near}
         order = sorted(near, key=lambda c: -known[c.index])
         ranked: list[Chosen[T]] = []
@@ -146,9 +155,9 @@ class Choice:
         while order and not self._settled(ranked, known[order[0].index]):
             batch, order = order[:RANKED_AT_ONCE], order[RANKED_AT_ONCE:]
             for place in rank(question, [found[c.index].text for c in batch], floor=floor):
-                floor, chosen = place.floor, batch[place.index]
-                score = explained(place) + known[chosen.index]
-                ranked.append(replace(chosen, rank_score=score))
+                floor, chosen, share = place.floor, batch[place.index], explained(place)
+                score = share + known[chosen.index]
+                ranked.append(replace(chosen, rank_score=score, explained=share))
             ranked.sort(key=lambda c: -(c.rank_score or 0.0))
         return ranked
 
@@ -169,6 +178,9 @@ class Found:
         texts: What was read of the citations' passages.
         started: When the search began (`time.perf_counter`).
         timings: Seconds: ``retrieve`` and ``rank``.
+        nearest: At most `NEAREST` passages that can be offered in an answer's stead, best first of
+            those that were ranked.
+        empty: Whether the index holds no documents at all.
     """
 
     citations: list[Citation]
@@ -176,6 +188,8 @@ class Found:
     texts: list[str]
     started: float
     timings: dict[str, float] = field(default_factory=dict)
+    nearest: list[Citation] = field(default_factory=list)
+    empty: bool = False
 
 
 class Retriever:
@@ -201,16 +215,18 @@ class Retriever:
         rank: bool,
         mode: Mode = "hybrid",
         where: Where | None = None,
+        searched: str | None = None,
     ) -> Found:
         """The best passages for a question.
 
         Args:
-            question: What is asked.
+            question: What is asked, and passages are ranked by.
             k: How many at most; None is all candidates.
             candidates: How many are ranked.
             rank: Whether they are.
             mode: What finds candidates: vectors, words, or both.
             where: Filter.
+            searched: What candidates are searched by, where that says more; None is the question.
 
         Raises:
             GemError: The question is empty.
@@ -218,24 +234,35 @@ class Retriever:
         if not question.strip():
             raise GemError("the question is empty; expected words")
         started = time.perf_counter()
+        if not self._index.count():
+            return Found([], [], [], started, {"retrieve": 0.0, "rank": 0.0}, empty=True)
         kept = _KeptRank(self._model, self._store)
         weights = self._model.config.relevance
         choice = Choice(k, kept if rank else None, candidates, weights=weights, must_rank=True)
-        hits = self.search(question, choice.wanted, mode, where)
-        searched = time.perf_counter()
-        chosen: list[Chosen[Hit]] = choice.best(
+        hits = self.search(searched or question, choice.wanted, mode, where)
+        found = time.perf_counter()
+        ordered: list[Chosen[Hit]] = choice.ordered(
             question, [Candidate(h, h.words, h.score, h.word_score) for h in hits]
         )
-        timings = {"retrieve": searched - started, "rank": 0.0}
+        chosen = ordered[:k]
+        timings = {"retrieve": found - started, "rank": 0.0}
         if rank and hits:
-            timings["rank"] = time.perf_counter() - searched
+            timings["rank"] = time.perf_counter() - found
         return Found(
-            citations=[Citation.of(c.item, c.rank_score) for c in chosen],
+            citations=[self._cited(c) for c in chosen],
             readings=[kept.readings[c.item.words] for c in chosen] if kept.readings else [],
             texts=[c.item.words for c in chosen],
             started=started,
             timings=timings,
+            nearest=[self._cited(c) for c in ordered[:NEAREST]],
         )
+
+    def _cited(self, chosen: Chosen[Hit]) -> Citation:
+        """A chosen passage, and how likely it answers."""
+        hit, weights = chosen.item, self._model.config.answerable
+        share = chosen.explained
+        likely = None if share is None else confidence(share, hit.covered, hit.score, weights)
+        return Citation.of(hit, chosen.rank_score, likely)
 
     def search(self, question: str, k: int, mode: Mode, where: Where | None) -> list[Hit]:
         """What the index finds, equal texts once; without vectors, where the model makes none."""
@@ -244,7 +271,7 @@ class Retriever:
         return self._index.search(
             None if mode == "words" else self._model.embed_query(question),
             k,
-            text=None if mode == "vector" else question,
+            text=question,
             mode=mode,
             where=where,
             fingerprint=None if mode == "words" else self._model.fingerprint,

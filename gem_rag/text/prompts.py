@@ -7,7 +7,10 @@ ASK = (
     "Question: {question}"
 )
 # Of the skill that answers: trained with these very words.
-ANSWER = "\n\nAnswer the question with the information above, in a few words.\nQuestion: {question}"
+ANSWER = "\n\nAnswer in a few words: {question}"
+# Of the skill that ranks; what it says of a passage is the next token, YES or NO.
+RELEVANT = "\n\nDoes the text above answer this question?\nQuestion: {question}"
+YES, NO = "Yes", "No"
 CALL_TOOLS = (
     "You can call functions. To call one, answer with its name and arguments as JSON between "
     "{start} and {end}:\n"

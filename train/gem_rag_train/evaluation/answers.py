@@ -26,7 +26,7 @@ from gem_rag_train.evaluation.kept import KeptAnswers, KeptVectors, digest
 from gem_rag_train.evaluation.measures import Measure, measure
 from gem_rag_train.evaluation.sets import Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
-from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM
+from gem_rag_train.evaluation.systems import CHECKPOINT, MINILM, PLAIN_BASE
 
 LONGEST_ANSWER = 48  # tokens
 
@@ -83,17 +83,52 @@ def end_to_end(
             show_progress=show_progress,
         )
         stack = TwoModels(base, peer, [record.text for record in index])
+        single = Single(rag, KeptAnswers(folder / f"{name}-found.jsonl"))
         answerers: dict[str, Callable[[str], str]] = {
-            CHECKPOINT: lambda q: rag.answer(q, max_new_tokens=LONGEST_ANSWER).answer,
+            CHECKPOINT: single.answer,
+            PLAIN_BASE: single.plain_answer,
             MINILM: stack.answer,
         }
         other = "" if base is model else f"-{base.config.base.weights[:16]}"
-        files = {CHECKPOINT: f"{name}-{CHECKPOINT}", MINILM: f"{name}{other}-{MINILM}"}
+        by = "" if rag.skill is None else f"-{model.parts.skill(rag.skill).fingerprint[:16]}"
+        files = {
+            CHECKPOINT: f"{name}{by}-{CHECKPOINT}",
+            PLAIN_BASE: f"{name}-{PLAIN_BASE}",
+            MINILM: f"{name}{other}-{MINILM}",
+        }
         said = {
             system: _answers(system, answerer, data, folder / files[system], show_progress)
             for system, answerer in answerers.items()
         }
     return _measures(said, data, "the same LLM" if base is model else "the LLM before training")
+
+
+class Single:
+    """`GemRAG`, and the plain base after the passage that it found: it is found and ranked once.
+
+    Args:
+        rag: Finds and answers.
+        found: The passage of each question.
+    """
+
+    def __init__(self, rag: GemRAG, found: KeptAnswers) -> None:
+        self._rag = rag
+        self._found = found
+
+    def answer(self, question: str) -> str:
+        """What `GemRAG` answers."""
+        answer = self._rag.answer(question, max_new_tokens=LONGEST_ANSWER)
+        self._found[question] = answer.citations[0].text
+        return answer.answer
+
+    def plain_answer(self, question: str) -> str:
+        """What it would answer without a skill: the base's words after the same passage."""
+        if question not in self._found:
+            self._found[question] = self._rag.retrieve(question, k=1)[0].text
+        model = self._rag.model
+        (reading,) = model.read([self._found[question]], show_progress=False)
+        asked = ASK.replace("{question}", question)
+        return model.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
 
 
 class TwoModels:
@@ -148,13 +183,8 @@ def _answers(
 
 def _measures(said: dict[str, list[str]], data: Retrieval, llm: str) -> list[Measure]:
     note = f"all-MiniLM-L6-v2: the two-model stack, with {llm} and the same prompt"
-    metrics: dict[str, Callable[[str, str], float]] = {
-        "exact match": exact,
-        "F1": f1,
-        "answer contains the gold one": contains,
-    }
     measures = []
-    for metric, function in metrics.items():
+    for metric, function in METRICS.items():
         samples = {
             system: Sample.mean(
                 [best(function, a, q) for a, q in zip(answers, data.questions, strict=True)],
@@ -198,3 +228,10 @@ def contains(answer: str, gold: str) -> float:
 def best(metric: Callable[[str, str], float], answer: str, question: Question) -> float:
     """The metric's best over the accepted answers."""
     return max((metric(answer, gold) for gold in question.answers), default=0.0)
+
+
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "exact match": exact,
+    "F1": f1,
+    "answer contains the gold one": contains,
+}

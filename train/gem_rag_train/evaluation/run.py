@@ -33,11 +33,25 @@ PARTS = (
     "retrieval",
     "shifted",
     "ranking",
+    "answerable",
     "classification",
     "clustering",
     "generation",
+    "answers",
     "rag",
     "mteb",
+)
+SMALL_INDEX = 100  # paragraphs, as many as a user's first folder may have
+SIZES = (
+    "paragraphs",
+    "questions",
+    "ranked",
+    "answerable",
+    "labelled",
+    "lm",
+    "passages",
+    "answers",
+    "rag",
 )
 EXTRA = ("lm_eval", "matplotlib", "mteb", "scipy", "sentence_transformers", "sklearn")
 PACKAGES = ("gem-rag", "torch", "transformers", "mteb", "lm-eval", "sentence-transformers")
@@ -53,9 +67,11 @@ class EvalSettings:
         paragraphs: Of each retrieval set.
         questions: Of each retrieval set.
         ranked: Questions of each set that are asked of words, vectors, both, and ranked.
+        answerable: Questions that are asked with their paragraph in the index and without.
         labelled: Texts of each set for classification and clustering.
         lm: Questions of each multiple-choice task.
         passages: For perplexity.
+        answers: Questions answered with the right passage given; of each shifted set a quarter.
         rag: Questions answered end to end.
         mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
         mean_pooled: Measure the base mean-pooled too, which takes as long as the checkpoint.
@@ -68,9 +84,11 @@ class EvalSettings:
     paragraphs: int | None = None
     questions: int | None = None
     ranked: int = 1000
+    answerable: int = 500
     labelled: int | None = 1000
     lm: int | None = None
     passages: int | None = 500
+    answers: int = 1000
     rag: int = 500
     mteb: tuple[str, ...] = ()
     mean_pooled: bool = True
@@ -86,7 +104,7 @@ class EvalSettings:
                 option = {"sts": "--stsb FILE", "mteb": "--mteb TASK"}[part]
                 raise GemError(f"part {part} needs {option}")
         counts = vars(self)
-        for name in ("paragraphs", "questions", "ranked", "labelled", "lm", "passages", "rag"):
+        for name in SIZES:
             if counts[name] is not None and counts[name] < 2:
                 raise GemError(f"{name} is {counts[name]}; expected 2 at least")
 
@@ -97,9 +115,11 @@ class EvalSettings:
             "paragraphs": 50,
             "questions": 50,
             "ranked": 20,
+            "answerable": 20,
             "labelled": 100,
             "lm": 20,
             "passages": 10,
+            "answers": 12,
             "rag": 10,
         }
         return cls(**{**sizes, **settings})
@@ -179,9 +199,11 @@ class Evaluation:
             "retrieval": self._retrieval,
             "shifted": self._shifted,
             "ranking": self._ranking,
+            "answerable": self._answerable,
             "classification": self._classification,
             "clustering": self._clustering,
             "generation": self._generation,
+            "answers": self._answers,
             "rag": self._rag,
             "mteb": self._mteb,
         }
@@ -256,6 +278,19 @@ class Evaluation:
             )
         return lines
 
+    def _answerable(self) -> list[Measure]:
+        from gem_rag_train.evaluation.answerable import decided
+
+        return decided(
+            self.model,
+            "SQuAD dev",
+            self._drawn(self.settings.answerable),
+            self.kept / "answerable",
+            max_length=self.settings.max_length,
+            vectors=self._system(CHECKPOINT),
+            show_progress=self.show,
+        )
+
     def _classification(self) -> list[Measure]:
         return self._labelled(embedding.classify)
 
@@ -279,6 +314,19 @@ class Evaluation:
             passages=s.passages,
             seed=s.seed,
         )
+
+    def _answers(self) -> list[Measure]:
+        from gem_rag_train.evaluation.given import given, small_index
+
+        s, folder = self.settings, self.kept / "answers"
+        lines: list[Measure] = []
+        for name, title in ((sets.SQUAD, "SQuAD dev"), *((n, _shifted(n)) for n in sets.SHIFTED)):
+            count = s.answers if name == sets.SQUAD else max(2, s.answers // 4)
+            data = Retrieval(*sets.squad(name)).sample(None, count, s.seed)
+            lines += given(self.model, title, data, folder, show_progress=self.show)
+        few = min(SMALL_INDEX, s.answers)
+        small = Retrieval(*sets.squad()).sample(few, few, s.seed)
+        return [*lines, *small_index(self.model, small, folder, show_progress=self.show)]
 
     def _rag(self) -> list[Measure]:
         from gem_rag_train.evaluation.answers import end_to_end

@@ -34,11 +34,16 @@ LEAST_OF_A_LABEL = 50
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the index of the paragraph that answers it, and accepted answers."""
+    """A question, the index of the paragraph that answers it, and accepted answers.
+
+    `places` are where answers stand in the paragraph, where the set says so: first character, and
+    one past the last.
+    """
 
     text: str
     paragraph: int
     answers: tuple[str, ...]
+    places: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ def squad(name: str = SQUAD) -> tuple[list[str], list[Question]]:
     for paragraph in (p for article in data for p in article["paragraphs"]):
         for qa in paragraph["qas"]:
             answers = tuple(dict.fromkeys(a["text"] for a in qa["answers"]))
-            questions.append(Question(qa["question"], len(paragraphs), answers))
+            starts = dict.fromkeys((a["answer_start"], len(a["text"])) for a in qa["answers"])
+            places = tuple((start, start + length) for start, length in starts)
+            questions.append(Question(qa["question"], len(paragraphs), answers, places))
         paragraphs.append(paragraph["context"])
     return paragraphs, questions
 

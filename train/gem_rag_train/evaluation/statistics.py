@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,25 @@ def _perplexity(log_likelihood: np.ndarray, count: np.ndarray) -> float:
     return float(np.exp(-np.sum(log_likelihood) / np.sum(count)))
 
 
+def _answered(kept: float, own: np.ndarray, without: np.ndarray) -> float:
+    """Of scores of unanswerable questions the share at or above the threshold that keeps so many
+    of the answerable ones."""
+    return float(np.mean(without >= np.quantile(own, 1 - kept)))
+
+
 STATISTICS: dict[str, Callable[..., float]] = {
     "mean": _mean,
     "spearman": _spearman,
     "v_measure": _v_measure,
     "perplexity": _perplexity,
 }
+
+
+def answered_at(kept: float) -> str:
+    """The statistic of a decision's curve where a share of the answerable questions is kept."""
+    name = f"answered at {kept:.2f}"
+    STATISTICS.setdefault(name, partial(_answered, kept))
+    return name
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
     "mean-pooled base",
     "all-MiniLM-L6-v2",
 )
+# Answers without a skill, where the checkpoint has one.
+PLAIN_BASE = "plain base"
 # Ways to find that are measured beside a checkpoint that finds by all it has.
 WORDS, MINILM_WORDS = "words", f"{MINILM} + words"
 VECTORS, HYBRID = "vectors", "vectors + words"

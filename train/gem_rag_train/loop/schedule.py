@@ -24,10 +24,15 @@ def rate(step: int, config: TrainConfig) -> float:
     cycle = min(step // config.cycle_steps, config.cycles - 1)
     start = cycle * config.cycle_steps
     length = config.cycle_steps if cycle < config.cycles - 1 else config.steps - start
-    step, warmup = step - start, min(config.warmup_steps, length // 2)
+    return warm_cosine(step - start, length, config.warmup_steps)
+
+
+def warm_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak: linear warm-up, of half the steps at most, then a cosine to zero."""
+    warmup = min(warmup, steps // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, length - warmup)
+    done = (step - warmup) / max(1, steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

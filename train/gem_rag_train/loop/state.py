@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from gem_rag.checkpoints.folder import holds_something_else
 from gem_rag.config import CONFIG_FILE
 from gem_rag.errors import GemError
 from gem_rag.files import atomic_write, sha256_of
-from gem_rag_train.recipes.config import LOG, METRICS, TrainConfig
+from gem_rag_train.recipes.config import LOG, TrainConfig
+from gem_rag_train.recipes.settings import more_is_better
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 # Settings that a run may be gone on with under other values: they do not change the weights.
@@ -48,8 +49,8 @@ class Best:
     weights: list[Tensor] = field(default_factory=list, repr=False)
 
     def offer(self, value: float, metric: str, step: int, weights: Sequence[Tensor]) -> None:
-        """Take these weights if they are better (METRICS says which way)."""
-        sign = METRICS[metric]
+        """Take these weights if they are better (`more_is_better` says which way)."""
+        sign = 1 if more_is_better(metric) else -1
         if self.value is not None and sign * value <= sign * self.value:
             self.worse_since += 1
             return
@@ -85,12 +86,30 @@ class RunFolder:
     Weights, optimizer moments, the best so far and the cycles' mean are in one safetensors file,
     the step in its metadata. Data order, losses' weights and rates follow from the step, and no
     random state is carried: every draw is seeded by seed and step.
+
+    Args:
+        folder: Where.
+        recipe: All that decides the weights, as plain values.
+        defaults: Of settings that may have come later than a state: it was made with these.
+        free: Names of those that may differ in a run that is gone on with.
+        files: The user's data, whose contents have to stay.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any],
+        free: Collection[str] = (),
+        files: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
-        self._config = config
-        self._data = [sha256_of(Path(f)) for f in config.data_files if Path(f).is_file()]
+        self._recipe = dict(recipe)
+        self._defaults = dict(defaults)
+        self._free = free
+        self._files = list(files)
+        self._data = [sha256_of(Path(f)) for f in files if Path(f).is_file()]
 
     def save(
         self, step: int, optimizer: torch.optim.Optimizer, best: Best, average: Average
@@ -110,7 +129,7 @@ class RunFolder:
         facts = json.dumps(
             {
                 "step": step,
-                "recipe": self._config.to_dict(),
+                "recipe": self._recipe,
                 "data": self._data,
                 "best": own,
                 "averaged": average.count,
@@ -121,6 +140,10 @@ class RunFolder:
         with fresh.open("r+b") as file:
             os.fsync(file.fileno())
         fresh.replace(self.folder / STATE)
+
+    def close(self) -> None:
+        """Drop the state of a run that has come to its end; the log stays."""
+        (self.folder / STATE).unlink(missing_ok=True)
 
     def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, Best, Average]:
         """Restore weights and moments; the step to go on from, the best so far, the cycles' mean.
@@ -152,15 +175,15 @@ class RunFolder:
         if progress is None:  # written by an earlier version, which kept it in a file of its own
             progress = (self.folder / PROGRESS).read_text(encoding="utf-8")
         facts: dict[str, Any] = json.loads(progress)
-        mine = self._config.to_dict()
+        mine = self._recipe
         # Settings that came later stand at their defaults in an older run.
-        theirs = {**TrainConfig().to_dict(), **facts["recipe"]}
-        if odd := sorted(k for k in mine if k not in FREE and theirs.get(k) != mine[k]):
+        theirs = {**self._defaults, **facts["recipe"]}
+        if odd := sorted(k for k in mine if k not in self._free and theirs.get(k) != mine[k]):
             raise GemError(f"{self.folder} is a run of another recipe (it differs in {odd})")
         if facts.get("data", self._data) != self._data:
             raise GemError(
                 f"{self.folder} was trained on other contents of data_files "
-                f"{list(self._config.data_files)}; put them back, or start anew"
+                f"{self._files}; put them back, or start anew"
             )
         return facts
 
@@ -169,6 +192,24 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
+
+    def require_same(self) -> None:
+        """Raise `GemError` unless there is a state, of this very recipe and data."""
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.folder / STATE, "pt") as file:
+                self._facts((file.metadata() or {}).get("progress"))
+        except FileNotFoundError:
+            raise GemError(f"nothing to resume in {self.folder}; start without --resume") from None
+
+    def measured(self, step: int) -> dict[str, float]:
+        """What was measured of held-out data at a step, by the log; nothing where it was not."""
+        log = self.folder / LOG
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        of_step = (row for row in map(json.loads, lines) if row["step"] == step)
+        row: dict[str, float] = next(of_step, {})
+        return {name: value for name, value in row.items() if name.startswith("heldout_")}
 
     def trim_log(self, step: int) -> None:
         """Drop the lines of steps that will be run again, and one a kill cut short."""
@@ -199,7 +240,13 @@ def open_run(config: TrainConfig, *, resume: bool) -> RunFolder:
             f"{output} exists already; choose another output, or delete it: a checkpoint "
             "takes the whole folder"
         )
-    return RunFolder(folder, config)
+    return RunFolder(
+        folder,
+        config.to_dict(),
+        defaults=TrainConfig().to_dict(),
+        free=FREE,
+        files=config.data_files,
+    )
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

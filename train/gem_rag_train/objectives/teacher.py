@@ -19,7 +19,7 @@ from gem_rag.fetch import fetch_wheel
 from gem_rag.files import atomic_dir, atomic_write, cache_dir
 from gem_rag.progress import progress, quiet_transformers
 from gem_rag_train.data.sources import Source
-from gem_rag_train.recipes.config import at_home
+from gem_rag_train.recipes.settings import at_home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from gem_rag.config import AdapterScope, Pooling
 from gem_rag.errors import GemError
 from gem_rag_train.recipes.precision import PRECISIONS, Precision
+from gem_rag_train.recipes.settings import Settings, at_home
 
 RECIPE = "recipe.toml"  # a run's own, in its checkpoint
-RECIPES = Path(__file__).parent
 LM_TASKS = ("reconstruction", "continuation", "summary", "soft_prompt")
 TAUGHT = ("alignment", "neighbourhood", "distillation")  # weights of what a teacher says
 AT_LEAST_1 = ("steps", "cycles", "batch_size", "max_length", "checkpoint_every", "neighbours")
@@ -24,20 +22,12 @@ AT_LEAST_0 = (
     *("learning_rate", "ntp_learning_rate", "token_learning_rate", "weight_decay"),
     *("contrastive", *TAUGHT, "ranker_weight", "ranker_candidates", "whitening", "embed_layers"),
 )
-EXPECTED = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    tuple: "a text or a list of texts",
-    dict: "a table of numbers",
-}
 LOG = "log.jsonl"  # in a run's folder: each step's facts, the metrics where they were measured
-METRICS = {"heldout_ndcg10": 1, "heldout_recall1": 1, "heldout_ntp_loss": -1}  # 1: more is better
+METRICS = ("heldout_ndcg10", "heldout_ntp_loss", "heldout_recall1")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Settings of one training run.
 
     Attributes:
@@ -135,6 +125,8 @@ class TrainConfig:
         hub_private: Make that repository a private one, if it is new.
     """
 
+    recipes: ClassVar[Path] = Path(__file__).parent
+
     base: str = "embedded:smollm2-135m-instruct"
     output: str = "runs/gem"
     shares: dict[str, float] = field(default_factory=dict)
@@ -199,54 +191,30 @@ class TrainConfig:
     hub_private: bool = False
 
     def __post_init__(self) -> None:
-        for one in dataclasses.fields(self):
-            object.__setattr__(self, one.name, self._of_its_kind(one))
+        self.take_their_kinds()
         for name in ("output", "readings"):
             object.__setattr__(self, name, at_home(vars(self)[name]))
         object.__setattr__(self, "data_files", tuple(map(at_home, self.data_files)))
         if not self.shares and not self.data_files:
             object.__setattr__(self, "shares", {"crops": 1.0})
         for name in AT_LEAST_1:
-            self._require(vars(self)[name] >= 1, name, ">= 1")
+            self.require(vars(self)[name] >= 1, name, ">= 1")
         for name in ABOVE_0:
-            self._require(vars(self)[name] > 0, name, "above 0")
-        self._require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
+            self.require(vars(self)[name] > 0, name, "above 0")
+        self.require(self.batch_size >= 2, "batch_size", ">= 2: the loss needs negatives")
         for name in ("raw_share", "alpha_end"):
-            self._require(0 <= vars(self)[name] <= 1, name, "from 0 to 1")
+            self.require(0 <= vars(self)[name] <= 1, name, "from 0 to 1")
         for name in AT_LEAST_0:
-            self._require(vars(self)[name] >= 0, name, ">= 0")
+            self.require(vars(self)[name] >= 0, name, ">= 0")
         for name in ("mixed_precision", "reading_precision"):
-            self._require(vars(self)[name] in PRECISIONS, name, f"one of {PRECISIONS}")
-        self._require(self.best_metric in METRICS, "best_metric", f"one of {sorted(METRICS)}")
-        self._require(
+            self.require(vars(self)[name] in PRECISIONS, name, f"one of {PRECISIONS}")
+        self.require(self.best_metric in METRICS, "best_metric", f"one of {list(METRICS)}")
+        self.require(
             not self.lm_tasks.keys() - set(LM_TASKS) and any(v > 0 for v in self.lm_tasks.values()),
             "lm_tasks",
             f"shares above zero of {sorted(LM_TASKS)}",
         )
         self._require_combinations()
-
-    def _of_its_kind(self, setting: dataclasses.Field[Any]) -> Any:
-        """A setting's value: TOML gives lists for tuples, whole numbers for others, and one name
-        is a list of one."""
-        made = setting.default_factory
-        kind = type(setting.default if made is dataclasses.MISSING else made())
-        value = vars(self)[setting.name]
-        if kind is tuple:
-            value = (value,) if isinstance(value, str) else value
-            fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
-            value = tuple(value) if fits else value
-        elif kind is dict:
-            fits = isinstance(value, dict) and all(_is_number(v) for v in value.values())
-        elif kind is float:
-            fits = _is_number(value)
-        else:
-            fits = type(value) is kind
-        self._require(fits, setting.name, EXPECTED[kind])
-        return value
-
-    def _require(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            raise GemError(f"recipe: {name} is {vars(self)[name]!r}; expected {expected}")
 
     def _require_combinations(self) -> None:
         if self.taught and not self.teacher:
@@ -258,20 +226,20 @@ class TrainConfig:
             raise GemError("recipe: contrastive is 0 and so is every other loss; set one above 0")
         if self.best_metric == "heldout_ntp_loss":
             scope = "'always' with best_metric heldout_ntp_loss: with others it never changes"
-            self._require(self.adapter_scope == "always", "adapter_scope", scope)
+            self.require(self.adapter_scope == "always", "adapter_scope", scope)
         if self.neighbourhood and not self.examples:
             raise GemError("recipe: neighbourhood above 0 compares with all examples; set some")
         if self.written_questions and not self.examples:
             raise GemError("recipe: written_questions are about the passages of examples; set some")
         least = f"0 or at least batch_size ({self.batch_size})"
-        self._require(not 0 < self.examples < self.batch_size, "examples", least)
+        self.require(not 0 < self.examples < self.batch_size, "examples", least)
         if self.examples:
-            self._require(self.adapter_scope == "tokens", "adapter_scope", "'tokens' with examples")
+            self.require(self.adapter_scope == "tokens", "adapter_scope", "'tokens' with examples")
         if self.full_fine_tuning:
-            self._require(
+            self.require(
                 self.adapter_scope == "always", "adapter_scope", "'always' with full_fine_tuning"
             )
-            self._require(not self.start_from, "start_from", "'' with full_fine_tuning: set base")
+            self.require(not self.start_from, "start_from", "'' with full_fine_tuning: set base")
         if self.embed_layers and self.trains_language:
             raise GemError(
                 "recipe: embed_layers with a next-token loss (alpha_hold, alpha_ramp, or alpha_end "
@@ -279,7 +247,7 @@ class TrainConfig:
                 "train the contrastive loss alone"
             )
         if self.eval_every:
-            self._require(self.heldout_passages >= 2, "heldout_passages", ">= 2 with eval_every")
+            self.require(self.heldout_passages >= 2, "heldout_passages", ">= 2 with eval_every")
         if self.patience and not self.eval_every:
             raise GemError("recipe: patience needs eval_every, the steps between measurements")
 
@@ -302,59 +270,3 @@ class TrainConfig:
     def trains_language(self) -> bool:
         """Whether any step has a next-token loss."""
         return self.alpha_hold > 0 or self.alpha_ramp > 0 or self.alpha_end < 1
-
-    @classmethod
-    def from_recipe(
-        cls, name_or_path: str | Path, overrides: dict[str, str] | None = None
-    ) -> TrainConfig:
-        """Read a bundled recipe by name, or a TOML file; `overrides` are ``key=value`` strings.
-
-        Raises:
-            GemError: No such recipe, an unknown key, or a value of the wrong type.
-        """
-        path = Path(at_home(str(name_or_path)))
-        if not path.suffix:
-            path = RECIPES / f"{name_or_path}.toml"
-        if not path.is_file():
-            bundled = sorted(p.stem for p in RECIPES.glob("*.toml"))
-            raise GemError(f"no recipe {str(name_or_path)!r}; expected a .toml file or {bundled}")
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise GemError(f"recipe {path} is no TOML: {error}") from None
-        known = {f.name: f.type for f in dataclasses.fields(cls)}
-        for key, text in (overrides or {}).items():
-            value = _parse(text)
-            is_text = known.get(key) == "str" and not isinstance(value, str)  # a folder named 2024
-            values[key] = text if is_text else value
-        if unknown := values.keys() - known.keys():
-            raise GemError(f"recipe has unknown keys {sorted(unknown)}; expected {sorted(known)}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    def to_toml(self) -> str:
-        """The recipe as a file that `from_recipe` reads."""
-        import tomli_w
-
-        return tomli_w.dumps(self.to_dict())
-
-
-def at_home(path: str) -> str:
-    """A path with its ``~`` written out; anything else as it is."""
-    return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _parse(text: str) -> Any:
-    plain = text.lower() if text in {"True", "False"} else text  # as Python has it
-    try:
-        return tomllib.loads(f"value = {plain}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -1,0 +1,1 @@
+"""One process that serves chat, search and embeddings over HTTP, and a page to ask from."""

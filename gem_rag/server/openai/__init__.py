@@ -1,0 +1,1 @@
+"""OpenAI's protocol, for every program that speaks it."""

@@ -1,0 +1,1 @@
+export declare function guard(values: unknown[], template: () => unknown): unknown;

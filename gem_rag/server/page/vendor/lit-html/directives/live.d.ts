@@ -1,0 +1,1 @@
+export declare function live<T>(value: T): T;
