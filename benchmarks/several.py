@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--batch", type=int, default=4, help="questions that are asked together")
+    parser.add_argument("--batch", type=int, default=2, help="questions that are asked together")
     parser.add_argument("--timed", type=int, default=10)
     parser.add_argument("--committees", type=pairs, default="0:0,0:2.5,0.5:0,0.5:2.5,1:2.5")
     parser.add_argument("--model")
