@@ -10,7 +10,7 @@ import { chooseFiles } from "./files.js";
 import { bar, icon } from "./parts.js";
 
 export function welcomeView() {
-  if (state.server === "loading" && documentCount() === 0) return loadingView();
+  if (state.server === "loading") return loadingView();
   if (!state.countsKnown) return html`<div class="welcome"></div>`;
   return documentCount() === 0 && !isBusy() ? firstVisit() : whatToAsk();
 }
