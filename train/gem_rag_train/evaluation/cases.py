@@ -173,13 +173,15 @@ def answered(
     Raises:
         ReadingError: The model's readings cannot be continued (scope ``always``).
     """
+    prompt = ASK
     if skill is not None:
         options["skill"] = skill
+        prompt = model.parts.skill(skill).config.prompt
     answers: list[str] = []
     for start in range(0, len(cases), BATCH):
         batch = cases[start : start + BATCH]
         readings = model.read([case.passage for case in batch], show_progress=False)
-        asked = [ASK.format(question=case.question) for case in batch]
+        asked = [prompt.replace("{question}", case.question) for case in batch]
         generations = model.generate_batch(asked, after=readings, **options)
         answers += [generation.text.strip() for generation in generations]
     return answers
