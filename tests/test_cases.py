@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from gem_rag.compute.skill import Skill
+from gem_rag.config import SkillConfig
 from gem_rag.errors import GemError
 from gem_rag.rag import ASK
 from gem_rag_train.evaluation.cases import (
@@ -126,12 +128,16 @@ def test_each_case_is_answered_from_its_own_passage(gem):
         assert answer == gem.generate(asked, after=reading, max_new_tokens=4).text.strip()
 
 
-def test_a_skill_is_asked_for_only_where_one_is_named(gem, monkeypatch):
-    options = []
-    monkeypatch.setattr(gem, "generate_batch", lambda _, **given: options.append(given) or [])
-    answered(gem, CASES[:1])
-    answered(gem, CASES[:1], skill="answer")
-    assert [given.get("skill", "not given") for given in options] == ["not given", "answer"]
+def test_a_skill_is_asked_in_its_own_words_and_only_where_one_is_named(gem, monkeypatch):
+    config = SkillConfig("own", "answer", gem.config.base, "\nIn a word: {question}")
+    monkeypatch.setitem(gem.parts.skills, "own", Skill.new(gem.base, config))
+    (case,) = CASES[:1]
+    (reading,) = gem.read([case.passage])
+    asked = config.asked(case.question)
+    expected = gem.generate(asked, after=reading, skill="own", max_new_tokens=4).text.strip()
+    assert answered(gem, [case], skill="own", max_new_tokens=4) == [expected]
+    plain = gem.generate(ASK.format(question=case.question), after=reading, max_new_tokens=4)
+    assert answered(gem, [case], max_new_tokens=4) == [plain.text.strip()]
 
 
 def test_a_reference_stands_under_its_title():
