@@ -130,6 +130,16 @@ def load_files(paths: Sequence[str | Path]) -> UserData:
 
 
 def _lines(path: Path) -> Iterator[Row]:
+    for place, line in numbered_lines(path):
+        yield _row(line, place)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a JSONL file that are not empty, each with its place (``file:number``).
+
+    Raises:
+        GemError: It is not UTF-8.
+    """
     # Not splitlines: a text may hold U+2028 and the like as they are.
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -137,7 +147,7 @@ def _lines(path: Path) -> Iterator[Row]:
         raise GemError(f"{path}: not UTF-8 ({error}); expected JSONL in UTF-8") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _row(line, f"{path}:{number}")
+            yield f"{path}:{number}", line
 
 
 def _parts(path: Path) -> Iterator[Row]:

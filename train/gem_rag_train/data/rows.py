@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gem_rag.config import SkillTask
 from gem_rag.errors import GemError
+from gem_rag_train.data.files import numbered_lines
 
 Style = Literal["short", "sentence"]
 STYLES = ("short", "sentence")
@@ -139,14 +140,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise GemError(f"data file {path} {found}; expected JSONL, or bundled:answer, bundled:rank")
-    try:
-        # Not splitlines: a text may hold U+2028 and the like as they are.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise GemError(f"{path}: not UTF-8 ({error}); expected JSONL in UTF-8") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield f"{path}:{number}", line
+    yield from numbered_lines(path)
 
 
 def _row(line: str, source: str) -> Row:

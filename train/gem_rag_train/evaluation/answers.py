@@ -125,10 +125,7 @@ class Single:
         """What it would answer without a skill: the base's words after the same passage."""
         if question not in self._found:
             self._found[question] = self._rag.retrieve(question, k=1)[0].text
-        model = self._rag.model
-        (reading,) = model.read([self._found[question]], show_progress=False)
-        asked = ASK.replace("{question}", question)
-        return model.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
+        return _words_after(self._rag.model, self._found[question], question)
 
 
 class TwoModels:
@@ -149,9 +146,14 @@ class TwoModels:
     def answer(self, question: str) -> str:
         """The LLM's words after the chunk nearest to the question."""
         nearest = int((self._vectors @ self._peer.embed([question], "query")[0]).argmax())
-        (reading,) = self._llm.read([self._chunks[nearest]], show_progress=False)
-        asked = ASK.format(question=question)
-        return self._llm.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
+        return _words_after(self._llm, self._chunks[nearest], question)
+
+
+def _words_after(model: GemModel, passage: str, question: str) -> str:
+    """The plain base's answer to a question, one passage before it."""
+    (reading,) = model.read([passage], show_progress=False)
+    asked = ASK.format(question=question)
+    return model.generate(asked, after=reading, max_new_tokens=LONGEST_ANSWER).text.strip()
 
 
 def plain(model: GemModel) -> GemModel:
