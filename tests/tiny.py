@@ -86,11 +86,12 @@ def tiny_config(family: str):
     return makers[family]()
 
 
-def make_base(folder: Path, family: str = "llama", *, template: bool = True) -> Path:
+def make_base(folder: Path, family: str = "llama", *, template: bool = True, **sizes: int) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = tiny_config(family)
+    config.update(sizes)
     config.initializer_range = 0.2  # distinct outputs from two layers
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = 1

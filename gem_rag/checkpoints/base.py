@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gem_rag.compute.formats import QUANTISED, computed_in
 from gem_rag.compute.linear import hardware_bf16
-from gem_rag.errors import CheckpointError
+from gem_rag.errors import CheckpointError, OptionError
 from gem_rag.progress import quiet_transformers
 
 if TYPE_CHECKING:
@@ -24,33 +26,61 @@ def load_base(
     dtype: str = "auto",
     prepare: Callable[[PreTrainedModel], object] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and tokenizer in a folder; safetensors only, no code from the folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """The base model and tokenizer in a folder; safetensors only, no code from the folder.
 
-    where = chosen_device(device)
-    if dtype == "auto":
-        chosen: Any = torch.float32 if where.type == "cpu" else "auto"
-    else:
-        chosen = getattr(torch, str(dtype).removeprefix("torch."), None)
-        if not isinstance(chosen, torch.dtype):
-            raise ValueError(f"dtype is {dtype!r}; expected 'auto', 'float32', 'bfloat16', ...")
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=chosen, use_safetensors=True, trust_remote_code=False
-            )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no base model that loads: {error}") from error
+    Args:
+        folder: The base's.
+        device: As for `GemModel.from_pretrained`.
+        dtype: A float format's name; ``auto`` is float32 on a CPU, elsewhere the base's own.
+        prepare: Called with the model in the CPU's memory, before it goes to the device.
+
+    Raises:
+        CheckpointError: Nothing there that loads.
+        OptionError: No such format, or one whose weights are made by `load_quantised`.
+    """
+    where, name = chosen_device(device), str(dtype).removeprefix("torch.")
+    if name in QUANTISED:
+        raise OptionError(
+            f"dtype is {name!r}, in which a base is not trained: expected 'float32' or 'bfloat16'"
+        )
+    own = dtype == "auto" and where.type != "cpu"
+    model = load_floats(folder, None if own else computed_in(name, where))
     if prepare is not None:
         prepare(model)
     placed: Any = model
-    return placed.to(where), tokenizer
+    return placed.to(where), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A base's tokenizer."""
+    from transformers import AutoTokenizer
+
+    with _loading(folder), quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_floats(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A base's weights in a float format; None is the one they are stored in."""
+    from transformers import AutoModelForCausalLM
+
+    with _loading(folder), quiet_transformers():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+        )
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no base model that loads: {error}") from error
 
 
 def chosen_dtype(dtype: str, device: torch.device) -> str:
-    """A dtype's name, or ``auto``: what the environment variable GEM_RAG_DTYPE says; else on a CPU
-    bfloat16 where it computes that itself and float32 elsewhere, on other devices the base's own.
+    """A number format's name, or ``auto``: what the environment variable GEM_RAG_DTYPE says; else
+    on a CPU bfloat16 where it computes that itself and float32 elsewhere, on other devices the
+    base's own.
     """
     if dtype != "auto":
         return str(dtype).removeprefix("torch.")

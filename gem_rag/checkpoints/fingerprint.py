@@ -25,6 +25,8 @@ def seal(parts: Parts) -> Parts:
         c.base.weights,
         _digest(parts.codec.serialized().encode()),
         str(c.preamble_ids),
+        # float32, bfloat16 and float16 go together: vectors have a cosine of 0.999 and more.
+        *([parts.base.number_format] if parts.base.rounded else []),
     ]
     own = hashlib.sha256()
     for _, tensor in sorted(parts.adapter.to_peft().items()):

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gem_rag.checkpoints.base import chosen_device, chosen_dtype, load_base
+from gem_rag.checkpoints.base import (
+    chosen_device,
+    chosen_dtype,
+    load_base,
+    load_floats,
+    load_tokenizer,
+)
 from gem_rag.checkpoints.card import CARD, default_card
 from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
 from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
+from gem_rag.checkpoints.quantised import load_quantised
 from gem_rag.checkpoints.skills import SKILLS, load_skills, write_skill
 from gem_rag.compute.base import Base
+from gem_rag.compute.formats import QUANTISED
 from gem_rag.compute.parts import Forward, Parts
 from gem_rag.config import CONFIG_FILE, AdapterConfig, BaseIdentity, GemConfig
 from gem_rag.errors import CheckpointError
@@ -52,8 +61,8 @@ def load_parts(
             "it was made for, or train a checkpoint for this one"
         )
     dtype = chosen_dtype(dtype, chosen_device(device))
-    model, tokenizer = load_base(base_folder, device=device, dtype=dtype)
-    parts = Parts(Base(model), TextCodec(tokenizer), config)
+    base, codec = _load(base_folder, found, device, dtype)
+    parts = Parts(base, codec, config)
     _load_weights(parts, folder)
     parts.skills = load_skills(parts, folder)
     parts.choose_forward(forward, keep_weights=False)
@@ -109,16 +118,32 @@ def new_parts(
     """
     folder = resolve_base(base, revision)
     identity = BaseIdentity(str(base), weights_hash(folder), revision)
-    model, tokenizer = load_base(folder, device=device, dtype=dtype, prepare=prepare)
-    codec = TextCodec(tokenizer)
+    loaded, codec = _load(folder, identity.weights, device, dtype, keep_weights, prepare)
     text, ids = codec.preamble()
     config = GemConfig(base=identity, preamble=text, preamble_ids=tuple(ids), **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = Parts(Base(model), codec, config)
+        parts = Parts(loaded, codec, config)
         _start_token_vectors(parts)
     parts.choose_forward(forward, keep_weights=keep_weights)
     return seal(parts)
+
+
+def _load(
+    folder: Path,
+    weights: str,
+    device: str,
+    dtype: str,
+    floats: bool = False,
+    prepare: Callable[[PreTrainedModel], object] | None = None,
+) -> tuple[Base, TextCodec]:
+    """A base in any number format; `floats`: in one that it can be trained in."""
+    if floats or dtype not in QUANTISED:
+        model, tokenizer = load_base(folder, device=device, dtype=dtype, prepare=prepare)
+        return Base(model), TextCodec(tokenizer)
+    where = chosen_device(device)
+    model, exact = load_quantised(folder, weights, dtype, where, partial(load_floats, folder))
+    return Base(model, dtype, rounded=not exact), TextCodec(load_tokenizer(folder))
 
 
 def _start_token_vectors(parts: Parts) -> None:
@@ -181,6 +206,11 @@ def save(parts: Parts, folder: Path, *, card: str | None = None, with_base: bool
         raise CheckpointError(
             f"{folder} holds files and no checkpoint; choose a new folder, what is there would be "
             "replaced"
+        )
+    if with_base and parts.base.number_format in QUANTISED:
+        raise CheckpointError(
+            f"the base was rounded to {parts.base.number_format} and is not saved as its own: load "
+            "it with dtype='float32' or 'bfloat16', or save without the base"
         )
     with atomic_dir(folder) as fresh:
         if with_base:

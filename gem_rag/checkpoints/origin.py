@@ -49,7 +49,7 @@ class Origin:
     def of_saved(cls, parts: Parts, folder: Path) -> Origin:
         """Of a model that was made here and has been saved."""
         base = parts.base
-        return cls.of(folder, folder, device=str(base.device), dtype=str(base.dtype))
+        return cls.of(folder, folder, device=str(base.device), dtype=base.number_format)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ Model = Annotated[
     str | None, typer.Option("--model", help="GEM checkpoint: bundled name, folder or hub id.")
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="Number format: float32, bfloat16; auto is the fastest here.")
+    str,
+    typer.Option("--dtype", help="Number format: float32, bfloat16, float16, int8, int4 or auto."),
 ]
 Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")

@@ -66,7 +66,7 @@ def model_facts(model: GemModel) -> dict[str, Any]:
         "scope": c.adapter_scope,
         "context_window": model.max_context,
         "device": str(model.base.device),
-        "dtype": str(model.base.dtype).removeprefix("torch."),
+        "dtype": model.base.number_format,
         "forward": model.parts.forward_note,
         "weights_bytes": model.parts.weights_bytes,
         "skills": {n: s.config.task for n, s in sorted(model.parts.skills.items())},

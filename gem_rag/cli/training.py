@@ -137,6 +137,7 @@ MeanPooled = Annotated[
         help="The base mean-pooled too: takes as long as the checkpoint.",
     ),
 ]
+EvalDtype = Annotated[str, typer.Option("--dtype", help="Number format of the checkpoint.")]
 MaxLength = Annotated[int | None, typer.Option("--max-length", help="Tokens of a text that count.")]
 
 
@@ -159,6 +160,7 @@ def eval_(
     mteb: Mteb = None,
     mean_pooled: MeanPooled = True,
     max_length: MaxLength = None,
+    dtype: EvalDtype = "float32",
     seed: Annotated[int, typer.Option("--seed", help="Draws the samples.")] = 1,
     as_json: Json = False,
 ) -> None:
@@ -185,6 +187,7 @@ def eval_(
         only=tuple(part.strip() for part in only.split(",") if part.strip()),
         stsb=stsb,
         mteb=tuple(mteb or ()),
+        dtype=dtype,
         mean_pooled=mean_pooled,
         seed=seed,
         **given,

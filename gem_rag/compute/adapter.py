@@ -52,9 +52,9 @@ def applied(acting: Sequence[Acting]) -> Iterator[None]:
 class LowRank(nn.Module):
     """One layer's update ``x A^T B^T``; B starts at zero, so a new adapter changes nothing."""
 
-    def __init__(self, layer: nn.Linear, rank: int) -> None:
+    def __init__(self, layer: nn.Linear, rank: int, device: torch.device) -> None:
         super().__init__()
-        options: dict[str, Any] = {"device": layer.weight.device, "dtype": torch.float32}
+        options: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self.a = nn.Parameter(torch.empty(rank, layer.in_features, **options))
         self.b = nn.Parameter(torch.zeros(layer.out_features, rank, **options))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
@@ -99,10 +99,11 @@ class Adapter(nn.Module):
         linears = {
             n: m for n, m in linears.items() if not config.targets or last[n] in config.targets
         }
+        device = next(blocks.parameters()).device  # a quantised layer's weight would be made anew
         for name, layer in linears.items():
             key = name.replace(".", "/")
             self._names[name] = key
-            update = LowRank(layer, config.rank)
+            update = LowRank(layer, config.rank, device)
             self.updates[key] = update
             layer.register_forward_hook(self._hook(update))
 

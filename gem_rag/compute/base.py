@@ -30,12 +30,16 @@ class Base:
 
     Args:
         model: The loaded model.
+        number_format: Of its weights, where it is not the dtype that is computed in.
+        rounded: Whether that changed them so much that vectors are others.
 
     Raises:
         UnsupportedModelError: The architecture cannot be read and embedded; the message says why.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, number_format: str | None = None, *, rounded: bool = False
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.config = model.config.get_text_config()
         self.decoder = _decoder(model)
@@ -44,6 +48,8 @@ class Base:
         accepted = inspect.signature(self.decoder.forward).parameters
         self.cache_argument = "cache" if "cache" in accepted else "past_key_values"
         self._shallow: dict[int, Any] = {}
+        self.rounded = rounded
+        self._number_format = number_format
         self._check()
 
     def _check(self) -> None:
@@ -109,8 +115,13 @@ class Base:
         return device
 
     @property
+    def number_format(self) -> str:
+        """Of the weights: a dtype's name, ``int8`` or ``int4``."""
+        return self._number_format or str(self.dtype).removeprefix("torch.")
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
+        """What is computed in: the dtype of activations, and of weights that are not quantised."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 

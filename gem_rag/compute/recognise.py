@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear, Plain, choose
+from gem_rag.compute.quantised import Quantised
 from gem_rag.compute.replaced import Part, replace_in
 
 # A tied output head is packed although the embedding table stays dense for look-ups, so these
@@ -243,8 +244,20 @@ def _head_norm(modules: dict[str, nn.Module], base: Base, eps: float) -> Tensor 
     return torch.cat(gains)
 
 
+def quantised_in(module: Any) -> Quantised | None:
+    """The quantised layer that a module stands for, if it does."""
+    whole = module.whole if isinstance(module, Part) else None
+    return whole if isinstance(whole, Quantised) else None
+
+
 def fuse(modules: list[Any]) -> Linear:
-    """Linear layers of one input as one layer."""
+    """Linear layers of one input as one layer; quantised ones stay what they are."""
+    quantised = [layer for layer in map(quantised_in, modules) if layer is not None]
+    if quantised:
+        kind = type(quantised[0])
+        if len(quantised) < len(modules) or {type(layer) for layer in quantised} != {kind}:
+            raise Unrecognised("layers of one input are in several number formats")
+        return kind.fused(quantised)
     weights = [m.weight.detach() for m in modules]
     biases = [m.bias.detach() for m in modules if m.bias is not None]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
@@ -254,6 +267,8 @@ def fuse(modules: list[Any]) -> Linear:
 def head_of(base: Base, *, replace: bool) -> Linear:
     """The output head; the model's own is replaced, unless the embedding holds its weight."""
     head: Any = base.model.get_output_embeddings()
+    if (own := quantised_in(head)) is not None:
+        return own
     table = base.model.get_input_embeddings().weight
     tied = head.weight is table
     bias = None if head.bias is None else head.bias.detach()

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear
+from gem_rag.compute.quantised import Quantised
 
 _KEPT = (
     "training",
@@ -24,8 +25,9 @@ _KEPT = (
 class Part(nn.Linear):
     """Stands in a transformers model for an `nn.Linear` whose weight a fused layer holds.
 
-    The model goes on working, hooks included, and its ``state_dict`` is complete; the weight is
-    made again when asked for. Where gradients flow it computes with that, slowly.
+    Also for one whose weight is quantised. The model goes on working, hooks included, and its
+    ``state_dict`` is complete; the weight is made again when asked for. Where gradients flow it
+    computes with that, slowly.
     """
 
     def __init__(
@@ -33,24 +35,24 @@ class Part(nn.Linear):
     ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = replaced.in_features, replaced.out_features
-        self._whole, self._rows, self._shared = whole, rows, shared
+        self.whole, self._rows, self._shared = whole, rows, shared
         _hand_on(replaced, self)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """This layer's own ``[out, in]``; a copy, unless it is shared with the embedding."""
-        return self._whole.dense()[self._rows] if self._shared is None else self._shared
+        return self.whole.dense()[self._rows] if self._shared is None else self._shared
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
         """This layer's own ``[out]``."""
-        return None if self._whole.bias is None else self._whole.bias[self._rows]
+        return None if self.whole.bias is None else self.whole.bias[self._rows]
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
         if torch.is_grad_enabled() and x.requires_grad:
             return functional.linear(x, self.weight, self.bias)
-        return self._whole(x.reshape(-1, self.in_features))[:, self._rows].view(*x.shape[:-1], -1)
+        return self.whole(x.reshape(-1, self.in_features))[:, self._rows].view(*x.shape[:-1], -1)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, *_: Any) -> None:
         destination[prefix + "weight"] = self.weight
@@ -58,7 +60,9 @@ class Part(nn.Linear):
             destination[prefix + "bias"] = self.bias
 
     def restored(self) -> nn.Linear:
-        """The `nn.Linear` this stands for."""
+        """The layer this stands for: one of its own, quantised where the whole is."""
+        if isinstance(self.whole, Quantised):
+            return Part(self.whole.part(self._rows), slice(None), self, self._shared)
         out = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         own = self._shared
         out.weight = nn.Parameter(self.weight, requires_grad=False) if own is None else own

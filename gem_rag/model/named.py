@@ -49,7 +49,7 @@ def _is_loaded_with(model: GemModel, name: str, wanted: Any) -> bool:
         mine, asked = model.base.device, chosen_device(wanted)
         return mine.type == asked.type and asked.index in (None, mine.index)
     if name == "dtype":
-        return str(model.base.dtype).removeprefix("torch.") == str(wanted).removeprefix("torch.")
+        return model.base.number_format == str(wanted).removeprefix("torch.")
     return model.origin is not None and bool(model.origin.options[name] == wanted)
 
 

@@ -86,7 +86,7 @@ def tried(
         vectors: The checkpoint's; None makes them.
         show_progress: As for `GemModel.read`.
     """
-    keys = [digest(model.fingerprint, str(model.base.dtype), q.text) for q in data.questions]
+    keys = [digest(model.fingerprint, model.base.number_format, q.text) for q in data.questions]
     if any(key not in kept for key in keys):
         store = ReadingStore(model, memory_bytes=KEPT_BYTES)
         texts = [first_tokens(model, text, max_length) for text in data.paragraphs]

@@ -18,6 +18,7 @@ import torch
 from gem_rag.checkpoints.base import load_base
 from gem_rag.checkpoints.names import resolve_base
 from gem_rag.compute.adapter import EVERYWHERE, Positions, applied
+from gem_rag.compute.formats import QUANTISED
 from gem_rag.errors import GemError
 from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
@@ -133,9 +134,10 @@ def compare(
     tasks = [task_config(name, rows, folder) for name, rows in documents.items()]
     before = harness(base, tasks, folder / f"base-{base.config.base.weights[:16]}", None)
     note = ""
-    if model.parts.generates_adapted:
+    if model.parts.generates_adapted or model.base.number_format in QUANTISED:
         kept = folder / f"gem-{model.fingerprint[:16]}"
-        after = harness(model, tasks, kept, EVERYWHERE)
+        where = EVERYWHERE if model.parts.generates_adapted else None
+        after = harness(model, tasks, kept, where)
     else:
         texts = [row.get("text") or row["prompt"] for rows in documents.values() for row in rows]
         count = same_logits(model, drawn(texts, LOGITS_TEXTS, 0))
@@ -237,7 +239,7 @@ def on_transformers(model: GemModel) -> GemModel:
     """The checkpoint on transformers' forward, which other programs run and measure it with."""
     if model.parts.decoder is None or model.path is None:  # a new model's base is as it was
         return model
-    device, dtype = str(model.base.device), str(model.base.dtype)
+    device, dtype = str(model.base.device), model.base.number_format
     return GemModel.from_pretrained(model.path, device=device, dtype=dtype, forward="transformers")
 
 

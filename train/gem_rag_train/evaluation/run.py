@@ -77,6 +77,7 @@ class EvalSettings:
         rag: Questions answered end to end.
         followups: Questions of conversations, of each kind.
         mteb: Tasks by mteb's names (from the hub), local retrieval folders and STS files.
+        dtype: Number format of the checkpoint.
         mean_pooled: Measure the base mean-pooled too, which takes as long as the checkpoint.
         max_length: Tokens of a text that count, and of a chunk.
         seed: Draws all samples.
@@ -95,6 +96,7 @@ class EvalSettings:
     rag: int = 500
     followups: int = 300
     mteb: tuple[str, ...] = ()
+    dtype: str = "float32"
     mean_pooled: bool = True
     max_length: int = 256
     seed: int = 1
@@ -160,9 +162,9 @@ def evaluate(
         GemError: Settings that do not fit together, or data that is not as expected.
     """
     require_extra()
-    return Evaluation(
-        as_model(model, dtype="float32"), output, settings or EvalSettings(), show_progress
-    ).run()
+    settings = settings or EvalSettings()
+    loaded = as_model(model, dtype=settings.dtype)
+    return Evaluation(loaded, output, settings, show_progress).run()
 
 
 def require_extra() -> None:
@@ -181,7 +183,7 @@ class Evaluation:
         self.output = output
         self.settings = settings
         self.show = show_progress
-        self.kept = output / "kept"
+        self.kept = output / ("kept" if settings.dtype == "float32" else f"kept-{settings.dtype}")
         self.tasks = self._find_tasks()
         length = settings.max_length
         embedders: list[Embedder] = [MiniLM(length), GemEmbedder(model, length)]

@@ -1,0 +1,157 @@
+"""A base whose linear layers are int8 or int4: made once, kept in the cache folder.
+
+``quantised/<weights hash>-<format>/``: plain numbers and scales, and beside them what is not
+quantised, as the base has it. The base's own folder is never written to: its files are its
+identity, and may not be ours. A cache that cannot be written costs time only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gem_rag.compute.formats import computed_in, require_available
+from gem_rag.compute.quantised import GROUP, INT8_INPUTS, KINDS, Codes
+from gem_rag.compute.replaced import Part
+from gem_rag.files import atomic_dir, cache_dir
+from gem_rag.progress import quiet_transformers, status
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+FILE = "model.safetensors"
+# Raised when the rounding changes; what an older version made is then made again.
+ROUNDING_VERSION = "1"
+# torch's int4 kernel takes outputs by so many.
+INT4_OUTPUTS = 16
+
+PREFIX = "quantised/"  # of tensors that are parts of codes: ``quantised/scales/<layer>``
+
+Tensors = dict[str, Tensor]
+
+
+def load_quantised(
+    folder: Path, weights: str, name: str, device: torch.device, floats: Callable[[], Any]
+) -> tuple[PreTrainedModel, bool]:
+    """A base's model, its linear layers' weights in a quantised format, and whether they are
+    exactly the base's: those that were int4 once, in the same blocks, are.
+
+    Args:
+        folder: The base's.
+        weights: Hash of its weights.
+        name: ``int8`` or ``int4``.
+        device: Where to.
+        floats: Loads the base as it is stored, where it was not quantised before.
+
+    Raises:
+        OptionError: The format has no kernel there; those that have are named.
+    """
+    require_available(name, device)
+    dtype = computed_in(name, device)
+    kept = cache_dir() / "quantised" / f"{weights}-{name}"
+    tensors, exact = _read(kept)
+    model = None if tensors is None else _skeleton(folder, tensors, dtype)
+    if model is None or tensors is None:
+        model = floats()
+        tensors, exact = _quantised(model, name)
+        _keep(kept, tensors, exact)
+    _install(model, tensors, device, dtype)
+    return model.to(dtype).to(device), exact
+
+
+def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
+    """Codes of every linear layer, and what is not one, as it is; whether the codes are exact (of
+    the head's nothing is embedded)."""
+    head = model.get_output_embeddings()
+    tensors: Tensors = dict(model.state_dict())
+    exact = True
+    with status(f"rounding the weights to {name} (once)"), torch.inference_mode():
+        for layer, module in model.named_modules():
+            if type(module) is nn.Linear and module.in_features % INT8_INPUTS == 0:
+                codes = Codes.of(module.weight, _kind(module, name, is_head=module is head))
+                exact &= module is head or codes.are(module.weight)
+                del tensors[f"{layer}.weight"]
+                tensors |= {f"{PREFIX}{part}/{layer}": t for part, t in codes.parts().items()}
+    return tensors, exact
+
+
+def _kind(module: nn.Linear, name: str, *, is_head: bool) -> str:
+    """int8 where int4 cannot be, and for the head: its rows are the words that are told apart."""
+    fits = module.in_features % GROUP == 0 and module.out_features % INT4_OUTPUTS == 0
+    return name if fits and not is_head else "int8"
+
+
+def _install(model: Any, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> None:
+    """Put the quantised layers where the model's own were."""
+    table = model.get_input_embeddings().weight
+    start = f"{PREFIX}codes/"
+    for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
+        own = {part: tensors.get(f"{PREFIX}{part}/{layer}") for part in Codes.PARTS}
+        codes = Codes(**{part: t for part, t in own.items() if t is not None})
+        module = model.get_submodule(layer)
+        kind = KINDS["int8" if codes.middles is None else "int4"]
+        bias = None if module.bias is None else module.bias.detach().to(device, dtype)
+        # The embedding's weight stays what it is, for looking up, where the head shares it.
+        shared = table if module.weight is table else None
+        part = Part(kind(codes.to(device, dtype), bias), slice(None), module, shared)
+        owner, _, leaf = layer.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, part)
+
+
+def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        with atomic_dir(kept) as fresh:
+            whole = {name: t.contiguous() for name, t in tensors.items()}
+            facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
+            save_file(whole, fresh / FILE, facts)
+    except OSError as error:
+        log.info("the rounded weights are not kept (%s): they are made again next time", error)
+
+
+def _skeleton(folder: Path, tensors: Tensors, dtype: torch.dtype) -> Any | None:
+    """The model with all but its linear layers' weights; None where that is not whole."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    with suppress(OSError):  # not every base has one
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    for name, module in list(model.named_modules()):
+        if any(b.is_meta for b in module.buffers(recurse=False)):
+            if not name.endswith("rotary_emb"):  # its frequencies follow from the config
+                return None
+            owner, _, leaf = name.rpartition(".")
+            fresh = type(module)(config=model.config.get_text_config())
+            setattr(model.get_submodule(owner), leaf, fresh)
+    own = {name: t for name, t in tensors.items() if not name.startswith(PREFIX)}
+    model.load_state_dict(own, strict=False, assign=True)
+    model.tie_weights()
+    quantised = {f"{n.removeprefix(f'{PREFIX}codes/')}.weight" for n in tensors.keys() - own}
+    there = dict(model.named_parameters()) | dict(model.named_buffers())
+    return None if any(t.is_meta for n, t in there.items() if n not in quantised) else model.eval()
+
+
+def _read(kept: Path) -> tuple[Tensors | None, bool]:
+    """What was kept, mapped into memory, and whether it is exact; None if nothing was, or it is
+    damaged."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(kept / FILE, framework="pt") as file:
+            facts = file.metadata() or {}
+        if facts.get("rounding") != ROUNDING_VERSION:
+            return None, False
+        return load_file(kept / FILE), facts.get("exact") == str(True)
+    except (OSError, SafetensorError):
+        return None, False
