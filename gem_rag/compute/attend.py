@@ -9,6 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 # Scores of this many query-key pairs at a time: they stay in the cache, long prompts need no
 # memory of their own, and each part of the queries skips the keys that come after it.
 SCORES = 2**20
+# Rows of one query each from which products beat torch's kernel: eight of 300 keys took 71 us for
+# its 124, one 35 for 24.
+BATCHED = 4
 
 
 def attend(
@@ -35,7 +38,7 @@ def attend(
         return _for_gradients(
             q, k, v, _causal(queries, n, window, q) if mask is None else mask, scale
         )
-    if queries == 1:
+    if queries == 1 and not (mask is not None and batch >= BATCHED and q.device.type == "cpu"):
         if mask is None and window:
             k, v = k[:, :, -window:], v[:, :, -window:]
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)

@@ -24,6 +24,7 @@ from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter, Positions
 from gem_rag.compute.attend import attend
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear, Packed, Plain, can_pack
+from gem_rag.compute.norm import RmsNorm
 from gem_rag.compute.recognise import (
     Block,
     Unrecognised,
@@ -60,7 +61,7 @@ class Update(NamedTuple):
 # Where an update acts: indices into the n flattened positions, or None for all of them.
 Acts = tuple[Tensor | None, Update]
 # An adapter's updates of each block, by fused layer, and the parameters' state they are made of.
-Fused = tuple[tuple[tuple[int, int], ...], list[dict[str, Update]]]
+Fused = tuple[tuple[int, ...], list[dict[str, Update]]]
 
 
 class Decoder:
@@ -87,7 +88,7 @@ class Decoder:
         self._rotary_kinds = base.rotary_kinds
         self._table: Tensor = base.model.get_input_embeddings().weight.detach()
         self._table_scale = getattr(base.model.get_input_embeddings(), "embed_scale", None)
-        self._norm = gain_of(base.decoder.norm, self._eps)
+        self._norm = RmsNorm(gain_of(base.decoder.norm, self._eps), self._eps)
         self._blocks = list(blocks_of(base, replace=replace))
         self._head = head_of(base, replace=replace)
         self._fused: WeakKeyDictionary[Adapter, Fused] = WeakKeyDictionary()
@@ -155,11 +156,11 @@ class Decoder:
         for i, (block, layer) in enumerate(zip(self._blocks, cache.layers, strict=False)):
             here = [(rows, updates[i]) for rows, updates in acts]
             before, after, before_mlp, after_mlp = block.norms
-            h = self._attention(block, self._rms(x, before), batch, mask, layer, tables, here)
-            x = x + (h if after is None else self._rms(h, after))
-            h = self._mlp(block, self._rms(x, before_mlp), here)
-            x = x + (h if after_mlp is None else self._rms(h, after_mlp))
-        return self._rms(x, self._norm).view(batch, queries, width)
+            h = self._attention(block, before(x), batch, mask, layer, tables, here)
+            x = x + (h if after is None else after(h))
+            h = self._mlp(block, before_mlp(x), here)
+            x = x + (h if after_mlp is None else after_mlp(h))
+        return self._norm(x).view(batch, queries, width)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden] -> [..., vocab]``."""
@@ -168,9 +169,6 @@ class Decoder:
     def _embed(self, ids: Tensor) -> Tensor:
         x = functional.embedding(ids, self._table)
         return x if self._table_scale is None else x * self._table_scale.to(x.dtype)
-
-    def _rms(self, x: Tensor, gain: Tensor) -> Tensor:
-        return functional.rms_norm(x, gain.shape[-1:], gain, self._eps)
 
     def _tables(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosines and signed sines ``[B, Q, 1, R]`` for each kind of layer, scaling included.
@@ -223,13 +221,11 @@ class Decoder:
     def _updates(self, adapter: Adapter) -> list[dict[str, Update]]:
         """An adapter's updates, stacked for the fused layers; made again when it has changed.
 
-        Seen: weights exchanged, or changed in place under `no_grad` (not through ``.data``).
+        Seen is what `Adapter.state` sees.
         """
         if torch.is_grad_enabled():  # they are being trained
             return [self._fuse(adapter, i) for i in range(len(self._blocks))]
-        state = tuple(  # tensors made in inference mode count no versions: they are not trained
-            (p.data_ptr(), -1 if p.is_inference() else p._version) for p in adapter.parameters()
-        )
+        state = adapter.state()
         known = self._fused.get(adapter)
         if known is None or known[0] != state:
             with torch.no_grad():
@@ -252,7 +248,7 @@ class Decoder:
                     for u, width in updates
                 )
             )
-            dtype = self._norm.dtype
+            dtype = self._norm.gain.dtype
             # Packed without a trial: over a few rows, as here, torch's own took six times as long.
             a, b = a.to(dtype), b.to(dtype)
             kind = Packed if can_pack(a) and not a.requires_grad else Plain
@@ -289,7 +285,7 @@ def _rows(where: Positions, batch: int, queries: int, device: torch.device) -> T
         return None
     index = torch.arange(batch * queries, device=device).view(batch, queries)
     if isinstance(where, Tensor) and where.dim() == 2:  # bool (B, Q)
-        return index[where]
+        return None if bool(where.all()) else index[where]
     return index[:, where].flatten()
 
 
@@ -302,6 +298,6 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     width = cos.shape[-1]
     rest = None if width == x.shape[-1] else x[..., width:]
     x = x if rest is None else x[..., :width]
-    swapped = torch.cat([x[..., width // 2 :], x[..., : width // 2]], -1)
+    swapped = x.roll(width // 2, -1)
     turned = torch.addcmul(x * cos, swapped, sin)
     return turned if rest is None else torch.cat([turned, rest], -1)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear, Plain, choose
+from gem_rag.compute.norm import RmsNorm
 from gem_rag.compute.quantised import Quantised
 from gem_rag.compute.replaced import Part, replace_in
 
@@ -71,7 +72,7 @@ class Block:
     Attributes:
         kind: ``full_attention`` or ``sliding_attention``: which mask it takes.
         rotary: Whether its queries and keys are turned by position.
-        norms: Gains ``[hidden]`` before and after attention, before and after the MLP.
+        norms: Before and after attention, before and after the MLP.
         head_norm: Gain ``[H + KV, D]`` of the norm over each query's and key's head, or None.
         parts: For each fused layer, the names of its modules in the block and their widths.
         qkv: ``[n, hidden] -> [n, (H + 2 KV) D]``; likewise the other three.
@@ -79,7 +80,7 @@ class Block:
 
     kind: str
     rotary: bool
-    norms: tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+    norms: tuple[RmsNorm, RmsNorm | None, RmsNorm, RmsNorm | None]
     head_norm: Tensor | None
     parts: dict[str, list[tuple[str, int]]]
     qkv: Linear
@@ -90,9 +91,9 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Bytes of its weights."""
-        gains = [g for g in (*self.norms, self.head_norm) if g is not None]
+        norms = [n for n in (*self.norms, self.head_norm) if n is not None]
         layers = (self.qkv, self.out, self.gate_up, self.down)
-        return sum(g.nbytes for g in gains) + sum(layer.nbytes for layer in layers)
+        return sum(n.nbytes for n in norms) + sum(layer.nbytes for layer in layers)
 
 
 def require_known(base: Base) -> None:
@@ -210,7 +211,7 @@ def blocks_of(base: Base, *, replace: bool) -> Iterator[Block]:
     eps = eps_of(base.decoder.norm)
     for block, kind in zip(base.blocks, base.layer_types, strict=True):
         modules = dict(block.named_modules())
-        gains = [n and gain_of(modules[n], eps) for n in _norms(modules)]
+        norms = [n and RmsNorm(gain_of(modules[n], eps), eps) for n in _norms(modules)]
         head_norm = _head_norm(modules, base, eps)
         sources = _sources(modules)
         linears = {f: fuse([modules[n] for n in names]) for f, names in sources.items()}
@@ -221,7 +222,7 @@ def blocks_of(base: Base, *, replace: bool) -> Iterator[Block]:
         yield Block(
             kind=kind,
             rotary=bool(getattr(modules["self_attn"], "use_rope", True)),
-            norms=(gains[0], gains[1], gains[2], gains[3]),  # type: ignore[arg-type]
+            norms=(norms[0], norms[1], norms[2], norms[3]),  # type: ignore[arg-type]
             head_norm=head_norm,
             parts=widths,
             **linears,
