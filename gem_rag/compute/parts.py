@@ -41,6 +41,7 @@ class Parts:
         fingerprint: Of all that decides an embedding.
         reading_fingerprint: Of all that decides a reading.
         path: The folder it was loaded from; None for a new one.
+        recomputes: Whether the base's blocks make their activations again for a backward pass.
         embeds: Whether its special tokens are a checkpoint's or being trained; not those of a base
             that was loaded without one.
     """
@@ -58,6 +59,7 @@ class Parts:
     reading_fingerprint: str = ""
     path: Path | None = None
     embeds: bool = True
+    recomputes: bool = False
 
     def __post_init__(self) -> None:
         base, config = self.base, self.config
@@ -156,13 +158,16 @@ class Parts:
 
     @property
     def runs_fast(self) -> bool:
-        """Whether our own forward serves here: not for gradients, nor under autocast."""
-        return self._fast is not None
+        """Whether our own forward serves here, and no gradients are asked for."""
+        return self._fast is not None and not torch.is_grad_enabled()
 
     @property
     def _fast(self) -> Decoder | None:
-        trains = torch.is_grad_enabled() or torch.is_autocast_enabled(self.base.device.type)
-        return None if trains else self.decoder
+        """Our own forward, except under autocast, and where activations are made twice."""
+        autocast = torch.is_autocast_enabled(self.base.device.type)
+        if autocast or (self.recomputes and torch.is_grad_enabled()):
+            return None
+        return self.decoder
 
     def run(
         self,

@@ -21,7 +21,7 @@ from gem_rag.compute.linear import Linear
 # Weights of an int4 layer that share a scale and a middle: as in the blocks of GGUF's Q4_1.
 GROUP = 32
 # Rows from which widening is the faster (`benchmarks/formats.py`; all layers of the default model).
-WIDE_FROM = {"int8": 17, "int4": 33}
+WIDE_FROM = {"int8": 24, "int4": 72}
 # Inputs of which the int8 kernel takes multiples.
 INT8_INPUTS = 16
 # Outputs that torch's int4 kernel keeps together (with AVX-512).
@@ -195,7 +195,10 @@ class Int4(Quantised):
     def codes(self) -> Codes:
         """The weights as they came."""
         scales, middles = self._scales.transpose(0, 1).unbind(-1)
-        plain = _packed(self._ordered().transpose(0, 1)) if self._plain is None else self._plain
+        plain = self._plain
+        if plain is None:
+            from_eight = _from_kernel_order(self.weight, self._width, torch.int8)
+            plain = _packed((from_eight + 8).view(torch.uint8).T)
         return Codes(plain, scales.contiguous(), middles.contiguous())
 
     @property
@@ -214,13 +217,12 @@ class Int4(Quantised):
         """With the weights as floats, turned over as the kernel keeps them, ``[in, out]``."""
         if self._plain is not None:
             return self.narrow(x)
-        by_group = self._ordered().to(x.dtype).sub_(8).view(-1, GROUP, self._scales.shape[1])
-        scales, middles = self._scales.unsqueeze(1).unbind(-1)  # (groups, 1, out)
-        return x @ torch.addcmul(middles, by_group, scales).view(self._width, -1)
-
-    def _ordered(self) -> Tensor:
-        """Codes uint8 ``[in, out]``, from the kernel's order: see `known_order`."""
-        return _from_kernel_order(self.weight, self._width)
+        codes = _from_kernel_order(self.weight, self._width, x.dtype)
+        by_group = codes.view(-1, GROUP, codes.shape[1])
+        # Apart from one another: read at every other place they take longer than all the rest.
+        scales, middles = (part.contiguous() for part in self._scales.unsqueeze(1).unbind(-1))
+        torch.addcmul(middles, by_group, scales, out=by_group)
+        return x @ codes
 
 
 KINDS: dict[str, type[Quantised]] = {"int8": Int8, "int4": Int4}
@@ -269,12 +271,15 @@ def _widened(codes: Tensor, scales: Tensor, middles: Tensor) -> Tensor:
     return torch.addcmul(middles[..., None], groups, scales[..., None]).flatten(1)
 
 
-def _from_kernel_order(weight: Tensor, width: int) -> Tensor:
-    """Codes ``[in, out]`` from the kernel's order: of each `BLOCK` outputs 32 bytes an input, byte
-    j with output j in its lower half and output 32 + j in its upper."""
-    blocks = weight.view(-1, width, BLOCK // 2)
-    both = torch.cat([blocks & 15, blocks >> 4], -1)  # (blocks, in, 64)
-    return both.transpose(0, 1).reshape(width, -1)
+def _from_kernel_order(weight: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Codes less 8, ``[in, out]``, from the kernel's order: of each `BLOCK` outputs 32 bytes an
+    input, byte j with output j in its lower half and output 32 + j in its upper."""
+    half = BLOCK // 2
+    blocks = weight.view(-1, width, half).transpose(0, 1)  # (in, blocks, half)
+    out = torch.empty(width, blocks.shape[1], 2, half, dtype=dtype)
+    out[:, :, 0] = ((blocks & 15) - 8).view(torch.int8)  # bytes wrap, and mean the same
+    out[:, :, 1] = ((blocks >> 4) - 8).view(torch.int8)
+    return out.view(width, -1)
 
 
 @cache
@@ -282,4 +287,4 @@ def known_order() -> bool:
     """Whether the int4 kernel keeps weights as `_from_kernel_order` reads them: with AVX-512."""
     codes = (torch.arange(128 * 64) * 7919 % 251 % 16).view(128, 64)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
-    return torch.equal(_from_kernel_order(packed, 64).T, codes.to(torch.uint8))
+    return torch.equal(_from_kernel_order(packed, 64, torch.int64).T, codes - 8)

@@ -100,6 +100,7 @@ class Trainer:
         self._require_memory()
         if config.activation_checkpointing:
             checkpoint_activations(self.model.base)
+            self.model.parts.recomputes = True
         self.heldout: HeldOut | None = None
         if config.eval_every and self.processes.measures:
             self.heldout = HeldOut(self.model, config, held_out, keep=not self.processes.shards)

@@ -58,10 +58,9 @@ def outputs(parts: Parts, skill: Skill, prompts: Sequence[Prompt]) -> Tensor:
     starts = torch.tensor([prompt.start for prompt in prompts], device=device)
     where = EVERYWHERE if not bool(starts.any()) else valid & (index >= starts[:, None])
     acting = [*parts.everywhere(parts.generates_adapted), *skill.adapter.at(where)]
-    # Not `Parts.run`: our own forward carries gradients to adapters, and weights are not trained.
-    return (parts.decoder or parts.base).run(ids, positions, mask, cache, acting)
+    return parts.run(ids, positions, mask, cache, acting)
 
 
 def logits(parts: Parts, hidden: Tensor) -> Tensor:
     """``[n, hidden] -> [n, vocab]`` in float32."""
-    return (parts.decoder or parts.base).logits(hidden).float()
+    return parts.logits(hidden).float()
