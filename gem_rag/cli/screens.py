@@ -67,7 +67,14 @@ def prompt(console: Console) -> str | None:
 
 
 class Screen:
-    """Text without layout: what is piped, or printed on a terminal that cannot do more."""
+    """Text without layout: what is piped, or printed on a terminal that cannot do more.
+
+    Args:
+        notes: Where to say what is no part of the conversation.
+    """
+
+    def __init__(self, notes: Console = err) -> None:
+        self._notes = notes
 
     def lines(self, _commands: Mapping[str, str], /) -> Iterator[str]:
         """What the user says, to its end."""
@@ -114,15 +121,15 @@ class Screen:
         """The commands, with what they do."""
         width = max(map(len, commands))
         for name, what in commands.items():
-            err.print(f"{name:<{width}}  {what}", highlight=False, markup=False)
+            self._notes.print(f"{name:<{width}}  {what}", highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         """Something beside the conversation."""
-        err.print(f"[dim]{escape(text)}[/dim]", highlight=False)
+        self._notes.print(f"[dim]{escape(text)}[/dim]", highlight=False)
 
     def error(self, text: str) -> None:
         """Something that could not be done."""
-        err.print(f"[red]error:[/red] {escape(text)}")
+        self._notes.print(f"[red]error:[/red] {escape(text)}", highlight=False)
 
 
 class Json(Screen):
@@ -177,6 +184,7 @@ class Terminal(Screen):
     """A terminal: Markdown as it comes, numbered sources below it, long lists in a pager."""
 
     def __init__(self) -> None:
+        super().__init__(Console(stderr=True, emoji=False))  # this one wraps between words
         self._console = Console(emoji=False, highlight=False)
 
     def lines(self, commands: Mapping[str, str], /) -> Iterator[str]:
