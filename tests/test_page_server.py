@@ -84,6 +84,7 @@ def test_a_folder_is_followed(browser, served, tmp_path):
     with visiting(browser, served.url, TINY) as visitor:
         page = visitor.page
         page.get_by_role("button", name="Keep a folder in step").first.click()
+        page.locator("dialog input:focus").wait_for()
         page.keyboard.type(str(notes))
         page.keyboard.press("Enter")
         row(page, "kettle.md").wait_for()
