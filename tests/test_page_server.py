@@ -98,7 +98,8 @@ def test_a_folder_is_dropped(browser, served, tmp_path):
 def test_a_pdf_is_shown_as_its_text_with_page_and_passage(browser, served, tmp_path):
     first = "The toaster browns bread in two minutes."
     second = "The kettle has a warranty of seven years."
-    served.upload(("manual.pdf", make_pdf(tmp_path / "manual.pdf", first, second).read_bytes()))
+    make_pdf(tmp_path / "manual.pdf", first, second)
+    served.upload(("manual.pdf", (tmp_path / "manual.pdf").read_bytes()))
     served.all_ready(1)
     with visiting(browser, served.url, {**TINY, "rank": False}) as visitor:
         page = visitor.page
