@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +56,8 @@ def prompt(console: Console) -> str | None:
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.strip() if line else None
+    with suppress(ImportError):  # where there is one, it edits lines and recalls them
+        import readline  # noqa: F401
     try:
         return console.input("[bold]> [/bold]").strip()
     except EOFError:
