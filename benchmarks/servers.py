@@ -226,11 +226,13 @@ async def embeddings(http: httpx.AsyncClient, model: str, seconds: float) -> flo
     streams = [asyncio.create_task(go_on(prompt, event)) for prompt, event in asked]
     await asyncio.gather(*(event.wait() for event in begun))
     start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        sentence = f"{QUESTIONS[count % len(QUESTIONS)]} ({count})"
-        response = await http.post("/v1/embeddings", json={"model": model, "input": sentence})
-        response.raise_for_status()
-        count += 1
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # one may wait until all streams have ended
+            while True:
+                sentence = f"{QUESTIONS[count % len(QUESTIONS)]} ({count})"
+                body = {"model": model, "input": sentence}
+                (await http.post("/v1/embeddings", json=body)).raise_for_status()
+                count += 1
     took = time.perf_counter() - start
     for task in streams:
         task.cancel()

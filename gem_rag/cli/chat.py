@@ -178,13 +178,13 @@ class Chat:
         from gem_rag.rag.transcript import WRITERS, conversation_of
 
         path = Path(" ".join(_split(file))).expanduser()
-        if path.suffix not in WRITERS:
+        if path.suffix.lower() not in WRITERS:
             raise GemError(f"/save {file}: expected a FILE that ends in {' or '.join(WRITERS)}")
         if not self._answered:
             raise GemError("nothing was answered yet")
         if path.exists() and path not in self._saved:
             raise GemError(f"{path} is there already; name another file")
-        atomic_write(path, WRITERS[path.suffix](conversation_of(self._answered)))
+        atomic_write(path, WRITERS[path.suffix.lower()](conversation_of(self._answered)))
         self._saved.add(path)
         self._screen.saved(path)
 
