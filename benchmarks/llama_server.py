@@ -1,4 +1,4 @@
-"""llama.cpp's side of `servers.py`: its server with eight places, for answers and embeddings."""
+"""llama.cpp's side of `servers.py`: its server with eight places, for answers or embeddings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--gguf")
     parser.add_argument("--port", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--embeddings", action="store_true", help="embed, rather than answer")
     parser.add_argument("--version", action="store_true", help="print it, and what it is built for")
     options = parser.parse_args()
     if options.version:
@@ -24,8 +25,9 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path, params.port, params.verbosity = options.gguf, options.port, 0
     params.n_ctx, params.n_parallel = PLACES * CONTEXT, PLACES
-    params.embedding = True  # without it there are none; answers are given all the same
-    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if options.embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

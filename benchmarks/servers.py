@@ -5,7 +5,8 @@
 All three have the default model's weights, out of one GGUF file: llama.cpp runs the file, the
 others what it was converted to (`--dtype` says how gem-rag computes with it; repeatable). Each is
 asked over HTTP, in OpenAI's protocol, by the same client. One runs at a time, in turns; the numbers
-are medians of the rounds.
+are medians of the rounds. Of llama.cpp's servers two run, one for answers and one for embeddings,
+as people have it: a single one does not embed while it answers.
 
 llama.cpp takes part where `xllamacpp` is installed (``pip install xllamacpp``; `--llama` names
 another interpreter that has it). Who is missing is left out, and the table says so.
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ class Server:
         command: Starts it, but for the port.
         model: How it knows the model; None is the first it names.
         ready: Answers with 200 when it can be asked.
-        embeds: Whether it embeds.
+        embedder: Starts what embeds, but for the port: itself, another process, or nothing.
     """
 
     name: str
@@ -70,29 +71,31 @@ class Server:
     command: list[str]
     model: str | None
     ready: str
-    embeds: bool = True
+    embedder: list[str] | None
 
 
-def ours(options: argparse.Namespace) -> Iterator[Server]:
+def ours(options: argparse.Namespace, folder: Path) -> Iterator[Server]:
     """gem-rag, once for each number format."""
     from importlib.metadata import version
 
     what = f"gem-rag {version('gem-rag')}, torch {version('torch')}"
     for dtype in options.dtype:
-        command = [sys.executable, "-m", "gem_rag.cli", "serve", "--no-open", "--dtype", dtype]
-        yield Server(f"gem-rag ({dtype})", what, command, None, "/readyz")
+        settings = ["--no-open", "--dtype", dtype, "--index", str(folder / dtype)]
+        command = [sys.executable, "-m", "gem_rag.cli", "serve", *settings]
+        yield Server(f"gem-rag ({dtype})", what, command, None, "/readyz", command)
 
 
 def llama_cpp(options: argparse.Namespace, gguf: Path) -> Server:
-    """llama.cpp's server.
+    """llama.cpp's servers, one for answers and one for embeddings.
 
     Raises:
         OSError, subprocess.CalledProcessError: It is not there.
     """
     command = [options.llama, str(HERE / "llama_server.py")]
     what = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    settings = ["--gguf", str(gguf), "--threads", str(options.threads)]
-    return Server("llama.cpp", what.stdout.strip(), [*command, *settings], "default", "/health")
+    command += ["--gguf", str(gguf), "--threads", str(options.threads)]
+    embedder = [*command, "--embeddings"]
+    return Server("llama.cpp", what.stdout.strip(), command, "default", "/health", embedder)
 
 
 def transformers_serve(options: argparse.Namespace) -> Server:
@@ -110,14 +113,14 @@ def transformers_serve(options: argparse.Namespace) -> Server:
     folder = str(embedded_base())
     command += ["--device", "cpu", *options.transformers_option, folder]
     what = f"transformers {version('transformers')}"
-    return Server("transformers serve", what, command, folder, "/health", embeds=False)
+    return Server("transformers serve", what, command, folder, "/health", None)
 
 
-def all_there(options: argparse.Namespace, gguf: Path) -> tuple[list[Server], list[str]]:
-    """Those that can take part, and why others cannot."""
-    servers, missing = list(ours(options)), []
+def all_there(options: argparse.Namespace, folder: Path) -> tuple[list[Server], list[str]]:
+    """Those that can take part, and why others cannot; the folder is theirs."""
+    servers, missing = list(ours(options, folder)), []
     peers = {
-        "llama.cpp": (partial(llama_cpp, options, gguf), "pip install xllamacpp"),
+        "llama.cpp": (partial(llama_cpp, options, take_out(folder)), "pip install xllamacpp"),
         "transformers serve": (
             partial(transformers_serve, options),
             "pip install 'transformers[serving]'",
@@ -132,22 +135,21 @@ def all_there(options: argparse.Namespace, gguf: Path) -> tuple[list[Server], li
 
 
 @asynccontextmanager
-async def running(server: Server, threads: int) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
-    """The server in a process of its own: a client for it, and its process."""
+async def running(
+    command: list[str], ready: str, threads: int
+) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
+    """A server in a process of its own: a client for it, and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     environment.pop("OMP_WAIT_POLICY", None)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        command = [*server.command, "--port", str(port)]
-        if server.command[:2] == [sys.executable, "-m"]:
-            command += ["--index", folder]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    with tempfile.TemporaryFile() as log:
+        whole = [*command, "--port", str(port)]
+        process = subprocess.Popen(whole, env=environment, stdout=log, stderr=log)
         try:
-            url = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(base_url=url, timeout=600) as http:
-                await until_ready(http, server, process)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
+                await until_ready(http, ready, process)
                 yield http, process.pid
         finally:
             process.terminate()
@@ -158,16 +160,16 @@ async def running(server: Server, threads: int) -> AsyncIterator[tuple[httpx.Asy
 
 
 async def until_ready(
-    http: httpx.AsyncClient, server: Server, process: subprocess.Popen[bytes]
+    http: httpx.AsyncClient, ready: str, process: subprocess.Popen[bytes]
 ) -> None:
     """Wait until it can be asked."""
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            if (await http.get(server.ready)).status_code == 200:
+            if (await http.get(ready)).status_code == 200:
                 return
         await asyncio.sleep(0.2)
-    sys.exit(f"{server.name} did not start: {' '.join(server.command)}")
+    sys.exit(f"it did not start: {process.args}")
 
 
 async def stream(
@@ -214,7 +216,9 @@ async def speed(http: httpx.AsyncClient, model: str, streams: int, tokens: int) 
     return sum(came) / (time.perf_counter() - start)
 
 
-async def embeddings(http: httpx.AsyncClient, model: str, seconds: float) -> float:
+async def embeddings(
+    http: httpx.AsyncClient, embedder: httpx.AsyncClient, model: str, seconds: float
+) -> float:
     """Sentences embedded a second, one after another, while answers are written."""
 
     async def go_on(prompt: str, begun: asyncio.Event) -> None:
@@ -231,7 +235,7 @@ async def embeddings(http: httpx.AsyncClient, model: str, seconds: float) -> flo
             while True:
                 sentence = f"{QUESTIONS[count % len(QUESTIONS)]} ({count})"
                 body = {"model": model, "input": sentence}
-                (await http.post("/v1/embeddings", json=body)).raise_for_status()
+                (await embedder.post("/v1/embeddings", json=body)).raise_for_status()
                 count += 1
     took = time.perf_counter() - start
     for task in streams:
@@ -248,7 +252,13 @@ def resident(pid: int) -> float:
 
 async def measured(server: Server, options: argparse.Namespace) -> Round:
     """One round of one server."""
-    async with running(server, options.threads) as (http, pid):
+    async with AsyncExitStack() as stack:
+        start = partial(running, ready=server.ready, threads=options.threads)
+        http, pid = await stack.enter_async_context(start(server.command))
+        pids, embedder = [pid], http
+        if server.embedder not in (None, server.command):
+            embedder, other = await stack.enter_async_context(start(server.embedder))
+            pids.append(other)
         model = server.model
         if model is None:
             model = (await http.get("/v1/models")).json()["data"][0]["id"]
@@ -257,9 +267,9 @@ async def measured(server: Server, options: argparse.Namespace) -> Round:
         for streams in STREAMS:
             found[at_once(streams)] = await speed(http, model, streams, options.tokens)
         found[EMBEDDINGS] = None
-        if server.embeds:
-            found[EMBEDDINGS] = await embeddings(http, model, options.seconds)
-        found[MEMORY] = resident(pid)
+        if server.embedder is not None:
+            found[EMBEDDINGS] = await embeddings(http, embedder, model, options.seconds)
+        found[MEMORY] = sum(map(resident, pids))
     return found
 
 
@@ -281,9 +291,9 @@ def table(columns: dict[str, Round]) -> str:
     return "\n".join(lines)
 
 
-def compared(options: argparse.Namespace, gguf: Path) -> dict[str, Any]:
+def compared(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rounds of all servers, and what of them is printed."""
-    servers, missing = all_there(options, gguf)
+    servers, missing = all_there(options, folder)
     rounds: dict[str, list[Round]] = {server.name: [] for server in servers}
     for number in range(options.rounds):
         for server in servers if number % 2 == 0 else servers[::-1]:
@@ -316,7 +326,7 @@ def main() -> None:
     options = parser.parse_args()
     options.dtype = options.dtype or ["auto"]
     with tempfile.TemporaryDirectory() as folder:
-        report = compared(options, take_out(Path(folder)))
+        report = compared(options, Path(folder))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report["medians"]))
