@@ -281,12 +281,19 @@ def medians(rounds: list[Round]) -> Round:
     }
 
 
+def shown_number(number: float | None) -> str:
+    """In three places, or as many as stand before the point."""
+    if number is None:
+        return "none"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def table(columns: dict[str, Round]) -> str:
     """Servers side by side, as Markdown."""
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name in next(iter(columns.values())):
         numbers = (column[name] for column in columns.values())
-        shown = ("none" if number is None else f"{number:,.3g}" for number in numbers)
+        shown = map(shown_number, numbers)
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
