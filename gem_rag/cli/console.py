@@ -80,8 +80,8 @@ SeveralWay = Annotated[
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 # Characters that command a terminal, as their pictures (where there are any), one for one: what is
 # stressed in a text keeps its place. A line that ends in CR LF looks as it would without the CR.
-_CONTROLS: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
-_CONTROLS |= {0x0D: " ", 0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)}
+_CONTROLS |= {0x0D: " ", 0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 FIRST_WORDS = 120  # characters of a passage that is offered
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
