@@ -62,7 +62,7 @@ def measured(model: GemModel, items: Items, answers: int) -> dict[str, Any]:
     place, top = places(documents[: len(data.paragraphs)], queries, data.gold)
     readings = model.read(data.paragraphs, show_progress=False)
     ranked = [
-        near[int(np.argmax(model.rank(q.text, [readings[i] for i in near])))] == q.paragraph
+        near[model.rank(q.text, [readings[i] for i in near])[0].index] == q.paragraph
         for q, near in zip(data.questions, top, strict=True)
     ]
     out: dict[str, Any] = {

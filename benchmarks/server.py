@@ -123,7 +123,8 @@ async def load(http: httpx.AsyncClient, pid: int, name: str, arguments: argparse
     times: Times = defaultdict(list)
     statuses: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    until = time.monotonic() + arguments.seconds
+    started = time.monotonic()
+    until = started + arguments.seconds
     work = [
         asyncio.create_task(client(http, name, until, times, statuses, tokens))
         for _ in range(arguments.clients)
@@ -131,6 +132,7 @@ async def load(http: httpx.AsyncClient, pid: int, name: str, arguments: argparse
     await asyncio.sleep(arguments.seconds / 3)
     before = resident(pid)
     await asyncio.gather(*work)
+    took = time.monotonic() - started  # with what was under way at the end
     after = resident(pid)
     print(f"| {arguments.clients} clients, {arguments.seconds} s | n | p50 | p95 | p99 |")
     print("|---|---|---|---|---|")
@@ -139,7 +141,7 @@ async def load(http: httpx.AsyncClient, pid: int, name: str, arguments: argparse
         shown = " | ".join(f"{quantile(found, q) * 1000:.0f} ms" for q in (0.5, 0.95, 0.99))
         print(f"| {kind} | {len(times[kind])} | {shown} |")
     print(f"statuses {dict(statuses)}, errors in streams {tokens['errors']}")
-    print(f"chat tokens/s {tokens['chat'] / arguments.seconds:.1f}")
+    print(f"chat tokens/s {tokens['chat'] / took:.1f}")
     print(f"memory {before:.0f} MB after a third, {after:.0f} MB at the end")
     return (
         set(statuses) <= {"200", "429"}

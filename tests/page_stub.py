@@ -421,6 +421,9 @@ class Api:
 
     async def export(self, request: Request) -> Response:
         kept = self.stub.conversations[request.path_params["id"]]
+        if request.query_params["format"] == "json":
+            headers = {"Content-Disposition": 'attachment; filename="conversation.json"'}
+            return JSONResponse(kept, headers=headers)
         text = "\n\n".join(m["content"] for m in kept["messages"])
         headers = {"Content-Disposition": 'attachment; filename="conversation.md"'}
         return Response(text, media_type="text/markdown", headers=headers)

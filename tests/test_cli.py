@@ -219,10 +219,11 @@ def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
 def test_chat_asks_the_model_nothing_that_looks_like_a_command(run, docs, monkeypatch):
     import io
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("/sources\n/help\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/sources\n/halp\n/help\n"))
     code, out, err = run("chat", "--docs", docs, "--max-tokens", 3)
     assert (code, out) == (0, "no sources yet\n")
-    assert "the commands are /sources" in err
+    assert "there is no /halp; the commands are /sources" in err
+    assert re.search(r"^/add PATH +index a file or folder$", err, re.M)
 
 
 def test_chat_goes_on_after_an_answer_that_was_stopped(run, docs, monkeypatch):
@@ -257,6 +258,97 @@ def test_chat_as_json_prints_each_answer_on_a_line(run, docs, monkeypatch):
     assert {"answer", "citations", "timings", "usage"} <= first.keys()
     assert sources == first["citations"]
     assert last == second["citations"]
+
+
+@pytest.fixture
+def chat(run, docs, monkeypatch):
+    """Say lines to `gem-rag chat` over a pipe: (code, stdout, stderr)."""
+
+    def call(*lines, options=()):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return run("chat", "--docs", docs, "--max-tokens", 3, *options)
+
+    return call
+
+
+def test_chat_lists_documents_and_adds_more(chat, docs, tmp_path):
+    more = tmp_path / "more notes"
+    more.mkdir()
+    (more / "lid.md").write_text("The lid is replaced within three days.\n")
+    code, out, err = chat("/docs", f"/add {more}", "/docs", "/add nowhere", "/add", "/add 'a")
+    assert (code, out.count("kettle.md"), out.count("lid.md")) == (0, 2, 1)
+    assert "1 added" in out
+    assert "no file or folder" in err
+    assert "expected a file or folder" in err
+    assert "No closing quotation" in err
+
+
+def test_chat_adds_paths_as_a_terminal_writes_them(chat, tmp_path):
+    for name in ("a b.md", "c.md"):
+        (tmp_path / name).write_text(f"About {name}.\n")
+    _, out, _ = chat(f"/add {tmp_path}/a\\ b.md '{tmp_path}/c.md'")
+    assert "2 added" in out
+
+
+def test_chat_opens_one_of_the_passages(chat, docs):
+    _, out, err = chat("/open 1", "kettle?", "/open 1", "/open", "/open 2", "/open x")
+    assert "there are no passages yet" in err
+    assert out.count(f"[1] {docs}/") == 2
+    assert "/open 2: expected a number from 1 to 1" in err
+    assert "/open x: expected a number from 1 to 1" in err
+
+
+def test_chat_opens_the_nearest_where_nothing_answers(chat, docs, never):
+    _, out, _ = chat("Who made the kettle?", "/open 2")
+    shown = out.rpartition("[2] ")[2]
+    assert shown.startswith(str(docs))
+    assert shown.rstrip().endswith(("seven years.", "to the sea."))
+
+
+def test_chat_asks_again_in_the_place_of_the_last_answer(chat, tmp_path):
+    file = tmp_path / "said.json"
+    lines = ("/retry", "kettle?", "and rivers?", "/retry", f"/save {file}")
+    _, out, err = chat(*lines, options=["--json"])
+    error, *answers, saved = map(json.loads, out.splitlines())
+    assert (error, len(answers), saved) == (
+        {"error": "nothing was asked yet"},
+        3,
+        {"saved": str(file)},
+    )
+    messages = json.loads(file.read_text())["messages"]
+    asked = [m["content"] for m in messages if m["role"] == "user"]
+    assert asked == ["kettle?", "and rivers?"]
+    assert messages[-1]["content"] == answers[-1]["answer"]
+    assert messages[-1]["citations"] == answers[-1]["citations"]
+    assert err == ""
+
+
+def test_chat_saves_as_markdown_and_overwrites_nobodys_file(chat, tmp_path):
+    file, other = tmp_path / "said.md", tmp_path / "mine.md"
+    other.write_text("Mine.\n")
+    lines = ("/save said.md", "kettle?", "/save said.txt", f"/save {other}")
+    _, _, err = chat(*lines, f"/save {file}", "rivers?", f"/save {file}")
+    text = file.read_text()
+    assert text.startswith("# kettle?\n\n## kettle?\n")
+    assert "## rivers?" in text
+    assert "kettle.md" in text
+    assert other.read_text() == "Mine.\n"
+    assert "nothing was answered yet" in err
+    assert "expected a FILE that ends in .md or .json" in err
+    assert f"{other} is there already" in err
+
+
+def test_chat_as_json_answers_every_line(chat, tmp_path):
+    (tmp_path / "lid.md").write_text("The lid is replaced within three days.\n")
+    lines = ("kettle?", "/open", "/docs", f"/add {tmp_path / 'lid.md'}", "/help", "/nothing")
+    code, out, err = chat(*lines, options=["--json"])
+    answer, opened, documents, added, helped, wrong = map(json.loads, out.splitlines())
+    assert (code, err) == (0, "")
+    assert opened == answer["citations"][0]
+    assert [d["chunks"] for d in documents] == [1, 1]
+    assert len(added["added"]) == 1
+    assert "/open N" in helped
+    assert "there is no /nothing" in wrong["error"]
 
 
 def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
@@ -529,11 +621,11 @@ def test_what_looks_like_an_emoji_is_shown_as_it_stands(run, docs):
 
 
 def test_with_json_a_chat_prompts_on_stderr(monkeypatch, capsys):
-    from gem_rag.cli import ask
+    from gem_rag.cli import screens
 
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda *_: "Who?")
-    assert ask.prompt(ask.err) == "Who?"
+    assert screens.prompt(screens.err) == "Who?"
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "> " in shown.err

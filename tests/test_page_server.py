@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
+from files import make_pdf
 from page_browser import Visitor, chromium, needs_browser
 from page_stub import KETTLE
 
@@ -77,6 +78,58 @@ def test_drop_ask_cite_and_follow_up(browser, served):
         page.locator(".turn").nth(1).locator(".source", has_text="lid.md").wait_for()
 
 
+def test_a_folder_is_dropped(browser, served, tmp_path):
+    within = tmp_path / "dropped" / "within"
+    within.mkdir(parents=True)
+    (tmp_path / "dropped" / ".hidden.md").write_text("Hidden.\n")
+    (tmp_path / "dropped" / "kettle.md").write_text(KETTLE)
+    (within / "lid.md").write_text(LID)
+    (tmp_path / "single.md").write_text("Rivers run to the sea.\n")
+    names = ["dropped/kettle.md", "dropped/within/lid.md", "single.md"]
+    with visiting(browser, served.url, TINY) as visitor:
+        visitor.page.locator(".welcome h1").wait_for()
+        visitor.drop_from_disk(tmp_path / "dropped", tmp_path / "single.md")
+        for name in names:
+            read = row(visitor.page, name).get_by_role("button", name=f"Read {name} again")
+            read.wait_for(state="attached")
+    assert [d["name"] for d in served.all_ready(3)] == names
+
+
+def test_a_pdf_is_shown_as_its_text_with_page_and_passage(browser, served, tmp_path):
+    first = "The toaster browns bread in two minutes."
+    second = "The kettle has a warranty of seven years."
+    make_pdf(tmp_path / "manual.pdf", first, second)
+    served.upload(("manual.pdf", (tmp_path / "manual.pdf").read_bytes()))
+    served.all_ready(1)
+    with visiting(browser, served.url, {**TINY, "rank": False}) as visitor:
+        page = visitor.page
+        visitor.ask("How long is the warranty of the kettle?")
+        page.locator(".source", has_text="page 2").wait_for()
+        page.locator(".cite").first.click()
+        assert marked(page, "current").strip() == second
+        page.locator(".document-title", has_text="page 2").wait_for()
+        assert page.locator(".page-line").all_inner_texts() == ["Page 1", "Page 2"]
+        shown = page.locator("document-text").evaluate("e => e.textContent")
+        assert first in shown
+        assert second in shown
+        visitor.shot("pdf")
+
+
+def test_a_conversation_is_kept_as_a_file_with_its_sources(browser, served):
+    with visiting(browser, served.url, TINY) as visitor:
+        page = visitor.page
+        drop(visitor, "kettle.md", KETTLE)
+        visitor.ask("How long is the warranty of the kettle?")
+        page.locator(".menu summary").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="JSON").click()
+        kept = json.loads(download.value.path().read_text())
+        asked, answered = kept["messages"]
+        assert asked["content"] == "How long is the warranty of the kettle?"
+        assert answered["citations"][0]["source"].endswith("kettle.md")
+        assert kept["title"] == asked["content"]
+
+
 def test_a_folder_is_followed(browser, served, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -121,13 +174,13 @@ def test_a_document_that_wants_to_do_harm_is_text(browser, served):
         drop(visitor, "evil.md", evil)
         visitor.ask("What are the instructions of the kettle?")
         page.locator(".source").first.click()
-        assert "<script>" in page.locator("document-text").inner_text()
+        page.locator("document-text", has_text="<script>").wait_for()
         assert page.locator("document-text :is(script, img)").count() == 0
         assert page.title() != "owned"
 
 
 def test_stopped_reloaded_and_gone_on_with(browser, served):
-    with visiting(browser, served.url, {**TINY, "max_tokens": 400}) as visitor:
+    with visiting(browser, served.url, {**TINY, "max_tokens": 1000}) as visitor:
         page = visitor.page
         drop(visitor, "kettle.md", KETTLE)
         page.fill("#question", "How long is the warranty of the kettle?")

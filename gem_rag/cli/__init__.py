@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from gem_rag.cli import ask, index, models, serve, training
+from gem_rag.cli import ask, chat, index, models, serve, training
 from gem_rag.cli.console import err, out
 from gem_rag.errors import GemError
 
@@ -29,7 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index.index_,
     "remove": index.remove,
     "search": index.search,
-    "chat": ask.chat,
+    "chat": chat.chat,
     "serve": serve.serve,
     "demo": ask.demo,
     "pull": models.pull,

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -73,6 +73,16 @@ Skill = Annotated[
     str,
     typer.Option("--skill", help="What answers: auto, none (the plain base), or a skill's name."),
 ]
+Context = Annotated[int, typer.Option("--context", min=1, help="Passages put before the model.")]
+SeveralWay = Annotated[
+    str,
+    typer.Option("--several", help="Several passages: together, committee or join."),
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
+# Characters that command a terminal, as their pictures (where there are any), one for one: what is
+# stressed in a text keeps its place. A line that ends in CR LF looks as it would without the CR.
+_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)}
+_CONTROLS |= {0x0D: " ", 0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 FIRST_WORDS = 120  # characters of a passage that is offered
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -147,35 +157,48 @@ def parsed(where: str | None) -> dict[str, Any] | None:
     return condition
 
 
+def tame(text: str) -> str:
+    """Text of a document or a model: what would command a terminal is shown there instead."""
+    return text.translate(_CONTROLS) if out.is_terminal else text
+
+
 def print_stream(pieces: Any) -> None:
     """Pieces of an answer as they come."""
     for piece in pieces:
-        out.print(piece, end="", markup=False, highlight=False)
+        out.print(tame(piece), end="", markup=False, highlight=False)
     out.print()
 
 
-def print_citations(citations: list[Citation], *, about: str | None = None) -> None:
+def print_citations(
+    citations: Sequence[Citation], *, about: str | None = None, first: int = 1
+) -> None:
     """Numbered passages with their place and scores.
 
     Args:
         citations: The passages.
         about: Show the sentence of each that carries the answer, or else the part that says most
             about these words; None shows all of it, with that sentence in bold.
+        first: The first one's number.
     """
-    for number, c in enumerate(citations, 1):
-        if number > 1:
+    for number, c in enumerate(citations, first):
+        if number > first:
             out.print()
-        page = "" if c.page is None else f" page {c.page}"
-        place = f"{c.source}:{c.start}-{c.end}{page}" + (f"  {c.heading}" if c.heading else "")
-        out.print(f"[dim]\\[{number}] {escape(place)}  {found_by(c)}[/dim]")
+        heading = f"  {c.heading}" if c.heading else ""
+        out.print(f"[dim]\\[{number}] {escape(tame(place(c) + heading))}  {found_by(c)}[/dim]")
         for other in c.sources[1:]:
-            out.print(f"[dim]    also in {escape(other)}[/dim]")
+            out.print(f"[dim]    also in {escape(tame(other))}[/dim]")
         out.print(whole(c) if about is None else part(c, about), highlight=False)
+
+
+def place(citation: Citation) -> str:
+    """Where a passage stands: its source, characters and page."""
+    page = "" if citation.page is None else f" page {citation.page}"
+    return f"{citation.source}:{citation.start}-{citation.end}{page}"
 
 
 def whole(citation: Citation) -> Text:
     """A passage, in bold what carries the answer."""
-    text = Text(citation.text)
+    text = Text(tame(citation.text))
     if citation.quote_start is not None and citation.quote_end is not None:
         first = citation.quote_start - citation.start
         text.stylize("bold", first, citation.quote_end - citation.start)
@@ -185,17 +208,16 @@ def whole(citation: Citation) -> Text:
 def part(citation: Citation, about: str) -> Text:
     """On one line what of a passage carries the answer, in quotation marks, or is about it."""
     if citation.quote is None:
-        return Text(excerpt(citation.text, about))
-    return Text(f"“{shortened(citation.quote)}”")
+        return Text(tame(excerpt(citation.text, about)))
+    return Text(tame(f"“{shortened(citation.quote)}”"))
 
 
 def print_nearest(nearest: list[Citation]) -> None:
     """What is offered where nothing was found that answers: where it stands, how it begins."""
     out.print("\nNearest passages:")
     for number, c in enumerate(nearest, 1):
-        page = "" if c.page is None else f" page {c.page}"
-        out.print(f"[dim]\\[{number}] {escape(c.source)}:{c.start}-{c.end}{page}[/dim]")
-        out.print(escape(shortened(c.text, FIRST_WORDS)), highlight=False)
+        out.print(f"[dim]\\[{number}] {escape(tame(place(c)))}[/dim]")
+        out.print(escape(tame(shortened(c.text, FIRST_WORDS))), highlight=False)
 
 
 def found_by(citation: Citation) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,6 +94,13 @@ class Citation:
             metadata=hit.metadata,
             confidence=confidence,
         )
+
+
+def marks(citations: Sequence[Citation]) -> str:
+    """Which passages an answer stands on, as text after it: those with a quote, or the best."""
+    quoted = [n for n, one in enumerate(citations, 1) if one.quote_start is not None]
+    numbers = quoted or ([1] if citations else [])
+    return "".join(f" [{number}]" for number in numbers)
 
 
 def _whole(value: Any, otherwise: int) -> int:

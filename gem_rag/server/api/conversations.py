@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from gem_rag.rag.transcript import as_markdown
 from gem_rag.server.api.bodies import Conversation, ConversationEntry, Title
 from gem_rag.server.depends import Served
 from gem_rag.server.errors import not_found
 from gem_rag.server.service import Service
-from gem_rag.server.written import as_markdown
 
 router = APIRouter(tags=["conversations"])
 FILES: dict[int | str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from gem_rag.rag.citation import marks
 from gem_rag.server.admission import unless_gone
 from gem_rag.server.answering import Told, tell
 from gem_rag.server.depends import Place, Served
@@ -115,7 +116,7 @@ def _told_whole(asked: ChatRequest, told: Told) -> dict[str, Any]:
     said = told.answer_json
     message = {
         "role": "assistant",
-        "content": said["answer"] + marks(said["citations"]),
+        "content": said["answer"] + marks(told.answer.citations),
         "refusal": None,
         "citations": said["citations"],
     }
@@ -133,7 +134,7 @@ async def _told_chunks(asked: ChatRequest, told: Told) -> AsyncIterator[str]:
             yield event(written.chunk(0, {"content": piece}))
         told.require_not_stopped()
         said = told.answer_json
-        if found := marks(said["citations"]):
+        if found := marks(told.answer.citations):
             yield event(written.chunk(0, {"content": found}))
         reason = _reason(said["finish_reason"])
         yield event(written.chunk(0, {}, reason, citations=said["citations"]))
@@ -144,13 +145,6 @@ async def _told_chunks(asked: ChatRequest, told: Told) -> AsyncIterator[str]:
         yield event(error_body(error))
     finally:
         told.close()
-
-
-def marks(citations: list[dict[str, Any]]) -> str:
-    """Which passages an answer stands on, as text after it: those with a quote, or the best."""
-    quoted = [n for n, one in enumerate(citations, 1) if one["quote_start"] is not None]
-    numbers = quoted or ([1] if citations else [])
-    return "".join(f" [{number}]" for number in numbers)
 
 
 def _reason(reason: str) -> str:

@@ -143,5 +143,5 @@ export function address(id) {
 /** Put the cursor where one asks, but on a touch screen, where that brings up a keyboard. */
 export function focusInput() {
   if (matchMedia("(pointer: coarse)").matches) return;
-  requestAnimationFrame(() => document.getElementById("question")?.focus({ preventScroll: true }));
+  document.getElementById("question")?.focus({ preventScroll: true });
 }

@@ -59,10 +59,15 @@ export function changed() {
   });
 }
 
-/** Change `state` and say so. @param {Partial<typeof state>} part */
+/** Draw at once: what is typed next goes to what is shown now. */
+export const drawNow = () => draw();
+
+/** Change `state` and say so; a dialog is opened or closed at once. @param {Partial<typeof state>} part */
 export function set(part) {
+  const moves = part.dialog !== undefined && part.dialog !== state.dialog;
   Object.assign(state, part);
-  changed();
+  if (moves) drawNow();
+  else changed();
 }
 
 /** Have a screen reader say this once. @param {string} text */

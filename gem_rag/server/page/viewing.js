@@ -1,7 +1,7 @@
 // The document beside the conversation: opened at a passage, stepped through, closed again.
 
 import * as api from "./api.js";
-import { say, set, state, changed } from "./store.js";
+import { changed, drawNow, say, set, state } from "./store.js";
 import { placeOf } from "./words.js";
 
 /** Where the keyboard was before; it goes back there. @type {HTMLElement | null} */
@@ -67,7 +67,8 @@ function showAt() {
 /** Close it; the keyboard goes back to where it was opened from. */
 export function closeDocument() {
   if (state.open === null) return;
-  set({ open: null });
+  state.open = null;
+  drawNow();
   if (opener?.isConnected) opener.focus();
   else document.getElementById("question")?.focus();
 }

@@ -9,7 +9,7 @@ import { sentenceOf } from "../characters.js";
 import { isAnswering } from "../conversations.js";
 import { documentCount } from "../documents.js";
 import { choose } from "../settings.js";
-import { set, state } from "../store.js";
+import { drawNow, set, state } from "../store.js";
 import { openCitation } from "../viewing.js";
 import { count, duration, placeOf } from "../words.js";
 import { fileLabel, icon, iconButton, spinner } from "./parts.js";
@@ -167,12 +167,11 @@ function toolsView(turn) {
 
 /** @param {Turn} turn */
 function startEditing(turn) {
-  set({ editing: turn.key });
-  requestAnimationFrame(() => {
-    const field = /** @type {HTMLTextAreaElement | null} */ (document.querySelector(".edit textarea"));
-    field?.focus();
-    field?.select();
-  });
+  state.editing = turn.key;
+  drawNow();
+  const field = /** @type {HTMLTextAreaElement | null} */ (document.querySelector(".edit textarea"));
+  field?.focus();
+  field?.select();
 }
 
 /** What it took. @param {Answer} answer */

@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import "../elements/window-list.js";
 import { conversations, newConversation, openConversation, rename } from "../conversations.js";
 import { chooseTheme, fold, theme } from "../settings.js";
-import { changed, set, state } from "../store.js";
+import { changed, drawNow, set, state } from "../store.js";
 import { dayOf } from "../words.js";
 import { documentsView } from "./documents.js";
 import { chooseFiles } from "./files.js";
@@ -127,10 +127,8 @@ function nameView(row) {
 /** @param {string} id */
 function startNaming(id) {
   naming = id;
-  changed();
-  requestAnimationFrame(() => {
-    const field = /** @type {HTMLInputElement | null} */ (document.querySelector(".row-name"));
-    field?.focus();
-    field?.select();
-  });
+  drawNow();
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector(".row-name"));
+  field?.focus();
+  field?.select();
 }
