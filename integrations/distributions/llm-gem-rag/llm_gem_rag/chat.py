@@ -1,4 +1,4 @@
-"""GemChat: a GEM model that `llm` asks, piece by piece, in conversations, with tools and schemas."""
+"""GemChat: a GEM model that `llm` asks: in conversations, piece by piece, with tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gem_rag.model import GemModel
 
 
-class Options(llm.Options):
+class Options(llm.Model.Options):
     """What `-o` takes."""
 
     max_tokens: int | None = Field(default=None, gt=0, description="Longest answer; 256.")
@@ -28,6 +28,7 @@ class Options(llm.Options):
     timeout: float | None = Field(default=None, gt=0, description="Seconds for an answer.")
     truncate: bool | None = Field(default=None, description="Cut a prompt that does not fit.")
     skill: str | None = Field(default=None, description="A skill of the model that answers.")
+    tool_choice: str | None = Field(default=None, description="auto, any, none or a tool's name.")
 
 
 class _Asks:
@@ -147,9 +148,7 @@ def record(generation: Generation, response: Response | AsyncResponse) -> None:
     """What `llm` logs beside the words: token counts, calls, and why the answer ended."""
     usage = generation.usage
     details = {"cached": usage.cached_tokens} if usage.cached_tokens else None
-    response.set_usage(
-        input=usage.prompt_tokens, output=usage.completion_tokens, details=details
-    )
+    response.set_usage(input=usage.prompt_tokens, output=usage.completion_tokens, details=details)
     for call in generation.tool_calls:
         response.add_tool_call(llm.ToolCall(name=call.name, arguments=call.arguments))
     response.response_json = {"finish_reason": generation.finish_reason}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import llm
+from llm.models import EmbeddingModel
 
 
-class GemEmbedding(llm.EmbeddingModel):
+class GemEmbedding(EmbeddingModel):
     """Unit vectors of documents, or of questions.
 
     `llm` keeps one model a collection and embeds what is looked for as it embedded what is kept: as

@@ -18,4 +18,3 @@ def words_of(document: Document, meta_fields: Sequence[str], separator: str) -> 
     values = [document.meta.get(name) for name in meta_fields]
     held = [str(value) for value in values if value is not None]
     return separator.join([*held, document.content or ""])
-

@@ -6,9 +6,9 @@ from typing import Any
 
 from haystack import component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice
+from haystack_integrations.common.gem_rag import NamedModel
 
 from gem_rag.model import Model
-from haystack_integrations.common.gem_rag import NamedModel
 
 
 @component

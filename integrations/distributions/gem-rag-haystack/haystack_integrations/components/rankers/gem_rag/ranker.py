@@ -10,12 +10,12 @@ from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice
+from haystack_integrations.common.gem_rag import NamedModel, words_of
 
 from gem_rag.model import Model
 from gem_rag.rag.question import readable
 from gem_rag.rag.retrieve import Candidate, Choice
 from gem_rag.store import ReadingStore
-from haystack_integrations.common.gem_rag import NamedModel, words_of
 
 
 @component

@@ -20,6 +20,13 @@ from haystack.tools import (
     serialize_tools_or_toolset,
 )
 from haystack.utils import ComponentDevice, deserialize_callable, serialize_callable
+from haystack_integrations.common.gem_rag import NamedModel
+from haystack_integrations.components.generators.gem_rag.chat.messages import (
+    Chunks,
+    to_messages,
+    to_reply,
+    to_tools,
+)
 from pydantic import BaseModel
 
 from gem_rag.arguments import renamed
@@ -29,13 +36,6 @@ from gem_rag.engine.results import Generation
 from gem_rag.engine.streams import AwaitedPieces, CallStream
 from gem_rag.model import Model
 from gem_rag.text.schemas import asked_for, at_root, closed
-from haystack_integrations.common.gem_rag import NamedModel
-from haystack_integrations.components.generators.gem_rag.chat.messages import (
-    Chunks,
-    to_messages,
-    to_reply,
-    to_tools,
-)
 
 
 @component
@@ -170,7 +170,9 @@ class GemChatGenerator:
         self, generation_kwargs: dict[str, Any] | None, tools: ToolsType | None
     ) -> dict[str, Any]:
         """The component's options with those of one call over them, as `GemModel` takes them."""
-        own, asked = (renamed(o or {}, ALIASES) for o in (self.generation_kwargs, generation_kwargs))
+        own, asked = (
+            renamed(o or {}, ALIASES) for o in (self.generation_kwargs, generation_kwargs)
+        )
         options = _written({"timeout": self.timeout, **own, **asked})
         if (schema := asked_for(options.pop("response_format", None))) is not None:
             options["schema"] = schema
