@@ -1,5 +1,7 @@
 """Haystack's components: in pipelines, written to files and read back, streamed and awaited."""
 
+import json
+
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
@@ -241,7 +243,9 @@ def test_tools_are_called_with_arguments_that_fit_and_their_results_are_read(gen
     assert call.tool_name == "warranty"
     assert call.arguments["product"] in {"kettle", "horse"}
     assert reply.meta["finish_reason"] == heard[-1].finish_reason == "tool_calls"
-    assert next(c.tool_calls[0].tool_name for c in heard if c.tool_calls) == "warranty"
+    told = [chunk.tool_calls[0] for chunk in heard if chunk.tool_calls]
+    assert (told[0].tool_name, told[0].id) == ("warranty", call.id)
+    assert json.loads("".join(piece.arguments for piece in told)) == call.arguments
     result = ChatMessage.from_tool(kettle().invoke(**call.arguments), origin=call)
     (end,) = generator(tools=[kettle()]).run([question, reply, result])["replies"]
     assert end.meta["usage"]["prompt_tokens"] > reply.meta["usage"]["prompt_tokens"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -137,7 +138,7 @@ class GemChatGenerator:
             for piece in stream.with_calls():
                 callback(chunks.of(piece))
             callback(chunks.last(stream.generation))
-        return self._result(stream.generation)
+        return self._result(stream.generation, chunks.call_ids)
 
     @component.output_types(replies=list[ChatMessage])
     async def run_async(
@@ -164,7 +165,7 @@ class GemChatGenerator:
         async for piece in pieces:
             await _awaited(callback(chunks.of(piece)))
         await _awaited(callback(chunks.last(pieces.stream.generation)))
-        return self._result(pieces.stream.generation)
+        return self._result(pieces.stream.generation, chunks.call_ids)
 
     def _options(
         self, generation_kwargs: dict[str, Any] | None, tools: ToolsType | None
@@ -183,8 +184,10 @@ class GemChatGenerator:
     def _chunks(self) -> Chunks:
         return Chunks(self.model, ComponentInfo.from_component(self))
 
-    def _result(self, generation: Generation) -> dict[str, list[ChatMessage]]:
-        return {"replies": [to_reply(generation, self.model)]}
+    def _result(
+        self, generation: Generation, call_ids: Sequence[str] = ()
+    ) -> dict[str, list[ChatMessage]]:
+        return {"replies": [to_reply(generation, self.model, call_ids)]}
 
 
 def _written(options: dict[str, Any]) -> dict[str, Any]:

@@ -74,11 +74,18 @@ def to_tools(tools: ToolsType | None) -> list[dict[str, Any]]:
     ]
 
 
-def to_reply(generation: Generation, model: str) -> ChatMessage:
-    """An answer as the assistant's message: text, tool calls, and `meta_of` it."""
+def to_reply(generation: Generation, model: str, call_ids: Sequence[str] = ()) -> ChatMessage:
+    """An answer as the assistant's message: text, tool calls, and `meta_of` it.
+
+    Args:
+        generation: The answer.
+        model: Its model's name.
+        call_ids: By which its calls were told of already.
+    """
+    ids = [*call_ids, *(_call_id() for _ in generation.tool_calls)]
     calls = [
-        ToolCall(tool_name=call.name, arguments=call.arguments, id=_call_id())
-        for call in generation.tool_calls
+        ToolCall(tool_name=call.name, arguments=call.arguments, id=call_id)
+        for call, call_id in zip(generation.tool_calls, ids, strict=False)
     ]
     return ChatMessage.from_assistant(
         text=generation.text or None,
@@ -117,29 +124,47 @@ class Chunks:
     def __init__(self, model: str, info: ComponentInfo) -> None:
         self._model = model
         self._info = info
-        self._begun: set[int] = set()  # blocks
+        self._begun = False  # its text
+        self._ids: dict[int, str] = {}  # of calls that are not broken, by their place
+
+    @property
+    def call_ids(self) -> list[str]:
+        """Of the calls so far, in their order."""
+        return list(self._ids.values())
 
     def of(self, piece: str | CallPiece) -> StreamingChunk:
         """A piece of text or of a tool call."""
-        block = 0 if isinstance(piece, str) else 1 + piece.index
-        is_first = block not in self._begun
-        self._begun.add(block)
-        chunk = StreamingChunk(
-            content=piece if isinstance(piece, str) else "",
+        return self._text(piece) if isinstance(piece, str) else self._call(piece)
+
+    def _text(self, piece: str) -> StreamingChunk:
+        is_first, self._begun = not self._begun, True
+        return StreamingChunk(
+            content=piece,
             meta={"model": self._model},
             component_info=self._info,
-            index=block,
+            index=0,
             start=is_first,
         )
-        if isinstance(piece, str):
-            return chunk
-        call = ToolCallDelta(
+
+    def _call(self, piece: CallPiece) -> StreamingChunk:
+        is_first = piece.index not in self._ids
+        call_id = self._ids.setdefault(piece.index, _call_id())
+        if piece.is_broken:
+            del self._ids[piece.index]
+        delta = ToolCallDelta(
             index=piece.index,
             tool_name=piece.name or None,
             arguments=piece.arguments,
-            id=_call_id() if is_first else None,
+            id=call_id if is_first else None,
         )
-        return dataclasses.replace(chunk, tool_calls=[call])
+        return StreamingChunk(
+            content="",
+            meta={"model": self._model},
+            component_info=self._info,
+            index=1 + piece.index,
+            start=is_first,
+            tool_calls=[delta],
+        )
 
     def last(self, generation: Generation) -> StreamingChunk:
         """The end of the answer: why it ended, and its token counts."""
