@@ -13,6 +13,7 @@ os.environ.setdefault("GEM_RAG_DTYPE", "float32")
 # processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import places
 import pytest
 import torch
 from tiny import disturb, make_base
@@ -53,3 +54,17 @@ def default_model() -> GemModel:
 def tiny_checkpoint(gem, tmp_path_factory) -> str:
     """The tiny GEM model's folder, for what loads a model by name."""
     return str(gem.save_pretrained(tmp_path_factory.mktemp("served") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory) -> dict[str, places.Wheel]:
+    """The distributions of `integrations/`, built."""
+    return places.build(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="session")
+def placed(wheels, tmp_path_factory) -> Path:
+    """The folder in which they are installed; this process imports from it."""
+    folder = tmp_path_factory.mktemp("placed")
+    places.install(wheels, folder)
+    return folder

@@ -31,9 +31,11 @@ class Source:
 
 
 def package_folders(root: Path = ROOT) -> list[Path]:
-    """The folders of the packages that go into the wheel, as pyproject.toml names them."""
+    """The packages of the wheel, as pyproject.toml names them, and of the distributions."""
     settings = tomllib.loads((root / "pyproject.toml").read_text())
-    return [root / p for p in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    packages = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    placed = sorted(root.glob("integrations/distributions/*/*/"))
+    return [root / package for package in packages] + placed
 
 
 def read_sources(root: Path = ROOT) -> list[Source]:

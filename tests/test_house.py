@@ -23,6 +23,8 @@ def test_every_package_is_read(sources):
         "langchain_gem_rag",
         "llama_index_gem_rag",
         "gem_rag_train",
+        "haystack_integrations.components.rankers.gem_rag",
+        "llm_gem_rag",
     }
 
 

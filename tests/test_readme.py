@@ -16,7 +16,7 @@ BLOCKS = [
 
 
 @pytest.mark.model
-@pytest.mark.usefixtures("default_model")
+@pytest.mark.usefixtures("default_model", "placed")
 @pytest.mark.parametrize("code", BLOCKS)
 def test_code_in_the_documentation_runs(code, capsys):
     exec(compile(code, "README", "exec"), {})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gem_rag.errors import GemError
+
 Schema = dict[str, Any]
 
 # Keywords whose values are schemas, lists of schemas, or schemas by name. Elsewhere (enum, default,
@@ -89,3 +91,28 @@ def arguments(schema: Mapping[str, Any] | None) -> Schema:
     if not _UNIONS & out.keys():  # these may name properties that stand nowhere else
         out = {"properties": {}, "additionalProperties": False, **out}
     return out
+
+
+def asked_for(response_format: Any) -> Mapping[str, Any] | None:
+    """The JSON schema of an OpenAI-style ``response_format``; None where it asks for text.
+
+    Raises:
+        GemError: It is none.
+    """
+    if response_format is None:
+        return None
+    if isinstance(response_format, Mapping):
+        kind = response_format.get("type")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return {"type": "object"}
+        inner = response_format.get("json_schema", response_format)
+        if kind == "json_schema" and isinstance(inner, Mapping):
+            schema = inner.get("schema")
+            if isinstance(schema, Mapping):
+                return schema
+    raise GemError(
+        f"response_format is {response_format!r}; expected a pydantic class or "
+        "{'type': 'json_schema', 'json_schema': {'name': ..., 'schema': {...}}}"
+    )

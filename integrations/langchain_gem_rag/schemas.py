@@ -15,8 +15,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, TypeAdapter
 from typing_extensions import is_typeddict
 
-from gem_rag.errors import GemError
-from gem_rag.text.schemas import at_root, closed, untitled
+from gem_rag.text.schemas import asked_for, at_root, closed, untitled
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 _CALLED = "answer"  # a schema without a title
@@ -96,22 +95,6 @@ def asked_schema(response_format: Any) -> Mapping[str, Any] | None:
     Raises:
         GemError: It is none.
     """
-    if response_format is None:
-        return None
     if isinstance(response_format, type) and is_basemodel_subclass(response_format):
         return schema_of(response_format)
-    if isinstance(response_format, Mapping):
-        kind = response_format.get("type")
-        if kind == "text":
-            return None
-        if kind == "json_object":
-            return {"type": "object"}
-        inner = response_format.get("json_schema", response_format)
-        if kind == "json_schema" and isinstance(inner, Mapping):
-            schema = inner.get("schema")
-            if isinstance(schema, Mapping):
-                return schema
-    raise GemError(
-        f"response_format is {response_format!r}; expected a pydantic class or "
-        "{'type': 'json_schema', 'json_schema': {'name': ..., 'schema': {...}}}"
-    )
+    return asked_for(response_format)

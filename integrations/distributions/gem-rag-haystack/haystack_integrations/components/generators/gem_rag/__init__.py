@@ -1,0 +1,7 @@
+"""Haystack's chat generator over a GEM model."""
+
+from haystack_integrations.components.generators.gem_rag.chat.chat_generator import (
+    GemChatGenerator,
+)
+
+__all__ = ["GemChatGenerator"]
