@@ -98,7 +98,7 @@ def today(folder: Path) -> Path:
     versions = [line for line in frozen.splitlines() if "==" in line]
     (folder / "versions.txt").write_text("\n".join(versions) + "\n")
     torch = next(line for line in versions if line.startswith("torch=="))
-    install = [str(python), "-m", "pip", "install", "-c", str(folder / "versions.txt"), torch]
+    install = [str(python), "-m", "pip", "install", "-q", "-c", str(folder / "versions.txt"), torch]
     _do(*install, "-e", f"{code}[train]")
     ready.touch()
     return python
