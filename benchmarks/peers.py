@@ -32,16 +32,13 @@ from speed_rows import (
     START,
     STREAM,
 )
-from speed_texts import Texts
+from speed_texts import ASK, SOURCE_QUESTIONS, Texts
 
 Samples = dict[str, list[float]]
 NEEDED = ("langchain_huggingface", "langchain_community", "sentence_transformers")
 PACKAGES = ("langchain-huggingface", "sentence-transformers", "transformers", "torch")
 ANSWER_TOKENS = 32
-ASK = (
-    "Answer the question with the information above, in one or two sentences.\n"
-    "Question: What is this text about?"
-)
+ASKED = ASK.format(question=SOURCE_QUESTIONS[0])
 
 
 class LLM:
@@ -134,7 +131,7 @@ def first(options: argparse.Namespace, texts: Texts) -> Samples:
     """The chunk is read together with the question."""
     llm = LLM(options.base, options.dtype)
     llm.write("Hello", 2)
-    prompts = [f"{chunk}\n\n{ASK}" for chunk in texts.passages[:10]]
+    prompts = [f"{chunk}{ASKED}" for chunk in texts.passages[:10]]
     return {FIRST: [1000 * seconds(partial(llm.write, prompt, 1)) for prompt in prompts]}
 
 
@@ -150,7 +147,7 @@ def memory(options: argparse.Namespace, texts: Texts) -> Samples:
     store = FAISS.load_local(str(place), model, allow_dangerous_deserialization=True)
     model.embed_documents(texts.passages[:8])
     found = store.similarity_search(QUESTIONS[0], 4)
-    llm.write(f"{found[0].page_content}\n\n{ASK}", ANSWER_TOKENS)
+    llm.write(f"{found[0].page_content}{ASKED}", ANSWER_TOKENS)
     return {PEAK: [peak_mb()], RESIDENT: [resident_mb()]}
 
 

@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Self
 
 PASSAGE_TOKENS = 256  # of a kept chunk, and of a ranked passage
+SOURCE_TOKENS = 64  # of an answer from a source, at most
+ASK = (
+    "\n\nAnswer the question with the information above, in one or two sentences.\n"
+    "Question: {question}"
+)
 SOURCE_QUESTIONS = (
     "What is this text about?",
     "Which facts does the text give?",
@@ -70,7 +75,7 @@ class Texts:
         mixed_tokens: How many tokens they have, by the default model's tokenizer.
         pages: Pages of Markdown.
         passages: Of `PASSAGE_TOKENS` tokens each; every row takes its own from the front.
-        sources: Passage and question of answers that stand in the passage.
+        sources: Passages, and what is said after each for an answer that stands in it.
         sizes: How much of everything.
     """
 
@@ -104,7 +109,8 @@ def make(tokenizer_file: Path, sizes: Sizes, seed: int = 0) -> Texts:
     lengths = [rng.randint(8, 512) for _ in range(sizes.mixed)]
     passages = [cut.take(PASSAGE_TOKENS) for _ in range(max(10 * sizes.lists, 20))]
     sources = [
-        (cut.take(200), SOURCE_QUESTIONS[i % len(SOURCE_QUESTIONS)]) for i in range(sizes.sources)
+        (cut.take(200), ASK.format(question=SOURCE_QUESTIONS[i % len(SOURCE_QUESTIONS)]))
+        for i in range(sizes.sources)
     ]
     mixed = [cut.take(length) for length in lengths]
     pages = [_page(cut, number) for number in range(sizes.pages)]

@@ -34,13 +34,14 @@ from speed_rows import (
     STREAM,
     TRAINING,
 )
-from speed_texts import Texts
+from speed_texts import ASK, SOURCE_QUESTIONS, SOURCE_TOKENS, Texts
 
 if TYPE_CHECKING:
     from gem_rag.model import GemModel
 
 Samples = dict[str, list[float]]
-ANSWER_TOKENS, SOURCE_TOKENS = 32, 64
+ANSWER_TOKENS = 32
+ASKED = ASK.format(question=SOURCE_QUESTIONS[0])
 STARTED = """
 from gem_rag import GemModel
 stream = GemModel.from_pretrained(dtype={dtype!r}).stream({prompt!r}, max_new_tokens=2)
@@ -102,17 +103,11 @@ def first(model: GemModel, texts: Texts, _folder: Path) -> Samples:
 
         def answer(chunk: str) -> None:
             (reading,) = store.read([chunk])
-            pieces = model.stream(ask(), after=reading, max_new_tokens=2)
+            pieces = model.stream(ASKED, after=reading, max_new_tokens=2)
             next(pieces)
             pieces.close()
 
         return {FIRST: [1000 * seconds(partial(answer, chunk)) for chunk in chunks]}
-
-
-def ask(question: str = "What is this text about?") -> str:
-    """As `gem_rag.text.prompts.ASK` has it."""
-    asked = "Answer the question with the information above, in one or two sentences."
-    return f"\n\n{asked}\nQuestion: {question}"
 
 
 def ranking(model: GemModel, texts: Texts, _folder: Path) -> Samples:
@@ -136,7 +131,7 @@ def memory(model: GemModel, texts: Texts, folder: Path) -> Samples:
         model.embed_documents(texts.passages[:8])
         hits = index.search(model.embed_query(QUESTIONS[0]), 4, text=QUESTIONS[0])
         (reading,) = model.read([hits[0].text])
-        model.generate(ask(), after=reading, max_new_tokens=ANSWER_TOKENS)
+        model.generate(ASKED, after=reading, max_new_tokens=ANSWER_TOKENS)
         return {PEAK: [peak_mb()], RESIDENT: [resident_mb()]}
 
 
@@ -165,12 +160,11 @@ def sources(model: GemModel, texts: Texts, _folder: Path) -> Samples:
     """Answers that stand in a passage whose reading is kept, with speculation and without."""
     read_stream(model, "Hello", 2)
     readings = model.read([passage for passage, _ in texts.sources], show_progress=False)
-    asked = [ask(question) for _, question in texts.sources]
 
     def rates(**options: Any) -> list[float]:
         return [
             answer_rate(model, question, after=reading, **options)
-            for question, reading in zip(asked, readings, strict=True)
+            for (_, question), reading in zip(texts.sources, readings, strict=True)
         ]
 
     if not speculates():
