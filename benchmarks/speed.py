@@ -1,4 +1,4 @@
-"""How fast it is, beside itself of an older commit and beside its peers: the table of docs/speed.md.
+"""How fast it is beside an older commit of itself and beside its peers: docs/speed.md's table.
 
     pip install xllamacpp langchain-huggingface langchain-community sentence-transformers
     python benchmarks/speed.py --today ../today --json speed.json --docs
@@ -39,7 +39,6 @@ from speed_rows import (
     ROWS,
     SAME_BASE,
     TODAY,
-    TWO_MODELS,
     TWO_MODELS_BF16,
 )
 from speed_texts import QUICK, Sizes, make

@@ -1,4 +1,4 @@
-"""What `speed.py` and `scaling.py` found, as Markdown and as plots, printed or put into the docs."""
+"""What `speed.py` and `scaling.py` found, as Markdown and plots, to print or for the docs."""
 
 from __future__ import annotations
 
