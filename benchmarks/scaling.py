@@ -250,8 +250,9 @@ def main() -> None:
     text = tables(report)
     print(text)
     if options.docs:
-        put_into_docs("scaling", text)
         plot(report)
+        seen = "![Disk, memory, search and first token over the number of chunks](scaling.svg)"
+        put_into_docs("scaling", f"{text}\n\n{seen}")
 
 
 if __name__ == "__main__":

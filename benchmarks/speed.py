@@ -217,8 +217,8 @@ def main() -> None:
     text = tables(report)
     print(text)
     if options.docs:
-        put_into_docs("speed", text)
         plot(report)
+        put_into_docs("speed", f"{text}\n\n![Every measurement, a bar for each side](speed.svg)")
 
 
 if __name__ == "__main__":
