@@ -36,7 +36,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "embedding": (*FORMATS, TODAY, MINILM, SAME_BASE, LLAMA),
     "query": (*FORMATS, TODAY, TWO_MODELS),
     "indexing": (*FORMATS, TODAY, TWO_MODELS),
-    "stream": (*FORMATS, TODAY, TWO_MODELS, TWO_MODELS_BF16, LLAMA),
+    "stream": (*FORMATS, TODAY, TWO_MODELS, LLAMA),
     "eight": (*FORMATS, TODAY, LLAMA),
     "sources": (*FORMATS, TODAY, LLAMA),
     "first": (*FORMATS, TODAY, TWO_MODELS, TWO_MODELS_BF16),
@@ -45,7 +45,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "start": (*FORMATS, TODAY, TWO_MODELS),
     "training": (FORMATS[0], TODAY),
 }
-ONCE = ("memory", "training")  # rows that a second round would not make surer
+# Rows of one round: many samples of a process each, or nothing that another round would change.
+ONCE = ("query", "first", "memory", "start", "training")
 
 Ours = Literal["default", "best", "float32", "int8"]
 

@@ -42,15 +42,15 @@ class Sizes:
         starts: Processes started for the time to the first token.
     """
 
-    mixed: int = 24
+    mixed: int = 20
     pages: int = 32
     tokens: int = 96
     prompts: int = 3
     chunks: int = 100_000
     lists: int = 2
-    sources: int = 8
+    sources: int = 6
     steps: int = 3
-    starts: int = 2
+    starts: int = 3
 
 
 QUICK = Sizes(
