@@ -24,7 +24,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ from speed_texts import QUICK, Sizes, make
 
 from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.compute.linear import hardware_bf16
-from gem_rag_train.objectives.teacher import minilm_folder
 
 NO_BF16 = "this CPU does not compute it"
 Report = dict[str, Any]
+Samples = dict[str, dict[str, list[float]]]  # by measurement and side
 
 
 def rows_of(side: str) -> list[str]:
@@ -107,6 +108,8 @@ class Table:
             elif name == TWO_MODELS_BF16 and not hardware_bf16():
                 self.left_out[name] = NO_BF16
             else:
+                from gem_rag_train.objectives.teacher import minilm_folder
+
                 folders = ["--base", str(self.base), "--minilm", str(minilm_folder())]
                 command = [self.options.peers, str(HERE / "peers.py"), *folders]
                 yield Side(name, command, rows_of(name))
@@ -136,26 +139,39 @@ class Table:
         found: dict[str, list[float]] = self.run(side, arguments)
         return found
 
-    def row(self, row: str) -> dict[str, dict[str, list[float]]]:
-        """All rounds of a row, the sides in turns."""
-        found: dict[str, dict[str, list[float]]] = {}
+    def row(self, row: str) -> Samples:
+        """All rounds of a row."""
+        taking = [side for side in self.sides if row in side.measures]
         rounds = 1 if row in ONCE else self.options.rounds
-        for turn in range(rounds):
-            for side in (s for s in self.sides if row in s.measures):
-                start = time.perf_counter()
-                try:
-                    samples = self.measured(side, row)
-                except SideError as error:
-                    self.left_out[f"{side.name}: {row}"] = str(error).splitlines()[-1]
-                    say(str(error))
-                    continue
-                for what, values in samples.items():
-                    found.setdefault(what, {}).setdefault(side.name, []).extend(values)
-                took = time.perf_counter() - start
-                middles = [f"{statistics.median(values):.4g}" for values in samples.values()]
-                shown = f"{side.name}: {', '.join(middles)} ({took:.0f} s)"
-                say(f"{row}, round {turn + 1} of {rounds}, {shown}")
+        found, failed = in_turns(taking, rounds, partial(self.measured, row=row), row)
+        self.left_out.update({f"{side}: {row}": why for side, why in failed.items()})
         return found
+
+
+def in_turns(
+    sides: Sequence[Side],
+    rounds: int,
+    measured: Callable[[Side], dict[str, list[float]]],
+    row: str,
+) -> tuple[Samples, dict[str, str]]:
+    """What every side measures, one after the other, round after round; and which failed, why."""
+    found: Samples = {}
+    failed: dict[str, str] = {}
+    for turn in range(rounds):
+        for side in (s for s in sides if s.name not in failed):
+            start = time.perf_counter()
+            try:
+                samples = measured(side)
+            except SideError as error:
+                failed[side.name] = str(error).splitlines()[-1]
+                say(str(error))
+                continue
+            for what, values in samples.items():
+                found.setdefault(what, {}).setdefault(side.name, []).extend(values)
+            took = time.perf_counter() - start
+            middles = ", ".join(f"{statistics.median(values):.4g}" for values in samples.values())
+            say(f"{row}, round {turn + 1} of {rounds}, {side.name}: {middles} ({took:.0f} s)")
+    return found, failed
 
 
 def measure(options: argparse.Namespace, report: Report) -> None:

@@ -1,5 +1,6 @@
 """What the speed table says of numbers; nothing is timed here."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,38 @@ def test_a_page_of_the_docs_has_room_for_every_table():
     page = PAGE.read_text(encoding="utf-8")
     for name in ("speed", "profile", "scaling"):
         assert page.count(f"<!-- {name}:begin -->") == page.count(f"<!-- {name}:end -->") == 1
+
+
+def stub(name, code):
+    """A side whose process runs this."""
+    from sides import Side
+
+    return Side(name, [sys.executable, "-c", code], ("row",))
+
+
+def test_the_sides_take_turns_and_one_that_fails_is_named(capsys):
+    from speed import in_turns
+
+    said = (
+        "import json; print('loading'); print(json.dumps({'what': 'a', 'found': {'x, s': [%d]}}))"
+    )
+    sides = [stub("one", said % 1), stub("broken", "raise ValueError('no such kernel')")]
+    sides.append(stub("two", said % 2))
+    found, failed = in_turns(sides, 2, lambda side: side.run([], threads=1), "row")
+    assert found == {"x, s": {"one": [1, 1], "two": [2, 2]}}
+    assert failed == {"broken": "ValueError: no such kernel"}
+    order = [
+        line.split(", ")[2] for line in capsys.readouterr().err.splitlines() if "round" in line
+    ]
+    assert [said.split(":")[0] for said in order] == ["one", "two", "one", "two"]
+
+
+def test_no_side_waits_passively(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    seen = "import json, os; print(json.dumps({'what': '', 'found': dict(os.environ)}))"
+    found = stub("one", seen).run([], threads=3)
+    assert "OMP_WAIT_POLICY" not in found
+    assert found["OMP_NUM_THREADS"] == "3"
 
 
 def test_slopes_are_those_of_growth():
