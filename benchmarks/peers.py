@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine_work import PROMPTS, QUESTIONS, SENTENCE, seconds
+from engine_work import PROMPTS, QUESTIONS, SENTENCE, seconds, seconds_to_say
 from memory import in_own_process, peak_mb, resident_mb
 from speed_rows import (
     EMBEDDING,
@@ -173,15 +172,15 @@ def start(options: argparse.Namespace, texts: Texts) -> Samples:
     """Of a process: imports, loading both models, one token."""
     paths = ["--base", str(options.base), "--minilm", str(options.minilm)]
     command = [sys.executable, __file__, "once", "--dtype", options.dtype, *paths]
-    run = partial(subprocess.run, command, check=True)
-    run()
-    return {START: [seconds(run) for _ in range(texts.sizes.starts)]}
+    seconds_to_say(command)
+    return {START: [seconds_to_say(command) for _ in range(texts.sizes.starts)]}
 
 
 def once(options: argparse.Namespace) -> None:
     """One question embedded, one token written."""
     embeddings(options.minilm).embed_query(QUESTIONS[0])
     LLM(options.base, options.dtype).write(QUESTIONS[0], 1)
+    print("started", flush=True)
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace, Texts], Samples]] = {

@@ -4,8 +4,8 @@
 
 Each size is filled and measured in processes of its own: jittered vectors as `index.py` has them,
 texts whose words are drawn from Wikipedia passages, questions from BoolQ. Every measurement's slope
-is fitted in log-log: 1 is in proportion to the chunks, 0 does not grow. Flat search is measured beside
-it at every size, IVF and HNSW up to 100,000 vectors (for a million they take minutes to build:
+is fitted in log-log: 1 is in proportion to the chunks, 0 does not grow. Beside it: flat search at
+every size, IVF and HNSW up to 100,000 vectors (for a million they take minutes to build: see
 `index.py`), and where flat search takes as long as embedding a question does.
 
 ``--quick`` shows that everything works, its numbers mean nothing; ``--from`` prints an earlier run

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine_work import PROMPTS, QUESTIONS, SENTENCE, joining, read_stream, seconds
+from engine_work import PROMPTS, QUESTIONS, SENTENCE, joining, read_stream, seconds, seconds_to_say
 from memory import in_own_process, peak_mb, resident_mb
 from speed_rows import (
     AFRESH,
@@ -46,6 +45,7 @@ STARTED = """
 from gem_rag import GemModel
 stream = GemModel.from_pretrained(dtype={dtype!r}).stream({prompt!r}, max_new_tokens=2)
 next(stream)
+print("started", flush=True)
 stream.close()
 """
 
@@ -151,9 +151,8 @@ def fill_index(place: Path, texts: Texts, dim: int) -> None:
 def start(dtype: str, texts: Texts) -> Samples:
     """Of a process: imports, loading, the prompt, one token."""
     command = [sys.executable, "-c", STARTED.format(dtype=dtype, prompt=QUESTIONS[0])]
-    run = partial(subprocess.run, command, check=True)
-    run()  # warms the caches, that of quantised weights among them
-    return {START: [seconds(run) for _ in range(texts.sizes.starts)]}
+    seconds_to_say(command)  # warms the caches, that of quantised weights among them
+    return {START: [seconds_to_say(command) for _ in range(texts.sizes.starts)]}
 
 
 def sources(model: GemModel, texts: Texts, _folder: Path) -> Samples:
