@@ -164,37 +164,39 @@ def crossing(points: Mapping[int, float], level: float) -> float:
 
 
 def tables(report: Mapping[str, Any]) -> str:
+    """What grew, the kinds of search, and where flat search takes as long as a question."""
     rows, kinds = report["rows"], report["kinds"]
-    names = (*GROWING, QUESTION, FILLING)
-    grown = [
-        (what, *(number(row[what]) for row in rows.values()), f"{slope(column(rows, what)):.2f}")
-        for what in names
-    ]
     sizes = [f"{size:,} chunks" for size in rows]
-    searches = [
-        (
-            kind,
-            *(
-                f"{number(found[size]['ms'])} ms, {number(found[size]['build'])} s"
-                if size in found
-                else ""
-                for size in rows
-            ),
-            f"{slope(column(found, 'ms')):.2f}",
-        )
-        for kind, found in kinds.items()
+    grown = [_grown(what, column(rows, what)) for what in (*GROWING, QUESTION, FILLING)]
+    searches = [_searches(kind, found, rows) for kind, found in kinds.items()]
+    parts = [
+        markdown(("", *sizes, "slope"), grown),
+        markdown(("search (building), vectors alone", *sizes, "slope"), searches),
     ]
-    flat = column(kinds["flat"], "ms")
-    question = statistics.median(column(rows, QUESTION).values())
-    return "\n\n".join(
-        [
-            markdown(("", *sizes, "slope"), grown),
-            markdown(("search, build", *sizes, "slope of the search"), searches),
+    if len(rows) > 1:
+        question = statistics.median(column(rows, QUESTION).values())
+        chunks = crossing(column(kinds["flat"], "ms"), question)
+        parts.append(
             f"Flat search takes as long as embedding a question ({question:.0f} ms) at some "
-            f"{round_to_two(crossing(flat, question)):,} chunks.",
-            f"{report['machine']}.",
-        ]
+            f"{round_to_two(chunks):,} chunks."
+        )
+    return "\n\n".join([*parts, f"{report['machine']}."])
+
+
+def _grown(what: str, points: Mapping[int, float]) -> tuple[str, ...]:
+    return (what, *map(number, points.values()), _shown_slope(points))
+
+
+def _searches(kind: str, found: Mapping[int, Row], sizes: Iterable[int]) -> tuple[str, ...]:
+    cells = (
+        f"{number(found[n]['ms'])} ms ({number(found[n]['build'])} s)" if n in found else ""
+        for n in sizes
     )
+    return (kind, *cells, _shown_slope(column(found, "ms")))
+
+
+def _shown_slope(points: Mapping[int, float]) -> str:
+    return f"{slope(points):.2f}" if len(points) > 1 else ""
 
 
 def round_to_two(value: float) -> int:

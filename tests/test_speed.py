@@ -109,3 +109,15 @@ def test_slopes_are_those_of_growth():
     assert slope({10: 3.0, 100: 30.0, 1000: 300.0}) == pytest.approx(1)
     assert slope({10: 3.0, 100: 3.0}) == pytest.approx(0)
     assert crossing({10: 1.0, 1000: 100.0}, 10.0) == pytest.approx(100)
+
+
+def test_the_growth_tables_leave_open_what_was_not_measured():
+    from scaling import FILLING, GROWING, QUESTION, tables
+
+    rows = {n: dict.fromkeys((*GROWING, QUESTION, FILLING), n / 1000) for n in (1000, 10_000)}
+    flat = {n: {"ms": n / 1000, "build": 1.0} for n in rows}
+    kinds = {"flat": flat, "hnsw": {1000: flat[1000]}}
+    text = tables({"machine": "a machine", "rows": rows, "kinds": kinds})
+    assert "| flat | 1 ms (1 s) | 10 ms (1 s) | 1.00 |" in text
+    assert "| hnsw | 1 ms (1 s) |  |  |" in text
+    assert "(6 ms) at some 5,500 chunks" in text
