@@ -173,8 +173,10 @@ def sources(model: GemModel, texts: Texts, _folder: Path) -> Samples:
 
 def speculates() -> bool:
     """Whether this code can guess several tokens at once."""
-    from gem_rag.engine.options import GenerationOptions
-
+    try:
+        from gem_rag.engine.options import GenerationOptions
+    except ModuleNotFoundError:  # before the engine
+        return False
     return "speculate" in GenerationOptions.names()
 
 
