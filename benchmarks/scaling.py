@@ -70,7 +70,7 @@ def fill(folder: Path, size: int, fingerprint: str, dim: int) -> float:
 def used(folder: Path, size: int) -> Row:
     """What a process that answers from the index sees."""
     model = GemModel.from_pretrained()
-    questions = [passage.question for passage in boolq("dev")[:QUERIES]]
+    questions = [p.question for p in boolq("dev") if p.question][:QUERIES]
     model.embed_query(questions[0])
     filled = in_own_process(fill, folder, size, model.fingerprint, model.dim)
     before = resident_mb()
