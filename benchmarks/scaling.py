@@ -46,6 +46,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 QUICK = (1_000, 4_000)
 APPROXIMATE_MOST = 100_000
 JITTER, QUERIES, ASKED = 0.4, 30, 5
+WORDS = 60  # a chunk's: some 80 tokens
 
 DISK, MEMORY = "index on disk, MB", "memory beside the model's, MB"
 VECTORS, BY_WORDS, BOTH = "search by vector, ms", "by words, ms", "by both, ms"
@@ -63,7 +64,7 @@ def fill(folder: Path, size: int, fingerprint: str, dim: int) -> float:
     base, start = clusters(BLOCK, dim), time.perf_counter()
     with GemIndex(folder, fingerprint=fingerprint, dim=dim) as index:
         for block in jittered(base, size, JITTER, seed=0):
-            index.add(words.chunks(len(block)), block)
+            index.add(words.chunks(len(block), WORDS), block)
     return time.perf_counter() - start
 
 
@@ -129,8 +130,8 @@ def searched(kind: Any, size: int, dim: int) -> Row:
     return {"ms": middle_ms(partial(index.search, q[None], K) for q in queries), "build": build}
 
 
-def measure(sizes: Sequence[int]) -> dict[str, Any]:
-    """Every size, the smallest first."""
+def measure(sizes: Sequence[int], file: Path | None) -> dict[str, Any]:
+    """Every size, the smallest first; written after each."""
     rows: dict[int, Row] = {}
     kinds: dict[str, dict[int, Row]] = {kind: {} for kind in KINDS}
     for size in sizes:
@@ -144,7 +145,10 @@ def measure(sizes: Sequence[int]) -> dict[str, Any]:
                 kinds[kind][size] = in_own_process(searched, kind, size, 576)
                 took = time.perf_counter() - start
                 say(f"{size:,} vectors, {kind}: {kinds[kind][size]} ({took:.0f} s)")
-    return {"machine": machine(), "rows": rows, "kinds": kinds}
+        report = {"machine": machine(), "rows": rows, "kinds": kinds}
+        if file is not None:
+            file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def slope(points: Mapping[int, float]) -> float:
@@ -246,9 +250,7 @@ def main() -> None:
     parser.add_argument("--from", dest="source", metavar="FILE", type=Path, help="measure nothing")
     options = parser.parse_args()
     sizes = QUICK if options.quick else sorted(options.sizes)
-    report = read(options.source) if options.source else measure(sizes)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = read(options.source) if options.source else measure(sizes, options.json)
     text = tables(report)
     print(text)
     if options.docs:
