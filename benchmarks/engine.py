@@ -23,40 +23,21 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import engine_work
+from sides import HERE, Side, SideError, has, say
+from speed_rows import FORMATS, LLAMA, TODAY
 
-NEW, TODAY, LLAMA = "new", "today", "llama.cpp"
-HERE = Path(__file__).parent
+NEW = "new"
 Found = dict[str, dict[str, list[float]]]  # by what was measured and side, one number a round
 
 
-@dataclass
-class Side:
-    """One of the sides.
-
-    Attributes:
-        name: What its column is called.
-        command: What runs a measurement of it, but for the measurement's name.
-        measures: What can be measured of it.
-        own_code: Whether it runs the code that runs this, not an installation of its own.
-    """
-
-    name: str
-    command: list[str]
-    measures: Sequence[str]
-    own_code: bool = False
-    what: str = field(default="", init=False)  # which code it turned out to be
-
-
-def sides(options: argparse.Namespace, gguf: Path | None) -> Iterator[Side]:
+def taking_part(options: argparse.Namespace, gguf: Path | None) -> Iterator[Side]:
     """Those that can take part."""
     script, names = str(HERE / "engine.py"), list(engine_work.MEASURES)
     yield Side(NEW, [sys.executable, script], names, own_code=True)
@@ -69,26 +50,13 @@ def sides(options: argparse.Namespace, gguf: Path | None) -> Iterator[Side]:
 
 def measured(side: Side, measure: str, dtype: str, options: argparse.Namespace) -> dict[str, float]:
     """What a child found."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads))
-    environment.pop("OMP_WAIT_POLICY", None)
-    if not side.own_code:
-        environment.pop("PYTHONPATH", None)
     sizes = [f"--{name}={getattr(options, name)}" for name in ("tokens", "passages", "threads")]
-    result = subprocess.run(
-        [*side.command, "--child", measure, "--dtype", dtype, *sizes],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        sys.exit(f"{side.name}, {measure}, {dtype}: status {result.returncode}\n{result.stderr}")
-    if result.returncode:  # after it had measured
-        print(f"{side.name}, {measure}: ended with status {result.returncode}", file=sys.stderr)
-    report = json.loads(lines[-1])
-    side.what = report["what"]
-    found: dict[str, float] = report["found"]
+    try:
+        found: dict[str, float] = side.run(
+            ["--child", measure, "--dtype", dtype, *sizes], options.threads
+        )
+    except SideError as error:
+        sys.exit(f"{measure}, {dtype}: {error}")
     return found
 
 
@@ -144,21 +112,12 @@ def middle_of(values: dict[str, list[float]], side: str) -> str:
     return f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}"
 
 
-def say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def has_llama(python: str) -> bool:
-    result = subprocess.run([python, "-c", "import xllamacpp"], capture_output=True, check=False)
-    return result.returncode == 0
-
-
 def arguments() -> argparse.Namespace:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
     parser.add_argument("--beside", metavar="PYTHON", help="interpreter with the older commit")
     parser.add_argument("--llama", metavar="PYTHON", default=sys.executable, help="has xllamacpp")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this one")
+    parser.add_argument("--dtype", choices=FORMATS, help="only this one")
     parser.add_argument("--only", nargs="+", choices=list(engine_work.MEASURES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side")
@@ -172,7 +131,7 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, dtypes: Sequence[str], gguf: Path | None) -> dict[str, Any]:
     """Measure and print; what there is to write."""
-    taking, found = list(sides(options, gguf)), {}
+    taking, found = list(taking_part(options, gguf)), {}
     for dtype in dtypes:
         found[dtype] = compare(taking, dtype, options)
     for dtype in dtypes:
@@ -192,7 +151,7 @@ def run(options: argparse.Namespace, dtypes: Sequence[str], gguf: Path | None) -
 
 def with_gguf(do: Callable[[Path | None], Any], python: str) -> Any:
     """With the default model's GGUF file in a folder of its own, if llama.cpp can run it."""
-    if not has_llama(python):
+    if not has(python, "xllamacpp"):
         return do(None)
     import llama_cpp
 

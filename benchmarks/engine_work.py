@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,17 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def seconds_to_say(command: Sequence[str]) -> float:
+    """From a process's start to the first line that it prints."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        took = time.perf_counter() - start
+    assert said, f"it ended with status {process.returncode} and printed nothing"
+    return took
 
 
 def joining(read: Callable[[str], int], prompts: Sequence[str] = PROMPTS) -> float:

@@ -11,41 +11,20 @@ has neither). Queries are other jittered copies, never in the index.
 import argparse
 import importlib
 import json
-import multiprocessing
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import in_own_process, peak_mb, resident_mb
 from numpy.typing import NDArray
+from vectors import BLOCK, K, Vectors, clusters, exact_neighbours, jittered, queries_for, unit
 
 from gem_rag.index import GemIndex
 from gem_rag.index.ann import IVF_MINIMUM, VectorIndex, training_share
 from gem_rag.index.database import Version
 from gem_rag.index.snapshot import load_snapshot, save_snapshot
-
-Vectors = NDArray[np.float32]
-BLOCK = 20_000
-K = 10
-
-
-def clusters(count: int = 20_000, dim: int = 576, seed: int = 0) -> Vectors:
-    """A stand-in where there are no real embeddings: clustered, of low rank, float32 [n, dim]."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(2000, 64))
-    points = centres[rng.integers(2000, size=count)] + 0.6 * rng.normal(size=(count, 64))
-    vectors = points @ rng.normal(size=(64, dim)) + 0.8 * rng.normal(size=(count, dim))
-    return unit(vectors)
-
-
-def unit(vectors: NDArray[Any]) -> Vectors:
-    """Vectors [n, dim] at length one."""
-    normalised = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(normalised, dtype=np.float32)
 
 
 def base_vectors(source: str | None) -> Vectors:
@@ -56,49 +35,6 @@ def base_vectors(source: str | None) -> Vectors:
         return unit(np.load(source, allow_pickle=False).astype(np.float32))
     module, _, name = source.partition(":")
     return unit(np.asarray(getattr(importlib.import_module(module), name)(), dtype=np.float32))
-
-
-def jittered(base: Vectors, count: int, jitter: float, seed: int) -> Iterator[Vectors]:
-    """Blocks float32 [<= BLOCK, dim] of `count` base vectors, moved by noise of length jitter."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, count, BLOCK):
-        picked = base[np.arange(start, min(start + BLOCK, count)) % len(base)]
-        noise = rng.standard_normal(picked.shape, dtype=np.float32) / np.sqrt(base.shape[1])
-        yield unit(picked + jitter * noise)
-
-
-def queries_for(base: Vectors, count: int, jitter: float) -> Vectors:
-    picked = base[np.random.default_rng(1).choice(len(base), count, replace=len(base) < count)]
-    [queries] = jittered(picked, count, jitter, seed=2)
-    return queries
-
-
-def exact_neighbours(base: Vectors, queries: Vectors, size: int, jitter: float) -> NDArray[Any]:
-    """Positions [m, K] of the true neighbours, by blocks, so that memory stays small."""
-    scores = np.full((len(queries), 0), 0, dtype=np.float32)
-    positions = np.zeros((len(queries), 0), dtype=np.int64)
-    for number, block in enumerate(jittered(base, size, jitter, seed=0)):
-        products = queries @ block.T  # (m, block)
-        best = np.argpartition(-products, K, axis=1)[:, :K]
-        scores = np.hstack([scores, np.take_along_axis(products, best, axis=1)])
-        positions = np.hstack([positions, best + number * BLOCK])
-        keep = np.argsort(-scores, axis=1)[:, :K]
-        scores = np.take_along_axis(scores, keep, axis=1)
-        positions = np.take_along_axis(positions, keep, axis=1)
-    return positions
-
-
-def resident_mb() -> float:
-    """Memory in use now; where the system does not tell, its highest so far."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize() / 1e6
-    return peak_mb()
-
-
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def time_searches(index: VectorIndex, queries: Vectors, rows: NDArray[Any] | None = None) -> float:
@@ -181,12 +117,6 @@ def measure_sqlite(base: Vectors, size: int, jitter: float) -> dict[str, Any]:
         "file_mb": round(size_mb),
         "load_s": round(first, 2),
     }
-
-
-def in_own_process(function: Any, *arguments: Any) -> dict[str, Any]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        result: dict[str, Any] = pool.apply(function, arguments)
-    return result
 
 
 def show(row: dict[str, Any]) -> None:

@@ -41,13 +41,18 @@ class Llama:
         self._server = xllamacpp.Server(params)
 
     def read_stream(self, prompt: str, tokens: int) -> int:
+        """Read a stream of exactly so many tokens to its end."""
+        found = self.answer(prompt, tokens)
+        assert found == tokens, f"{prompt!r} ended after {found} tokens"
+        return found
+
+    def answer(self, prompt: str, tokens: int) -> int:
         """Read a stream to its end; how many tokens it had."""
         chunks: list[dict[str, Any]] = []
         messages = [{"role": "user", "content": prompt}]
         request = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
         self._server.handle_chat_completions(request, chunks.append)
         found: int = chunks[-1]["timings"]["predicted_n"]
-        assert found == tokens, f"{prompt!r} ended after {found} tokens"
         return found
 
     def read(self, text: str) -> int:
