@@ -232,8 +232,9 @@ PROBE = "probe"  # whether a format can be had, and which one it is
 
 
 def number_format(model: GemModel) -> str:
-    """What the weights are computed in."""
-    return str(model.base.dtype).removeprefix("torch.")
+    """Of the weights: what `dtype` names."""
+    known = getattr(model.base, "number_format", None)  # not at 468d61f
+    return known or str(model.base.dtype).removeprefix("torch.")
 
 
 def child(row: str, dtype: str, file: Path) -> dict[str, Any]:
