@@ -62,6 +62,12 @@ def index_(
         int | None,
         typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
     ] = None,
+    readings_format: Annotated[
+        str | None,
+        typer.Option(
+            help="What they are kept in: auto, int8, bfloat16, float16 or float32; remembered."
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
@@ -78,6 +84,7 @@ def index_(
     kept = {
         "keep_readings": readings,
         "readings_bytes": None if readings_mb is None else readings_mb * 1_000_000,
+        "readings_format": readings_format,
     }
     with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:
