@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -63,10 +63,8 @@ def index_(
         typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
     ] = None,
     readings_format: Annotated[
-        str | None,
-        typer.Option(
-            help="What they are kept in: auto, int8, bfloat16, float16 or float32; remembered."
-        ),
+        Literal["auto", "int8", "bfloat16", "float16", "float32"] | None,
+        typer.Option("--readings-format", help="The numbers it is kept in; remembered."),
     ] = None,
     watch: Annotated[
         bool,
