@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import arguments, text_of
+from torch import Tensor
 
 from gem_rag.compute.packed import Packed, pack_as, stored_dtype
 from gem_rag.compute.reading import Reading
@@ -72,15 +74,15 @@ class Found:
     answers: list[str]
 
 
-def ask(
+def likelihoods(
     model: GemModel, data: Retrieval, among: list[list[int]], readings: Sequence[Reading]
-) -> Found:
-    """Rank and answer from readings."""
-    likelihoods = []
+) -> list[list[float]]:
+    """By question, each passage's log-likelihood of it."""
+    out = []
     for question, rows in zip(data.questions, among, strict=True):
         ranked = model.rank(question.text, [readings[i] for i in rows])
-        likelihoods.append([r.log_likelihood for r in sorted(ranked, key=lambda r: r.index)])
-    return Found(likelihoods, answers(model, data, readings))
+        out.append([r.log_likelihood for r in sorted(ranked, key=lambda r: r.index)])
+    return out
 
 
 def answers(model: GemModel, data: Retrieval, readings: Sequence[Reading]) -> list[str]:
@@ -158,11 +160,47 @@ def costs(model: GemModel, folder: Path, repeats: int) -> dict[str, dict[str, fl
     return out
 
 
+def rounded(part: Tensor, axis: int, first: int) -> Tensor:
+    """Keys or values ``[H, n, D]`` through int8, one scale for all along an axis; not the first."""
+    own = part[:, first:]
+    scale = own.abs().amax(axis, keepdim=True) / 127
+    return torch.cat([part[:, :first], (own / scale).round() * scale], 1)
+
+
+def layouts(
+    model: GemModel, data: Retrieval, among: list[list[int]], readings: Sequence[Reading]
+) -> dict[str, dict[str, float]]:
+    """How far int8 moves log-likelihoods, by what shares a scale."""
+    exact = np.array(likelihoods(model, data, among, readings))
+    channel, token = 1, 2  # the axis along which one scale is for all
+    report = {}
+    for apart in (0, len(model.config.preamble_ids)):
+        for name, axes in {
+            "a scale a channel of keys, a token of values": (channel, token),
+            "a token of both": (token, token),
+            "a channel of both": (channel, channel),
+        }.items():
+            moved = [
+                replace(
+                    reading,
+                    key_values=[
+                        (rounded(k, axes[0], apart), rounded(v, axes[1], apart))
+                        for k, v in reading.key_values
+                    ],
+                )
+                for reading in readings
+            ]
+            change = np.abs(np.array(likelihoods(model, data, among, moved)) - exact).mean()
+            column = report.setdefault("preamble exact" if apart else "preamble in int8", {})
+            column[f"mean change, nats: {name}"] = float(change)
+    return report
+
+
 def table(report: dict[str, dict[str, float]]) -> str:
     """A column for each format."""
     lines = ["| | " + " | ".join(report) + " |", "|---" * (1 + len(report)) + "|"]
     for what in next(iter(report.values())):
-        cells = [f"{column[what]:.4g}" for column in report.values()]
+        cells = [f"{column[what]:.4g}" if what in column else "" for column in report.values()]
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -174,18 +212,31 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--among", type=int, default=6, help="passages that each is ranked among")
     parser.add_argument("--repeats", type=int, default=15, help="timed")
+    parser.add_argument(
+        "--beside", help="for scale: a dtype to compute all of it in, kept as it is"
+    )
+    parser.add_argument("--layouts", action="store_true", help="what int8's scales are best for")
     options = parser.parse_args()
     model = GemModel.from_pretrained(dtype=options.dtype)
     data = SETS[options.set](model).sample(options.questions, options.questions, 0)
     readings = model.read(data.paragraphs, show_progress=False)
     among = nearest(model, data, readings, options.among)
+    if options.layouts:
+        print(table(layouts(model, data, among, readings)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         report = costs(model, Path(folder), options.repeats)
         exact: Found | None = None
         for name in FORMATS:
-            found = ask(model, data, among, in_format(model, readings, name))
+            kept = in_format(model, readings, name)
+            found = Found(likelihoods(model, data, among, kept), answers(model, data, kept))
             exact = exact or found
             report[name] |= quality(data, found, exact)
+        if options.beside is not None and exact is not None:
+            other = GemModel.from_pretrained(dtype=options.beside)
+            kept = other.read(data.paragraphs, show_progress=False)
+            found = Found(likelihoods(other, data, among, kept), answers(other, data, kept))
+            report[f"computed in {options.beside}"] = quality(data, found, exact)
     print(json.dumps(report, indent=2) if options.json else table(report))
 
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -221,7 +221,7 @@ class ReadingStore:
         made_of = hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()[:_NAME]
         return f"{_text_name(text)}-{made_of}"
 
-    @cached_property
+    @property
     def _head(self) -> KeyValues:
         """The preamble's keys and values, which every reading begins with."""
         with torch.inference_mode():
