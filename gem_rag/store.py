@@ -54,10 +54,10 @@ class ReadingStore:
             one that may not be written is read.
         memory_bytes: Bound of the memory part.
         disk_bytes: Bound of the disk part; it ends earlier where the disk is nearly full.
-        format: What readings are kept in, in memory as on disk: "auto" (int8), "int8", "bfloat16",
-            "float16" or "float32"; never in more bits than the model computes in. docs/readings.md
-            says what each costs. What one format wrote, another does not read, but for the model's
-            own, which is taken over.
+        format: What readings are kept in, in memory as on disk: "int8", "bfloat16", "float16" or
+            "float32"; never in more bits than the model computes in. "auto" is int8, and in memory
+            alone what the model computes in. docs/readings.md says what each costs. What one
+            format wrote, another does not read, but for the model's own, which is taken over.
         dtype: The same as a torch dtype; goes before `format`.
 
     Raises:
@@ -79,7 +79,9 @@ class ReadingStore:
         self.memory_bytes = memory_bytes
         self.disk_bytes = disk_bytes
         self.format = format if dtype is None else str(dtype).removeprefix("torch.")
-        self.dtype = stored_dtype(self.format, model.base.dtype)
+        # In memory alone they are few, and gone tomorrow: they stay as they were computed.
+        exact = self.format == "auto" and folder is None
+        self.dtype = model.base.dtype if exact else stored_dtype(self.format, model.base.dtype)
         self._start_anew()
         in_child(self._start_anew)
         self._is_full = False

@@ -25,7 +25,7 @@ def test_what_was_read_is_not_read_again(gem, tmp_path, count_reads):
 
 
 def test_memory_and_disk_stay_within_bounds_and_the_oldest_go(gem, tmp_path):
-    one = ReadingStore(gem).read([TEXTS[0]])[0].nbytes
+    one = ReadingStore(gem, tmp_path / "one").read([TEXTS[0]])[0].nbytes
     store = ReadingStore(gem, tmp_path, memory_bytes=3 * one, disk_bytes=4 * one)
     texts = [f"Rivers run to the sea {i}." for i in range(12)]
     for text in texts:
@@ -38,7 +38,7 @@ def test_memory_and_disk_stay_within_bounds_and_the_oldest_go(gem, tmp_path):
 
 
 def test_recently_used_ones_are_kept(gem, count_reads):
-    one = ReadingStore(gem).read([TEXTS[1]])[0].nbytes
+    one = gem.read([TEXTS[1]])[0].nbytes
     store = ReadingStore(gem, memory_bytes=int(3.5 * one))
     store.read(["Rivers run a", "Rivers run b"])
     store.read(["Rivers run a"])
@@ -49,7 +49,7 @@ def test_recently_used_ones_are_kept(gem, count_reads):
 
 
 def test_bulk_work_fills_but_does_not_churn(gem, tmp_path):
-    one = ReadingStore(gem).read([TEXTS[0]])[0].nbytes
+    one = ReadingStore(gem, tmp_path / "one").read([TEXTS[0]])[0].nbytes
     store = ReadingStore(gem, tmp_path, memory_bytes=2 * one, disk_bytes=3 * one)
     store.read(TEXTS[:1], evict=False)
     kept = set(tmp_path.iterdir())
