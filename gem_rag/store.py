@@ -55,8 +55,8 @@ class ReadingStore:
         memory_bytes: Bound of the memory part.
         disk_bytes: Bound of the disk part; it ends earlier where the disk is nearly full.
         format: What readings are kept in, in memory as on disk: "int8", "bfloat16", "float16" or
-            "float32"; never in more bits than the model computes in. "auto" is int8, and in memory
-            alone what the model computes in. docs/readings.md says what each costs. What one
+            "float32"; never in more bits than the model computes in. "auto" is bfloat16, and in
+            memory alone what the model computes in. docs/readings.md says what each costs. What one
             format wrote, another does not read, but for the model's own, which is taken over.
         dtype: The same as a torch dtype; goes before `format`.
 

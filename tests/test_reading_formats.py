@@ -185,15 +185,15 @@ def test_an_index_remembers_the_format_of_its_readings(gem, tmp_path, count_read
         return GemRAG(gem, index, **options).store
 
     with GemIndex(tmp_path, fingerprint=gem.fingerprint, dim=gem.dim) as index:
-        opened(readings_format="bfloat16").read(TEXTS)
+        opened(readings_format="int8").read(TEXTS)
         count_reads.clear()
-        assert opened().dtype == torch.bfloat16
+        assert opened().dtype == torch.int8
         opened().read(TEXTS)
         assert count_reads == []
         with pytest.raises(GemError, match="'int7'; expected one of auto, float32"):
             opened(readings_format="int7")
-        assert opened().dtype == torch.bfloat16
-        assert opened(readings_format="auto").dtype == torch.int8
+        assert opened().dtype == torch.int8
+        assert opened(readings_format="auto").dtype == torch.bfloat16
         assert ReadingStore(gem).dtype == torch.float32  # in memory alone
         with pytest.raises(GemError, match="give either"):
             GemRAG(gem, index, store=ReadingStore(gem), readings_format="int8")

@@ -14,7 +14,7 @@ from gem_rag.errors import GemError
 
 ReadingFormat = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 _DTYPES = {
-    "auto": torch.int8,  # which costs nothing that can be measured: docs/readings.md
+    "auto": torch.bfloat16,  # the fewest bits that cost nothing measurable: docs/readings.md
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,

@@ -61,7 +61,7 @@ class GemRAG:
             "float16" or "float32"; None is what the index was told last, or "auto".
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
-            exactly and without running it again; of more, `several` says what is made of them.
+            without running it again; of more, `several` says what is made of them.
         several: "together" reads them afresh as one text; "committee" lets each reading answer and
             takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
             without running them again; "join" puts their readings together, an approximation. A
