@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,17 +26,22 @@ def cache_dir() -> Path:
     return platformdirs.user_cache_path("gem-rag")
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str | Sequence[bytes | memoryview]) -> None:
     """Write a file so that others see the old one or the new one, never a part.
 
     Who may read it is what it is for any new file: what the umask says.
+
+    Args:
+        path: The file.
+        data: What it holds; in several pieces, one after the other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode("utf-8") if isinstance(data, str) else data
+    pieces = [content] if isinstance(content, bytes) else content
     fresh = _beside(path)
     try:
         with fresh.open("xb") as file:
-            file.write(content)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

@@ -6,11 +6,10 @@ import hashlib
 import os
 import shutil
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,17 +17,19 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from gem_rag.compute.kv import KeyValues, pack, unpack
+from gem_rag.compute.kv import KeyValues, layers_of
+from gem_rag.compute.packed import Packed, ReadingFormat, pack_as, stored_dtype, unpack_from
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.errors import ReadingError
 from gem_rag.files import atomic_write
 from gem_rag.forks import in_child
 from gem_rag.model import GemModel
+from gem_rag.tensors import mapped, pieces_of
 from gem_rag.text.codec import Tokenized
 
 _NAME = 32  # hex digits of each half of a reading's name
-SUFFIX, PACKED = ".safetensors", "key_values"
+SUFFIX = ".safetensors"
 DISK_BYTES = 2 << 30  # of a store's disk part, where nobody says otherwise
 LEAST_FREE = 256 << 20  # bytes of a disk that readings leave to others, the index first
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
@@ -53,8 +54,14 @@ class ReadingStore:
             one that may not be written is read.
         memory_bytes: Bound of the memory part.
         disk_bytes: Bound of the disk part; it ends earlier where the disk is nearly full.
-        dtype: Stored dtype; None is the model's own and exact. ``torch.float16`` halves a float32
-            model's readings at a small error (about 1e-3 in a logit).
+        format: What readings are kept in, in memory as on disk: "int8", "bfloat16", "float16" or
+            "float32"; never in more bits than the model computes in. "auto" is bfloat16, and in
+            memory alone what the model computes in. docs/readings.md says what each costs. What one
+            format wrote, another does not read, but for the model's own, which is taken over.
+        dtype: The same as a torch dtype; goes before `format`.
+
+    Raises:
+        GemError: There is no such format.
     """
 
     def __init__(
@@ -64,13 +71,17 @@ class ReadingStore:
         *,
         memory_bytes: int = 256 << 20,
         disk_bytes: int = DISK_BYTES,
+        format: ReadingFormat | str = "auto",  # noqa: A002
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.folder = None if folder is None else Path(folder)
         self.memory_bytes = memory_bytes
         self.disk_bytes = disk_bytes
-        self.dtype = dtype
+        self.format = format if dtype is None else str(dtype).removeprefix("torch.")
+        # In memory alone they are few, and gone tomorrow: they stay as they were computed.
+        exact = self.format == "auto" and folder is None
+        self.dtype = model.base.dtype if exact else stored_dtype(self.format, model.base.dtype)
         self._start_anew()
         in_child(self._start_anew)
         self._is_full = False
@@ -96,30 +107,45 @@ class ReadingStore:
             ReadingStore,
             memory_bytes=self.memory_bytes,
             disk_bytes=self.disk_bytes,
-            dtype=self.dtype,
+            format=self.format,
         )
         return make, (self.model, None if self.folder is None else self.folder.resolve())
 
     def read(self, texts: Sequence[str], *, evict: bool = True) -> list[Reading]:
-        """Readings of these texts: kept ones as they are, the others read now and kept.
+        """Readings of these texts: kept ones, and the others read now and kept.
+
+        A fresh one is given as it is kept, so that it is the same the first time and ever after.
 
         Args:
             texts: What to read.
             evict: Make room for new ones. False, for bulk work, keeps new ones only while there is
                 room, so that a large ingest does not churn through the disk.
         """
-        tokenized = self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
-        keys = [self._key(text, t) for text, t in zip(texts, tokenized, strict=True)]
-        found = {i: self._get(keys[i], text, tokenized[i]) for i, text in enumerate(texts)}
+        tokenized = self._tokenized(texts)
+        pairs = zip(texts, tokenized, strict=True)
+        found = {i: self._get(text, own) for i, (text, own) in enumerate(pairs)}
         missing = [i for i, reading in found.items() if reading is None]
         missing.sort(key=lambda i: len(tokenized[i].ids))
         for start in range(0, len(missing), READ_AT_ONCE):
             rows = missing[start : start + READ_AT_ONCE]
-            fresh = self.model.read([texts[i] for i in rows], show_progress=False)
-            for i, reading in zip(rows, fresh, strict=True):
-                found[i] = reading
-                self._put(keys[i], reading, evict)
+            for i, exact in zip(rows, self._fresh([texts[i] for i in rows]), strict=True):
+                found[i] = self._kept(exact, tokenized[i], evict)
         return [reading for reading in found.values() if reading is not None]
+
+    def _tokenized(self, texts: Sequence[str]) -> list[Tokenized]:
+        return self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
+
+    def _fresh(self, texts: Sequence[str]) -> list[Reading]:
+        return self.model.read(texts, show_progress=False)
+
+    def _exact(self, texts: Sequence[str]) -> list[Reading]:
+        """Readings that no format has rounded, and kept while there is room."""
+        if self.dtype == self.model.base.dtype:
+            return self.read(texts, evict=False)
+        readings = self._fresh(texts)
+        for reading, own in zip(readings, self._tokenized(texts), strict=True):
+            self._kept(reading, own, evict=False)
+        return readings
 
     def embed(
         self, texts: Sequence[str], advance: Callable[[int], object] = lambda _: None
@@ -137,7 +163,7 @@ class ReadingStore:
             rows = order[start : start + READ_AT_ONCE]
             batch = [texts[i] for i in rows]
             if self.has_room:
-                out[rows] = self.model.embed_readings(self.read(batch, evict=False))
+                out[rows] = self.model.embed_readings(self._exact(batch))
             else:
                 out[rows] = self.model.embed_documents(batch, show_progress=False)
             advance(len(batch))
@@ -190,26 +216,51 @@ class ReadingStore:
             for key in list(self._disk_sizes):
                 self._drop(key)
 
-    def _key(self, text: str, tokenized: Tokenized) -> str:
+    def _key(self, text: str, tokenized: Tokenized, dtype: torch.dtype) -> str:
         # What one precision wrote is not what another would read.
-        computed = self.model.base.dtype
-        made = f"{self.model.parts.reading_fingerprint}:{computed}:{self.dtype or computed}"
+        made = f"{self.model.parts.reading_fingerprint}:{self.model.base.dtype}:{dtype}"
         ids = ",".join(map(str, tokenized.ids))
         made_of = hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()[:_NAME]
         return f"{_text_name(text)}-{made_of}"
 
-    def _get(self, key: str, text: str, tokenized: Tokenized) -> Reading | None:
+    @property
+    def _head(self) -> KeyValues:
+        """The preamble's keys and values, which every reading begins with."""
+        with torch.inference_mode():
+            _, cache = self.model.reader.preamble(self.model.parts.embeds_adapted)
+        return tuple((keys[0], values[0]) for keys, values in layers_of(cache))
+
+    def _kept(self, reading: Reading, tokenized: Tokenized, evict: bool) -> Reading:
+        """A reading in this store's format, kept if there is room."""
+        packed = pack_as(reading.key_values, self.dtype, self._head)
+        kept = replace(reading, key_values=packed)
+        self._put(self._key(reading.text, tokenized, self.dtype), kept, evict)
+        return kept
+
+    def _get(self, text: str, tokenized: Tokenized) -> Reading | None:
+        key = self._key(text, tokenized, self.dtype)
         with self._lock:
             reading = self._memory.get(key)
             if reading is not None:
                 self._memory.move_to_end(key)
                 return reading
-            key_values = self._load(key, len(self.model.config.preamble_ids) + len(tokenized.ids))
-            if key_values is None:
-                return None
-            reading = self.model.reader.restore(text, tokenized, key_values)
+            packed = self._load(key, self.dtype, tokenized)
+            if packed is None:
+                return self._taken_over(text, tokenized)
+            reading = self.model.reader.restore(text, tokenized, packed)
             self._remember(key, reading, evict=True)
             return reading
+
+    def _taken_over(self, text: str, tokenized: Tokenized) -> Reading | None:
+        """What is kept in the model's own precision is kept in this store's from now on."""
+        own = self.model.base.dtype
+        key = self._key(text, tokenized, own)
+        exact = None if self.dtype == own else self._load(key, own, tokenized)
+        if exact is None:
+            return None
+        reading = self.model.reader.restore(text, tokenized, exact)
+        self._drop(key)
+        return self._kept(reading, tokenized, evict=True)
 
     def _put(self, key: str, reading: Reading, evict: bool) -> None:
         with self._lock:
@@ -258,52 +309,40 @@ class ReadingStore:
             return False
         if key in self._disk_sizes:
             return True
-        used = sum(self._disk_sizes.values())
-        stored = self.dtype or self.model.base.dtype
-        size = reading.nbytes * stored.itemsize // self.model.base.dtype.itemsize
+        used, size = sum(self._disk_sizes.values()), reading.nbytes
         if size > self.disk_bytes or (not evict and used + size > self.disk_bytes):
-            return False  # before its bytes are made: most of a large ingest comes here
+            return False  # before they leave a device: most of a large ingest comes here
         if _free(self.folder) < LEAST_FREE + size:
             return False
-        from safetensors.torch import save
-
-        packed = pack(reading.key_values, self.dtype).cpu()
-        data = save({PACKED: packed}, metadata={"reading": reading.fingerprint})
-        data += zlib.crc32(data).to_bytes(4, "little")
-        if len(data) > self.disk_bytes or (not evict and used + len(data) > self.disk_bytes):
+        assert isinstance(reading.key_values, Packed)
+        pieces = pieces_of(reading.key_values.tensors(), {"reading": reading.fingerprint})
+        size = sum(piece.nbytes for piece in pieces)
+        if size > self.disk_bytes or (not evict and used + size > self.disk_bytes):
             return False
-        self._make_room(len(data))
+        self._make_room(size)
         try:
-            atomic_write(self._path(key), data)
+            atomic_write(self._path(key), pieces)
         except OSError:  # a full disk costs speed, not the answer
             return False
-        self._disk_sizes[key] = len(data)
+        self._disk_sizes[key] = size
         return True
 
-    def _load(self, key: str, tokens: int) -> KeyValues | None:
+    def _load(self, key: str, dtype: torch.dtype, tokenized: Tokenized) -> Packed | None:
         """From disk; an entry that is damaged or not of this model's shape is dropped."""
         if self.folder is None or key not in self._disk_sizes:
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        path = self._path(key)
+        path, device = self._path(key), self.model.base.device
+        tokens = len(self.model.config.preamble_ids) + len(tokenized.ids)
         try:
-            data = path.read_bytes()
-            if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
-                raise ValueError("checksum")
-            packed = load(data[:-4])[PACKED]
-            if packed.dim() != 5 or packed.shape[0] != self.model.base.num_layers:
-                raise ValueError("layers")
-            if packed.shape[3] != tokens:
-                raise ValueError("tokens")
-            with suppress(OSError):  # of files that are another user's
-                os.utime(path)
-        except (OSError, KeyError, ValueError, SafetensorError):
+            tensors = {name: part.to(device) for name, part in mapped(path).items()}
+            packed = unpack_from(tensors, dtype, self._head, tokens)
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError):
             self._drop(key)
             return None
+        with suppress(OSError):  # of files that are another user's
+            os.utime(path)
         self._disk_sizes.move_to_end(key)
-        return unpack(packed.to(self.model.base.device, self.model.base.dtype))
+        return packed
 
     def _drop(self, key: str) -> None:
         self._disk_sizes.pop(key, None)

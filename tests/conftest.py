@@ -44,6 +44,17 @@ def gem(base_folder) -> GemModel:
     return disturb(model)
 
 
+@pytest.fixture
+def count_reads(gem, monkeypatch):
+    """The texts that the tiny model reads from now on."""
+    read = gem.read
+    calls = []
+    monkeypatch.setattr(
+        gem, "read", lambda texts, **options: calls.extend(texts) or read(texts, **options)
+    )
+    return calls
+
+
 @pytest.fixture(scope="session")
 def default_model() -> GemModel:
     """Loaded once, and kept: whoever loads the default by name in this session gets this object."""

@@ -207,6 +207,16 @@ def test_readings_are_bounded_or_not_kept_and_info_counts_them(run, docs, tmp_pa
     assert (code, "keeps none" in err) == (2, True)
 
 
+def test_readings_are_kept_in_the_format_that_is_asked_for(run, docs, tmp_path):
+    sizes = {}
+    for name in ("float32", "bfloat16", "int8"):
+        run("index", docs, "--index", tmp_path / name, "--readings-format", name)
+        sizes[name] = sum(f.stat().st_size for f in (tmp_path / name).rglob("*.safetensors"))
+    assert sizes["float32"] > sizes["bfloat16"] > sizes["int8"] > 0
+    code, _, err = run("index", docs, "--index", tmp_path / "x", "--readings-format", "int7")
+    assert (code, "int8" in err) == (2, True)
+
+
 def test_chat_reads_lines_until_they_end(run, docs, monkeypatch):
     import io
 

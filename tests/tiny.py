@@ -100,6 +100,12 @@ def make_base(folder: Path, family: str = "llama", *, template: bool = True, **s
     return folder
 
 
+def same_numbers(one, other) -> bool:
+    """Whether two readings hold the same keys and values."""
+    pairs = zip(one.key_values, other.key_values, strict=True)
+    return all(torch.equal(k0, k1) and torch.equal(v0, v1) for (k0, v0), (k1, v1) in pairs)
+
+
 def disturb(model: GemModel, size: float = 0.05) -> GemModel:
     """Give the adapter weights that do something, as training would."""
     from gem_rag.checkpoints.fingerprint import seal

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -62,6 +62,10 @@ def index_(
         int | None,
         typer.Option("--readings-mb", min=0, help="How many MB of it at most; remembered."),
     ] = None,
+    readings_format: Annotated[
+        Literal["auto", "int8", "bfloat16", "float16", "float32"] | None,
+        typer.Option("--readings-format", help="The numbers it is kept in; remembered."),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
@@ -78,6 +82,7 @@ def index_(
     kept = {
         "keep_readings": readings,
         "readings_bytes": None if readings_mb is None else readings_mb * 1_000_000,
+        "readings_format": readings_format,
     }
     with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:

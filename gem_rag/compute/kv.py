@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from gem_rag.compute.attention import Role, Tokens
 
-KeyValues = tuple[tuple[Tensor, Tensor], ...]
+KeyValues = Sequence[tuple[Tensor, Tensor]]  # each layer's keys and values, ``[H, n, D]``
 
 
 def row_of(tokens: Tokens, cache: Cache, row: int) -> KeyValues:
@@ -217,16 +217,21 @@ def side_by_side(rows: Sequence[KeyValues], width: int) -> list[tuple[Tensor, Te
     """Each layer's keys and values of several rows, ``[B, H, width, D]``, padded on the right."""
     if len(rows) == 1:  # seeds are never written to, so nothing is copied here
         return [(k[None], v[None]) for k, v in rows[0]]
-    return [
-        (_stack([row[i][0] for row in rows], width), _stack([row[i][1] for row in rows], width))
-        for i in range(len(rows[0]))
-    ]
+    return [(_stack(keys, width), _stack(values, width)) for keys, values in _by_layer(rows)]
+
+
+def _by_layer(rows: Sequence[KeyValues]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Each layer's keys of all rows, and their values: one layer of packed ones is made at once."""
+    for layer in range(len(rows[0])):
+        pairs = [row[layer] for row in rows]
+        yield [keys for keys, _ in pairs], [values for _, values in pairs]
 
 
 def _stack(rows: Sequence[Tensor], width: int) -> Tensor:
     """``[H, n, D]`` of different n as ``[B, H, width, D]``."""
     first = rows[0]
-    out = first.new_zeros(len(rows), first.shape[0], width, first.shape[2])
+    out = first.new_empty(len(rows), first.shape[0], width, first.shape[2])
     for row, own in enumerate(rows):
         out[row, :, : own.shape[1]] = own
+        out[row, :, own.shape[1] :] = 0
     return out

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from gem_rag.compute.attention import Role, Tokens
 from gem_rag.compute.kv import KeyValues, seeded_cache, side_by_side
+from gem_rag.compute.packed import Packed
 
 
 class EmbedsReadings(Protocol):
@@ -43,7 +44,8 @@ class Reading:
         text: The text that was read (its end may have been cut: see `cut_tokens`).
         ids: int64 ``[n]``, the preamble's and the text's token ids.
         offsets: ``(start, end)`` character offsets in `text` of each token of the text.
-        key_values: Per layer, keys and values ``[H, n, D]`` in the model's dtype.
+        key_values: Per layer, keys and values ``[H, n, D]`` in the model's dtype, or `Packed`,
+            which gives them so.
         fingerprint: `Parts.reading_fingerprint` of the model that read it.
         cut_tokens: How many tokens of the text did not fit and were not read.
         model: The model that read it.
@@ -63,7 +65,9 @@ class Reading:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values."""
+        """Bytes of keys and values, as they are held."""
+        if isinstance(self.key_values, Packed):
+            return self.key_values.nbytes
         return sum(k.nbytes + v.nbytes for k, v in self.key_values)
 
     def embed(self, spans: Sequence[tuple[int, int]] | None = None) -> np.ndarray:

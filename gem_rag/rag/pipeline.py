@@ -57,9 +57,11 @@ class GemRAG:
             None is what the index was told last, or True.
         readings_bytes: How many bytes of them at most; None is what the index was told last, or
             2 GiB.
+        readings_format: What they are kept in, see `ReadingStore`: "auto", "int8", "bfloat16",
+            "float16" or "float32"; None is what the index was told last, or "auto".
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
-            exactly and without running it again; of more, `several` says what is made of them.
+            without running it again; of more, `several` says what is made of them.
         several: "together" reads them afresh as one text; "committee" lets each reading answer and
             takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
             without running them again; "join" puts their readings together, an approximation. A
@@ -85,6 +87,7 @@ class GemRAG:
         store: ReadingStore | None = None,
         keep_readings: bool | None = None,
         readings_bytes: int | None = None,
+        readings_format: str | None = None,
         candidates: int = CANDIDATES,
         context: int = 1,
         several: Several = "together",
@@ -102,10 +105,14 @@ class GemRAG:
         self.index = GemIndex() if index is None else index
         if model.embeds:
             self.index.claim(model.fingerprint, model.dim)
-        if store is not None and (keep_readings, readings_bytes) != (None, None):
-            raise GemError("got a store, and keep_readings or readings_bytes for one; give either")
+        asked = keep_readings, readings_bytes, readings_format
+        if store is not None and asked != (None, None, None):
+            raise GemError(
+                "got a store, and keep_readings, readings_bytes or readings_format for one; give "
+                "either"
+            )
         if store is None:
-            store = readings_beside(model, self.index, keep_readings, readings_bytes)
+            store = readings_beside(model, self.index, *asked)
         self.store = store
         self.store.require_embeds_as(model)
         self.candidates = candidates

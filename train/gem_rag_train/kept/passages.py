@@ -30,7 +30,9 @@ class Passages:
         self._model = model
         self._again = again
         memory = min(MEMORY_BYTES, max(disk_bytes, 1))
-        self._store = ReadingStore(model, folder, memory_bytes=memory, disk_bytes=disk_bytes)
+        self._store = ReadingStore(
+            model, folder, memory_bytes=memory, disk_bytes=disk_bytes, format="float32"
+        )
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """Each text's reading."""
