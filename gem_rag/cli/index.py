@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -66,11 +66,23 @@ def index_(
         bool,
         typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
     ] = False,
+    on: Annotated[
+        Literal["ray"] | None,
+        typer.Option("--on", help="Cut and embed on Ray: the cluster of RAY_ADDRESS, or here."),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option("--actors", min=1, help="How many embed on Ray; else one a CPU, or GPU."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
     if watch:
         _require_watching()
+    if on is None and actors is not None:
+        raise typer.BadParameter("--actors is for --on ray; give both or neither")
+    if on == "ray":
+        _require_ray()
     if readings is False and readings_mb:
         raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
     if not (remove_missing and _is_index(index)):
@@ -81,7 +93,8 @@ def index_(
     }
     with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:
-            report = rag.add(paths, remove_missing=remove_missing, exclude=exclude or ())
+            add = rag.add if on is None else partial(_add_on_ray, rag, actors)
+            report = add(paths, remove_missing=remove_missing, exclude=exclude or ())
         except KeyboardInterrupt:
             err.print(f"{rag.index.count()} chunks were committed and are kept")
             raise
@@ -97,6 +110,19 @@ def _require_watching() -> None:
     from gem_rag.rag.ingest.watch import Watch
 
     Watch([])
+
+
+def _require_ray() -> None:
+    """Likewise that there is no Ray."""
+    from gem_rag.rag.ingest.ray import require_ray
+
+    require_ray()
+
+
+def _add_on_ray(rag: GemRAG, actors: int | None, paths: list[Path], **options: Any) -> IngestReport:
+    from gem_rag.rag.ingest.ray import add
+
+    return add(rag, paths, actors=actors, **options)
 
 
 def _watch(

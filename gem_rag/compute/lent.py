@@ -47,14 +47,19 @@ class Lent(NamedTuple):
 def lend(parts: Parts) -> Lent:
     """Take parts on the CPU apart; those of a model that runs on transformers' forward.
 
-    Matrices come first, one after another, so that those of one input are one matrix already.
+    The base's matrices come first, one after another, so that those of one input are one already.
     """
     file = io.BytesIO()
     pickler = _WithoutTensors(file)
     pickler.dump(parts)
     tensors = [tensor.detach() for tensor in pickler.tensors]
+    matrices = [p for p in parts.base.model.parameters() if p.dim() == 2]
+    first = {id(matrix): i for i, matrix in enumerate(matrices)}
+    order = sorted(
+        range(len(tensors)), key=lambda i: first.get(id(pickler.tensors[i]), len(matrices))
+    )
     offsets, size = [0] * len(tensors), 0
-    for i in sorted(range(len(tensors)), key=lambda i: tensors[i].dim() != 2):
+    for i in order:
         offsets[i] = size
         size += -(-tensors[i].nbytes // ALIGNED) * ALIGNED
     memory = np.zeros(size, dtype=np.uint8)
