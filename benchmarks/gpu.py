@@ -37,6 +37,12 @@ from gem_rag.model import GemModel, create  # noqa: E402
 # What a card computes in bf16 without sparsity, by its data sheet, in TFLOP/s.
 DATA_SHEETS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 CORE_TESTS = ("test_devices", "test_attention", "test_decoder", "test_model", "test_ranker")
+# These compare with more places than bf16 has.
+EXACT_TESTS = (
+    "test_reading_is_what_the_base_leaves_in_its_cache",
+    "test_joining_one_reading_changes_nothing_and_two_are_parted_as_if_read_together",
+    "test_rank_is_the_bases_likelihood_of_the_query",
+)
 # Least cosine of an embedding to the CPU's in float32, largest difference of a rank score in nats.
 TOLERANCES = {"float32": (0.9999, 1e-3), "bfloat16": (0.99, 5e-2)}
 TEXTS = [f"{sentence.strip()}." for sentence in (WORDS * 3).split(".") if sentence.strip()]
@@ -292,11 +298,9 @@ def text_of(model: GemModel, tokens: int, which: int) -> str:
 
 
 def core_tests(card: Card, seconds: float) -> dict[str, Any]:
-    """The tests of the core, on the card in bf16; what compares to more places than bf16 has fails.
-
-    Read the names: `ok` says only that those of devices and attention passed.
-    """
-    environment = os.environ | {"GEM_RAG_DTYPE": "bfloat16", "PYTHONPATH": pythonpath()}
+    """The tests of the core, on the card in bf16: all pass, but for `EXACT_TESTS`."""
+    bf16 = dict.fromkeys(("GEM_RAG_DTYPE", "GEM_RAG_TEST_DTYPE"), "bfloat16")
+    environment = os.environ | bf16 | {"PYTHONPATH": pythonpath()}
     files = [str(ROOT / "tests" / f"{name}.py") for name in CORE_TESTS]
     options = ["-q", "-m", "not model and not slow", "-p", "no:cacheprovider", "--tb=line"]
     command = [sys.executable, "-m", "pytest", *options, "-rf", *files]
@@ -308,9 +312,9 @@ def core_tests(card: Card, seconds: float) -> dict[str, Any]:
         return {"ok": False, "problem": f"not done after {seconds:.0f} s"}
     lines = done.stdout.splitlines()
     failed = [line.split()[1] for line in lines if line.startswith("FAILED")]
-    needed = [name for name in failed if "test_devices" in name or "test_attention" in name]
-    passed = bool(lines) and " passed" in lines[-1]
-    return {"ok": passed and not needed, "summary": lines[-1:], "failed": failed}
+    wrong = [name for name in failed if not any(test in name for test in EXACT_TESTS)]
+    passed = bool(lines) and " passed" in lines[-1] and " error" not in lines[-1]
+    return {"ok": passed and not wrong, "summary": lines[-1:], "failed": failed}
 
 
 def pythonpath() -> str:

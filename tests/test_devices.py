@@ -107,7 +107,7 @@ def test_the_pretended_device_refuses_what_a_real_one_would():
         assert (weight + moved).cpu().numpy().shape == (2, 3)
 
 
-def test_borrowed_parts_are_views_of_one_memory_and_compute_the_same(tiny_checkpoint, gem):
+def test_borrowed_parts_are_views_of_one_memory_and_compute_the_same(tiny_checkpoint):
     model = load(Path(tiny_checkpoint), device="cpu", dtype="float32", forward="transformers")
     lent = lend(model.parts)
     lent.memory.flags.writeable = False
@@ -122,6 +122,6 @@ def test_borrowed_parts_are_views_of_one_memory_and_compute_the_same(tiny_checkp
     assert big
     assert all(first <= t.data_ptr() < last for t in big), "no weight is copied"
     texts = ["The kettle has a warranty of seven years.", "Rivers run to the sea."]
-    assert there.fingerprint == gem.fingerprint
-    assert abs(there.embed_documents(texts) - gem.embed_documents(texts)).max() < 1e-5
-    assert abs(there.embed_queries(texts) - gem.embed_queries(texts)).max() < 1e-5
+    assert there.fingerprint == model.fingerprint
+    assert abs(there.embed_documents(texts) - model.embed_documents(texts)).max() < 1e-5
+    assert abs(there.embed_queries(texts) - model.embed_queries(texts)).max() < 1e-5
