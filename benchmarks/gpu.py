@@ -297,7 +297,7 @@ def text_of(model: GemModel, tokens: int, which: int) -> str:
     return f"{which} {text}"[: encoded.offsets[-1][1]]
 
 
-def core_tests(card: Card, seconds: float) -> dict[str, Any]:
+def core_tests(seconds: float) -> dict[str, Any]:
     """The tests of the core, on the card in bf16: all pass, but for `EXACT_TESTS`."""
     bf16 = dict.fromkeys(("GEM_RAG_DTYPE", "GEM_RAG_TEST_DTYPE"), "bfloat16")
     environment = os.environ | bf16 | {"PYTHONPATH": pythonpath()}
@@ -358,7 +358,7 @@ def main() -> None:
         phase("agreement", lambda: agreement(card, Path(name)))
         measure_speed(phase, card, sizes, facts, options.model, Path(name))
     left = max(30.0, end - time.monotonic())
-    phase("core tests", lambda: core_tests(card, left))
+    phase("core tests", lambda: core_tests(left))
     sys.exit(any(facts.get("ok") is False for facts in report.values()))
 
 
@@ -380,7 +380,11 @@ def measure_speed(
             found["model"] = GemModel.from_pretrained(name, device=card.device, dtype="bfloat16")
         parts = found["model"].parts
         count = sum(p.numel() for p in parts.base.model.parameters())
-        return {"parameters": count, "weights_gb": parts.weights_bytes / 1e9, "forward": parts.forward_note}
+        return {
+            "parameters": count,
+            "weights_gb": parts.weights_bytes / 1e9,
+            "forward": parts.forward_note,
+        }
 
     phase("model", load)
     if "model" not in found:

@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -19,7 +20,7 @@ import torch
 from gem_rag.documents.split import CHUNK_TOKENS
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel, create
-from gem_rag.rag.ingest.ray import RayWorkers
+from gem_rag.rag.ingest.ray import AT_ONCE, RayWorkers
 from gem_rag.rag.ingest.write import Ingest
 from gem_rag.store import ReadingStore
 
@@ -32,35 +33,45 @@ class Timed:
     def __init__(self, workers: RayWorkers) -> None:
         self._workers = workers
         self.came: list[tuple[float, int]] = []
-        self.memory: list[tuple[float, float]] = []  # of each actor: private MB, shared MB
-        self.cpu = 0.0
+        self.seen: dict[int, list[Actor]] = {}  # by process, as often as one was looked at
 
     def __call__(self, sources, plan, report):
-        before = None
-        for work in self._workers(sources, plan, report):
-            if before is None:
-                before = sum(cpu for _, _, cpu in actors())
+        for number, work in enumerate(self._workers(sources, plan, report)):
+            if number % AT_ONCE == 0:  # a block came
+                for pid, actor in actors().items():
+                    self.seen.setdefault(pid, []).append(actor)
             self.came.append((time.perf_counter(), len(work.passages) if work else 0))
-            if len(self.came) == len(sources):  # the actors are still there
-                self.memory = [(private, shared) for private, shared, _ in actors()]
-                self.cpu = sum(cpu for _, _, cpu in actors()) - before
             yield work
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that all actors used since the first block."""
+        return sum(seen[-1].cpu - seen[0].cpu for seen in self.seen.values())
 
-def actors() -> list[tuple[float, float, float]]:
-    """Private MB, shared MB and seconds of CPU of each process that embeds."""
-    out = []
+
+class Actor(NamedTuple):
+    """A process that embeds: private MB, shared MB, seconds of CPU so far."""
+
+    private: float
+    shared: float
+    cpu: float
+
+
+def actors() -> dict[int, Actor]:
+    """Those there are, by process."""
+    out = {}
     for child in psutil.Process().children(recursive=True):
         if "Embed" in " ".join(child.cmdline()):
             full, times = child.memory_full_info(), child.cpu_times()
-            out.append((full.uss / 1e6, (full.rss - full.uss) / 1e6, times.user + times.system))
+            shared = (full.rss - full.uss) / 1e6
+            out[child.pid] = Actor(full.uss / 1e6, shared, times.user + times.system)
     return out
 
 
-def documents(folder: Path, chunks: int, words_a_chunk: int = 12) -> Path:
+def documents(folder: Path, chunks: int, sentences: int = 11) -> Path:
     folder.mkdir()
     for i in range(chunks):
-        text = "".join(SENTENCE.format(f"{i}-{j}") for j in range(words_a_chunk))
+        text = "".join(SENTENCE.format(f"{i}-{j}") for j in range(sentences))
         (folder / f"{i:05}.txt").write_text(text)
     return folder
 
@@ -80,7 +91,8 @@ def measure(model: GemModel, docs: Path, folder: Path, count: int) -> dict[str, 
         report = ingest.add([docs], remove_missing=False, exclude=(), show_progress=False)
         whole = time.perf_counter() - started
     first, last = timed.came[0][0], timed.came[-1][0]
-    after = sum(chunks for at, chunks in timed.came if at - first > 0.01)
+    after = sum(chunks for _, chunks in timed.came[AT_ONCE:])
+    most = [max(seen, key=lambda actor: actor.private) for seen in timed.seen.values()]
     return {
         "actors": count,
         "dtype": str(model.base.dtype),
@@ -88,8 +100,8 @@ def measure(model: GemModel, docs: Path, folder: Path, count: int) -> dict[str, 
         "chunks_a_second": round(after / (last - first), 1),
         "chunks_a_cpu_second": round(after / timed.cpu, 1) if timed.cpu else None,
         "seconds_to_first_block": round(whole - (last - first), 1),
-        "private_mb": [round(private) for private, _ in timed.memory],
-        "shared_mb": [round(shared) for _, shared in timed.memory],
+        "private_mb": [round(actor.private) for actor in most],
+        "shared_mb": [round(actor.shared) for actor in most],
     }
 
 
@@ -122,7 +134,11 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.writer:
         for at_once in (32, 1024):
-            print(json.dumps({"at_once": at_once, "chunks_a_cpu_second": round(writer(4096, 576, at_once))}))
+            print(
+                json.dumps(
+                    {"at_once": at_once, "chunks_a_cpu_second": round(writer(4096, 576, at_once))}
+                )
+            )
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

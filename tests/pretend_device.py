@@ -26,7 +26,7 @@ FROM_DEVICE = {Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__bool__, Tens
 COPIES = {Tensor.copy_, Tensor.__setitem__}
 
 
-class WrongDevice(AssertionError):
+class WrongDevice(AssertionError):  # noqa: N818
     """A device would have refused this, or waited for a copy."""
 
 

@@ -64,7 +64,7 @@ def test_texts_are_embedded_on_the_device(there, ids, task):
 
 
 def test_what_was_read_is_embedded_ranked_and_joined_on_the_device(there):
-    model, device = there
+    model, _ = there
     readings = model.reader.readings(["abcd", "ab"], TOKENIZED)
     assert all(is_there(k) and is_there(v) for r in readings for k, v in r.key_values)
     assert is_there(model.embedder.forward_readings(readings, "document"))

@@ -1,7 +1,6 @@
 """Indexing on Ray does what indexing here does, whoever is killed on the way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys

@@ -38,19 +38,30 @@ if TYPE_CHECKING:
     from gem_rag.rag.ingest.report import IngestReport
     from gem_rag.rag.pipeline import GemRAG
 
+RemoveMissing = Annotated[
+    bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
+]
+On = Annotated[
+    Literal["ray"] | None,
+    typer.Option("--on", help="Cut and embed on Ray: the cluster of RAY_ADDRESS, or here."),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, help="How many embed on Ray; else one a CPU, or GPU."),
+]
+
 
 def index_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
     index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
     model: Model = None,
     dtype: Dtype = "auto",
-    remove_missing: Annotated[
-        bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
-    ] = False,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
-    ] = None,
+    remove_missing: RemoveMissing = False,
+    exclude: Exclude = None,
     readings: Annotated[
         bool | None,
         typer.Option(
@@ -66,23 +77,15 @@ def index_(
         bool,
         typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
     ] = False,
-    on: Annotated[
-        Literal["ray"] | None,
-        typer.Option("--on", help="Cut and embed on Ray: the cluster of RAY_ADDRESS, or here."),
-    ] = None,
-    actors: Annotated[
-        int | None,
-        typer.Option("--actors", min=1, help="How many embed on Ray; else one a CPU, or GPU."),
-    ] = None,
+    on: On = None,
+    actors: Actors = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
     if watch:
         _require_watching()
-    if on is None and actors is not None:
-        raise typer.BadParameter("--actors is for --on ray; give both or neither")
-    if on == "ray":
-        _require_ray()
+    if on is not None or actors is not None:
+        _require_ray(on)
     if readings is False and readings_mb:
         raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
     if not (remove_missing and _is_index(index)):
@@ -112,8 +115,10 @@ def _require_watching() -> None:
     Watch([])
 
 
-def _require_ray() -> None:
-    """Likewise that there is no Ray."""
+def _require_ray(on: str | None) -> None:
+    """Likewise that there is no Ray, or that it is not asked for."""
+    if on is None:
+        raise typer.BadParameter("--actors is for --on ray; give both or neither")
     from gem_rag.rag.ingest.ray import require_ray
 
     require_ray()

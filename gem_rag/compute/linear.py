@@ -142,9 +142,11 @@ def joined(weights: Sequence[Tensor]) -> Tensor:
     """
     if len(weights) == 1:
         return weights[0]
-    return weights[0].as_strided(
-        (sum(map(len, weights)), weights[0].shape[1]), weights[0].stride()
-    ) if _in_place.get() and _follow_each_other(weights) else torch.cat([*weights])
+    return (
+        weights[0].as_strided((sum(map(len, weights)), weights[0].shape[1]), weights[0].stride())
+        if _in_place.get() and _follow_each_other(weights)
+        else torch.cat([*weights])
+    )
 
 
 def _follow_each_other(weights: Sequence[Tensor]) -> bool:

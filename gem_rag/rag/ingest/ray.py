@@ -20,19 +20,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from gem_rag.compute.lent import Lent
 from gem_rag.errors import GemError, MissingExtraError
+from gem_rag.index.gem_index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.model.lending import borrowed, lent
 from gem_rag.rag.ingest.plan import Cutter, Move, Part, Plan, Seen, Work
 from gem_rag.rag.ingest.report import IngestReport, Report
 from gem_rag.rag.ingest.write import Ingest
-from gem_rag.rag.pipeline import GemRAG
+from gem_rag.store import ReadingStore
 
 AT_ONCE = 16  # sources in a block: what a worker does, and does again where it is killed
 RETRIES = 3  # of a block whose worker was killed
@@ -42,6 +43,15 @@ _ENVIRONMENT = {  # where nobody says otherwise
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # it takes each actor's restart for dangerous
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
 }
+
+
+class Indexing(Protocol):
+    """What of a `GemRAG` is needed to index."""
+
+    model: GemModel
+    index: GemIndex
+    store: ReadingStore
+    chunk_tokens: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ class RayWorkers:
 
 
 def add(
-    rag: GemRAG,
+    rag: Indexing,
     paths: Sequence[str | Path],
     *,
     remove_missing: bool = False,
