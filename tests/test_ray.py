@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from gem_rag import cli
 from gem_rag.errors import MissingExtraError
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
@@ -152,6 +153,16 @@ def test_a_killed_driver_goes_on_where_it_was(model, niceness, tiny_checkpoint, 
         expected = content(index)
     with GemIndex(folder) as index:
         require_same(sorted(content(index)), sorted(expected))
+
+
+def test_actors_without_ray_are_refused_before_anything_is_made(monkeypatch, capsys, tmp_path):
+    arguments = ["index", str(tmp_path), "--index", str(tmp_path / "index"), "--actors", "2"]
+    monkeypatch.setattr(sys, "argv", ["gem-rag", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "--on ray" in capsys.readouterr().err
+    assert not (tmp_path / "index").exists()
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
