@@ -301,7 +301,8 @@ def text_of(model: GemModel, tokens: int, which: int) -> str:
 def core_tests(seconds: float) -> dict[str, Any]:
     """The tests of the core, on the card in bf16: all pass, but for `EXACT_TESTS`."""
     bf16 = dict.fromkeys(("GEM_RAG_DTYPE", "GEM_RAG_TEST_DTYPE"), "bfloat16")
-    environment = os.environ | bf16 | {"PYTHONPATH": pythonpath()}
+    path = os.pathsep.join(str(ROOT / name) for name in ("", "integrations", "train", "tests"))
+    environment = os.environ | bf16 | {"PYTHONPATH": path}
     files = [str(ROOT / "tests" / f"{name}.py") for name in CORE_TESTS]
     options = ["-q", "-m", "not model and not slow", "-p", "no:cacheprovider", "--tb=line"]
     if find_spec("pytest_asyncio") is None:
@@ -318,11 +319,6 @@ def core_tests(seconds: float) -> dict[str, Any]:
     wrong = [name for name in failed if not any(test in name for test in EXACT_TESTS)]
     passed = bool(lines) and " passed" in lines[-1] and " error" not in lines[-1]
     return {"ok": passed and not wrong, "summary": lines[-1:], "failed": failed}
-
-
-def pythonpath() -> str:
-    """Where the tests find this checkout's packages."""
-    return os.pathsep.join(str(ROOT / name) for name in ("", "integrations", "train", "tests"))
 
 
 def main() -> None:

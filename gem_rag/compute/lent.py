@@ -114,6 +114,6 @@ class _WithTensors(pickle.Unpickler):
         super().__init__(file)
         self._tensors = tensors
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: int) -> Tensor:
         """The tensor of a number."""
         return self._tensors[pid]
