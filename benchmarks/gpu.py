@@ -244,14 +244,12 @@ class Speed:
         def run(most: int) -> None:
             nonlocal counted
             done = self._model.generate_batch(prompts, max_new_tokens=most)
-            counted = sum(g.usage.completion_tokens for g in done)
+            counted = sum(g.usage.completion_tokens for g in done) - rows
 
         first = self._card.seconds(lambda: run(1))
         took = self._card.seconds(lambda: run(self._sizes.answer)) - first
-        tokens = counted - rows
-        return self._facts(tokens, took, self.flops_a_token + self.head_flops) | {
-            "ms_a_step": 1e3 * took / max(1, tokens / rows),
-        }
+        facts = self._facts(counted, took, self.flops_a_token + self.head_flops)
+        return facts | {"ms_a_step": 1e3 * took / max(1, counted / rows)}
 
     def training(self) -> dict[str, float]:
         """Steps of the contrastive objective: the special tokens' pass, its gradients, AdamW.
