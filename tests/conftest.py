@@ -37,6 +37,7 @@ def gem(base_folder) -> GemModel:
     """A tiny Llama with K=3, an adapter that does something and a query instruction."""
     model = create(
         base_folder,
+        dtype=os.environ.get("GEM_RAG_TEST_DTYPE", "auto"),
         num_special_tokens=3,
         adapter=AdapterConfig(rank=4, alpha=8),
         query_instruction=" Who wrote this?",

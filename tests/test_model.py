@@ -16,7 +16,7 @@ from gem_rag.errors import (
     ReadingError,
     TruncationWarning,
 )
-from gem_rag.model import create
+from gem_rag.model import GemModel, create
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
@@ -410,3 +410,10 @@ async def test_async_twins_give_the_same_and_do_not_block(gem, monkeypatch):
     assert "".join(pieces) == gem.generate("Who?", max_new_tokens=60).text
     task.cancel()
     assert beats > 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_readings_are_joined_in_any_precision(tiny_checkpoint, dtype):
+    model = GemModel.from_pretrained(tiny_checkpoint, dtype=dtype)
+    readings = model.read(["Rivers run to the sea.", "A kettle."])
+    assert len(model.join(readings)) > len(readings[0])

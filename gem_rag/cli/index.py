@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -38,19 +38,30 @@ if TYPE_CHECKING:
     from gem_rag.rag.ingest.report import IngestReport
     from gem_rag.rag.pipeline import GemRAG
 
+RemoveMissing = Annotated[
+    bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
+]
+On = Annotated[
+    Literal["ray"] | None,
+    typer.Option("--on", help="Cut and embed on Ray: the cluster of RAY_ADDRESS, or here."),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, help="How many embed on Ray; else one a CPU, or GPU."),
+]
+
 
 def index_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
     index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
     model: Model = None,
     dtype: Dtype = "auto",
-    remove_missing: Annotated[
-        bool, typer.Option("--remove-missing", help="Drop files that are gone from the folders.")
-    ] = False,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", help="Leave out what this .gitignore pattern says; repeatable."),
-    ] = None,
+    remove_missing: RemoveMissing = False,
+    exclude: Exclude = None,
     readings: Annotated[
         bool | None,
         typer.Option(
@@ -70,11 +81,15 @@ def index_(
         bool,
         typer.Option("--watch", help="Go on: take over what changes, until Ctrl-C."),
     ] = False,
+    on: On = None,
+    actors: Actors = None,
     as_json: Json = False,
 ) -> None:
     """Index files and folders; unchanged files are not read again."""
     if watch:
         _require_watching()
+    if on is not None or actors is not None:
+        _require_ray(on)
     if readings is False and readings_mb:
         raise typer.BadParameter("--no-readings keeps none; give it or --readings-mb")
     if not (remove_missing and _is_index(index)):
@@ -86,7 +101,8 @@ def index_(
     }
     with open_rag(None, index, model, dtype, create=True, **kept) as rag:
         try:
-            report = rag.add(paths, remove_missing=remove_missing, exclude=exclude or ())
+            add = rag.add if on is None else partial(_add_on_ray, rag, actors)
+            report = add(paths, remove_missing=remove_missing, exclude=exclude or ())
         except KeyboardInterrupt:
             err.print(f"{rag.index.count()} chunks were committed and are kept")
             raise
@@ -102,6 +118,21 @@ def _require_watching() -> None:
     from gem_rag.rag.ingest.watch import Watch
 
     Watch([])
+
+
+def _require_ray(on: str | None) -> None:
+    """Likewise that there is no Ray, or that it is not asked for."""
+    if on is None:
+        raise typer.BadParameter("--actors is for --on ray; give both or neither")
+    from gem_rag.rag.ingest.ray import require_ray
+
+    require_ray()
+
+
+def _add_on_ray(rag: GemRAG, actors: int | None, paths: list[Path], **options: Any) -> IngestReport:
+    from gem_rag.rag.ingest.ray import add
+
+    return add(rag, paths, actors=actors, **options)
 
 
 def _watch(

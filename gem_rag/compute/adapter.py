@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -109,16 +110,16 @@ class Adapter(nn.Module):
             self._names[name] = key
             update = LowRank(layer, config.rank, device)
             self.updates[key] = update
-            layer.register_forward_hook(self._hook(update))
+            layer.register_forward_hook(partial(self._added_where_asked, update))
 
-    def _hook(self, update: LowRank) -> Any:
-        def add_updates(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            mine = [one.where for one in _acting.get() if one.adapter is self]
-            for where in mine:
-                out = self._added(update, where, args[0], out)
-            return out if mine else None
-
-        return add_updates
+    def _added_where_asked(
+        self, update: LowRank, _: nn.Module, args: tuple[Tensor, ...], out: Tensor
+    ) -> Tensor | None:
+        """The hook of a layer; no closure, so that a model with its adapters can be pickled."""
+        mine = [one.where for one in _acting.get() if one.adapter is self]
+        for where in mine:
+            out = self._added(update, where, args[0], out)
+        return out if mine else None
 
     def _added(self, update: LowRank, where: Positions, x: Tensor, out: Tensor) -> Tensor:
         if isinstance(where, slice) and where == EVERYWHERE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -98,6 +98,17 @@ class Aim:
     starts: Sequence[int]
     capacity: tuple[int, int]
     places: Tensor
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Numbers of the rows, and `places`, on a device: moved once for all layers of a pass.
+
+        Indices on the host a GPU would have to wait for, four times a layer.
+        """
+        if device not in self._moved:
+            rows = torch.arange(len(self.starts), device=device)
+            self._moved[device] = rows, self.places.to(device)
+        return self._moved[device]
 
 
 class SlotLayer(DynamicLayer):
@@ -152,7 +163,8 @@ class SlotLayer(DynamicLayer):
         if all(start == starts[0] for start in starts):
             held[:, :, starts[0] : starts[0] + count] = new
         elif count == 1:
-            held[torch.arange(len(starts)), :, self._aim.places] = new[:, :, 0]
+            rows, places = self._aim.on(held.device)
+            held[rows, :, places] = new[:, :, 0]
         else:
             for row, start in enumerate(starts):
                 held[row, :, start : start + count] = new[row]

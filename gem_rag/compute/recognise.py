@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gem_rag.compute.base import Base
-from gem_rag.compute.linear import Linear, Plain, choose
+from gem_rag.compute.linear import Linear, Plain, choose, joined
 from gem_rag.compute.norm import RmsNorm
 from gem_rag.compute.quantised import Quantised
 from gem_rag.compute.replaced import Part, replace_in
@@ -261,8 +261,7 @@ def fuse(modules: list[Any]) -> Linear:
         return kind.fused(quantised)
     weights = [m.weight.detach() for m in modules]
     biases = [m.bias.detach() for m in modules if m.bias is not None]
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-    return choose(weight, torch.cat(biases) if biases else None)
+    return choose(joined(weights), torch.cat(biases) if biases else None)
 
 
 def head_of(base: Base, *, replace: bool) -> Linear:

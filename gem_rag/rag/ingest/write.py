@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,13 +16,22 @@ from gem_rag.errors import DiskFullError
 from gem_rag.index.gem_index import GemIndex
 from gem_rag.progress import progress
 from gem_rag.rag.ingest.gone import Sight, missing_below
-from gem_rag.rag.ingest.plan import Move, Part, Plan, Work, source_name
+from gem_rag.rag.ingest.plan import Cutter, Move, Part, Plan, Work, source_name
 from gem_rag.rag.ingest.remove import drop
 from gem_rag.rag.ingest.report import IngestReport, Report
 from gem_rag.store import ReadingStore
 
 COMMIT_CHUNKS = 32  # about so many at once: what an interruption loses
 _KEPT = "nothing below it was dropped; `gem-rag remove` drops it"
+
+
+class Workers(Protocol):
+    """Who look at sources and cut them, and maybe embed what they cut."""
+
+    def __call__(
+        self, sources: Mapping[str, list[Part]], plan: Plan, report: Report
+    ) -> Iterator[Work | Move | None]:
+        """What there is to do for each source; None where there is nothing."""
 
 
 class Ingest:
@@ -31,13 +41,22 @@ class Ingest:
         index: Where they go.
         store: Embeds, and keeps what was read.
         chunk_tokens: Longest chunk.
+        workers: Who cut; None cuts here, one source after the other.
     """
 
-    def __init__(self, index: GemIndex, store: ReadingStore, chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        index: GemIndex,
+        store: ReadingStore,
+        chunk_tokens: int,
+        workers: Workers | None = None,
+    ) -> None:
         self._index = index
         self._store = store
         self._sight = Sight(index)
-        self._plan = Plan(index, store.model.codec.backend, chunk_tokens, self._sight)
+        cutter = Cutter(store.model.codec.backend, chunk_tokens)
+        self._plan = Plan(index, cutter, self._sight)
+        self._workers = workers or here
 
     def add(
         self,
@@ -78,8 +97,8 @@ class Ingest:
     ) -> None:
         pending: list[Work | Move] = []
         with progress("indexing", len(sources), show_progress, many=1) as advance:
-            for name, parts in sources.items():
-                if (work := self._plan.work(name, parts, report)) is not None:
+            for work in self._workers(sources, self._plan, report):
+                if work is not None:
                     pending.append(work)
                 else:
                     advance(1)
@@ -94,35 +113,52 @@ class Ingest:
         """Embed and write whole sources in one transaction; `advance` counts them as they go."""
         if not pending:
             return
-        texts = [passage.words for work in _works(pending) for passage in work.passages]
-        each = len(pending) / max(1, len(texts))  # sources a chunk
-        vectors = self._embed(texts, lambda count: advance(each * count))
+        pending = self._embedded(pending, advance)
         names = [*(work.name for work in pending), *(w.old for w in pending if isinstance(w, Move))]
         old = [chunk for name in names for chunk in self._index.documents.chunks(name)]
         try:
-            self._put(pending, vectors)
+            self._put(pending)
         except DiskFullError:
             if not self._store.info().on_disk:
                 raise
             self._store.clear()  # the database comes first: readings can be made again
-            self._put(pending, vectors)
+            self._put(pending)
         self._store.forget(self._index.documents.unread(old))
-        if not texts:
-            advance(len(pending))
-        report.chunks += len(texts)
+        report.chunks += sum(len(work.passages) for work in _works(pending))
 
-    def _put(self, pending: Sequence[Work | Move], vectors: np.ndarray | None) -> None:
+    def _put(self, pending: Sequence[Work | Move]) -> None:
         with self._index.transaction():
-            at = 0
             for work in pending:
                 if isinstance(work, Move):
                     again = partial(renamed, old=work.old, new=work.name)
                     self._index.documents.move(work.old, work.name, again)
                     continue
-                name, text, digest, passages = work
-                own = None if vectors is None else vectors[at : at + len(passages)]
-                self._index.documents.put(name, text, digest, passages, own)
-                at += len(passages)
+                self._index.documents.put(
+                    work.name, work.text, work.digest, work.passages, work.vectors
+                )
+
+    def _embedded(
+        self, pending: Sequence[Work | Move], advance: Callable[[float], None]
+    ) -> list[Work | Move]:
+        """The same, with the vectors of those works that have none."""
+        mine = [work for work in _works(pending) if work.vectors is None]
+        texts = [passage.words for work in mine for passage in work.passages]
+        each = len(pending) / max(1, len(texts))  # sources a chunk
+        vectors = self._embed(texts, lambda count: advance(each * count))
+        if not texts:
+            advance(len(pending))
+        if vectors is None:
+            return list(pending)
+        ends = np.cumsum([len(work.passages) for work in mine])
+        made = {
+            work.name: own for work, own in zip(mine, np.split(vectors, ends[:-1]), strict=True)
+        }
+        return [
+            work._replace(vectors=made[work.name])
+            if isinstance(work, Work) and work.name in made
+            else work
+            for work in pending
+        ]
 
     def _embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray | None:
         """Vectors, float32 ``[n, d]``; None without texts, or of a model that does not embed."""
@@ -150,6 +186,14 @@ class Ingest:
             report.notes += [] if note is None else [(path_name(root), f"{note}; {_KEPT}")]
         drop(self._index, list(gone), self._store.forget)
         report.removed += gone
+
+
+def here(
+    sources: Mapping[str, list[Part]], plan: Plan, report: Report
+) -> Iterator[Work | Move | None]:
+    """One source after the other, in this thread."""
+    for name, parts in sources.items():
+        yield plan.work(name, parts, report)
 
 
 def _works(pending: Sequence[Work | Move]) -> list[Work]:
