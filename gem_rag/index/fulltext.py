@@ -19,9 +19,7 @@ from gem_rag.index.words import asked as asked_words
 __all__ = ["COLUMNS", "RULES", "Asked", "FullText", "Worded"]
 
 TOKENIZER = f"tokenize=\"porter ascii tokenchars '{JOINTS}'\""  # stems English words
-_SCHEMA = (
-    f"CREATE VIRTUAL TABLE words USING fts5(text, heading, source, content='', {TOKENIZER})"
-)
+_SCHEMA = f"CREATE VIRTUAL TABLE words USING fts5(text, heading, source, content='', {TOKENIZER})"
 
 
 class Worded(NamedTuple):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from gem_rag.errors import GemError
 from gem_rag.index.facts import READINGS_FOLDER
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.model import GemModel
-from gem_rag.store import DISK_BYTES, ReadingStore
+from gem_rag.store import DISK_BYTES, ReadingStore, forget
 
 _BOUND = "readings_bytes"  # what the index calls it
 
 
 def readings_beside(
-    model: GemModel, index: GemIndex, keep: bool | None = None, most: int | None = None
+    model: GemModel, index: Index, keep: bool | None = None, most: int | None = None
 ) -> ReadingStore:
     """The store of an index's readings; where it may not write there, or is not to, in memory.
 
@@ -46,6 +47,12 @@ def readings_beside(
     if bound == 0 or (index.read_only and not folder.is_dir()):
         return ReadingStore(model)
     return ReadingStore(model, folder, disk_bytes=bound)
+
+
+def forget_beside(index: Index, texts: Sequence[str]) -> None:
+    """Delete what is kept beside an index of texts that are gone; no model is needed."""
+    if index.path is not None:
+        forget(index.path / READINGS_FOLDER, texts)
 
 
 def _told(keep: bool | None, most: int | None) -> int | None:

@@ -96,7 +96,9 @@ class StoredDocuments:
             return
         points = self._points(known, vectors=True)
         chunks = [
-            c._replace(source=new, lead=c.lead and again(c.lead), mended=c.mended and again(c.mended))
+            c._replace(
+                source=new, lead=c.lead and again(c.lead), mended=c.mended and again(c.mended)
+            )
             for c in (point.chunk for point in points)
         ]
         with self._transaction():

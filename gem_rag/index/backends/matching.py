@@ -44,7 +44,7 @@ def _test(value: Any, operator: str, operand: Any) -> bool:
     if operator == "$size":
         return isinstance(value, list) and len(value) == operand
     if operator in _COMPARED:
-        return _is_alike(value, operand) and _COMPARED[operator](value, operand)
+        return _is_alike(value, operand) and bool(_COMPARED[operator](value, operand))
     if operator == "$icontains":
         value, operand = _folded(value), operand.casefold()
     if isinstance(value, str):

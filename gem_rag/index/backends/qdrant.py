@@ -1,7 +1,7 @@
 """QdrantIndex: an index in a Qdrant server, or in Qdrant's local mode."""
 
 import json
-import uuid
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,22 +17,7 @@ from gem_rag.index.backends.naming import (
     entries_name,
     require_name,
 )
-from gem_rag.index.backends.store import (
-    AT_ONCE,
-    EVERYTHING,
-    Among,
-    And,
-    Condition,
-    Entry,
-    HasId,
-    Negated,
-    Number,
-    Or,
-    Part,
-    Point,
-    StoreKind,
-    Tokens,
-)
+from gem_rag.index.backends.store import AT_ONCE, EVERYTHING, Condition, Entry, Point
 from gem_rag.index.backends.store_index import StoreIndex
 from gem_rag.index.backends.terms import term_number, weights_of
 
@@ -41,11 +26,17 @@ try:
     from qdrant_client import models
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
+
+    from gem_rag.index.backends.qdrant_filter import (
+        filter_of,
+        filter_or_none,
+        is_value,
+        point_id,
+    )
 except ImportError as error:
     raise MissingExtraError("an index in Qdrant", "qdrant") from error
 
 _DENSE, _WORDS, _TOLD = "dense", "words", "gem_rag"
-_NAMESPACE = uuid.UUID("2b0f1b0e-7d5c-4a55-8f0e-51c1f1d0f0a7")  # of points' ids
 _ENTRY_FIELDS = ("kind", "name", "hash")
 
 
@@ -189,12 +180,15 @@ class Client:
             for field, kind in kinds.items():
                 self.ask(self.api.create_payload_index, name, field, field_schema=kind)
 
-    def scroll(self, name: str, where: Any, limit: int | None = None, **options: Any) -> Iterator[Any]:
+    def scroll(
+        self, name: str, where: Any, limit: int | None = None, **options: Any
+    ) -> Iterator[Any]:
         """All records that match, or so many of them."""
         left, after = limit, None
         while left is None or left > 0:
             most = AT_ONCE if left is None else min(AT_ONCE, left)
-            found, after = self.ask(self.api.scroll, name, scroll_filter=where, limit=most, offset=after, **options
+            found, after = self.ask(
+                self.api.scroll, name, scroll_filter=where, limit=most, offset=after, **options
             )
             yield from found
             left = None if left is None else left - len(found)
@@ -246,14 +240,18 @@ class QdrantChunks:
     def delete(self, where: Condition) -> None:
         """Delete what matches."""
         if self._exists():
-            selector = models.FilterSelector(filter=_filter(where))
-            self._client.ask(self._client.api.delete, self._name, points_selector=selector, wait=True)
+            selector = models.FilterSelector(filter=filter_of(where))
+            self._client.ask(
+                self._client.api.delete, self._name, points_selector=selector, wait=True
+            )
 
     def count(self, where: Condition) -> int:
         """How many match."""
         if not self._exists():
             return 0
-        found = self._client.ask(self._client.api.count, self._name, count_filter=_filter_or_none(where))
+        found = self._client.ask(
+            self._client.api.count, self._name, count_filter=filter_or_none(where)
+        )
         return int(found.count)
 
     def scroll(
@@ -262,7 +260,7 @@ class QdrantChunks:
         """All that match, or so many of them."""
         if self._exists():
             options = {"with_payload": _PAYLOAD, "with_vectors": [_DENSE] if vectors else False}
-            where = _filter_or_none(where)
+            where = filter_or_none(where)
             for record in self._client.scroll(self._name, where, limit, **options):
                 yield _point(record)
 
@@ -270,11 +268,12 @@ class QdrantChunks:
         """The n nearest to a vector, float32 [dim], with their cosines, best first."""
         if not self._exists():
             return []
-        found = self._client.ask(self._client.api.query_points,
+        found = self._client.ask(
+            self._client.api.query_points,
             self._name,
             query=vector.tolist(),
             using=_DENSE,
-            query_filter=_filter_or_none(where),
+            query_filter=filter_or_none(where),
             search_params=self._params,
             limit=n,
             with_payload=_PAYLOAD,
@@ -295,17 +294,21 @@ class QdrantChunks:
             models.QueryRequest(
                 query=_sparse(dict.fromkeys(numbers, 1.0)),
                 using=_WORDS,
-                filter=_filter_or_none(where),
+                filter=filter_or_none(where),
                 limit=n,
                 with_payload=_PAYLOAD,
                 with_vector=[_DENSE] if vectors and self._dim is not None else False,
             )
         ]
         requests += [
-            models.QueryRequest(query=_sparse({i: 1.0}), using=_WORDS, limit=1, with_vector=[_WORDS])
+            models.QueryRequest(
+                query=_sparse({i: 1.0}), using=_WORDS, limit=1, with_vector=[_WORDS]
+            )
             for i in numbers
         ]
-        found, *each = self._client.ask(self._client.api.query_batch_points, self._name, requests=requests)
+        found, *each = self._client.ask(
+            self._client.api.query_batch_points, self._name, requests=requests
+        )
         count = self.count(EVERYTHING)
         holding = [_holding(i, best.points, count) for i, best in zip(numbers, each, strict=True)]
         return [_point(record) for record in found.points], holding
@@ -326,7 +329,7 @@ class QdrantEntries:
     def put(self, entries: Sequence[Entry]) -> None:
         """Write rows; those of the same kind and name are replaced."""
         points = [
-            models.PointStruct(id=_entry_id(e.kind, e.name), vector={}, payload=e._asdict())
+            models.PointStruct(id=point_id(e.kind, e.name), vector={}, payload=e._asdict())
             for e in entries
         ]
         if points:
@@ -335,7 +338,7 @@ class QdrantEntries:
     def delete(self, kind: str, names: Sequence[str]) -> None:
         """Delete rows."""
         if names:
-            ids = [_entry_id(kind, name) for name in names]
+            ids: list[Any] = [point_id(kind, name) for name in names]
             chosen = models.PointIdsList(points=ids)
             self._client.ask(self._client.api.delete, self._name, points_selector=chosen, wait=True)
 
@@ -348,16 +351,18 @@ class QdrantEntries:
         torn: bool | None = None,
     ) -> list[Entry]:
         """Rows of a kind, by what is given."""
-        must: list[Any] = [_is("kind", kind)]
+        must: list[Any] = [is_value("kind", kind)]
         if names is not None:
-            must.append(models.HasIdCondition(has_id=[_entry_id(kind, name) for name in names]))
-        must += [_is(key, v) for key, v in {"hash": hash, "torn": torn}.items() if v is not None]
+            must.append(models.HasIdCondition(has_id=[point_id(kind, name) for name in names]))
+        must += [
+            is_value(key, v) for key, v in {"hash": hash, "torn": torn}.items() if v is not None
+        ]
         records = self._client.scroll(self._name, models.Filter(must=must), with_payload=True)
         return [Entry(**record.payload) for record in records]
 
     def count(self, kind: str) -> int:
         """How many rows of a kind there are."""
-        where = models.Filter(must=[_is("kind", kind)])
+        where = models.Filter(must=[is_value("kind", kind)])
         return int(self._client.ask(self._client.api.count, self._name, count_filter=where).count)
 
 
@@ -370,7 +375,7 @@ def _struct(point: Point) -> "models.PointStruct":
     vector: dict[str, Any] = {_WORDS: _sparse(words)} if words else {}
     if point.vector is not None:
         vector[_DENSE] = np.asarray(point.vector).tolist()
-    return models.PointStruct(id=_point_id(point.chunk.id), vector=vector, payload=columns)
+    return models.PointStruct(id=point_id(point.chunk.id), vector=vector, payload=columns)
 
 
 def _point(record: Any) -> Point:
@@ -389,58 +394,5 @@ def _holding(number: int, best: Sequence[Any], count: int) -> int:
         return 0
     sparse = best[0].vector[_WORDS]
     weight = dict(zip(sparse.indices, sparse.values, strict=True))[number]
-    odds = np.expm1(best[0].score / weight)
+    odds = math.expm1(best[0].score / weight)
     return round((count + 0.5 - 0.5 * odds) / (1 + odds))
-
-
-def _point_id(name: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, name))
-
-
-def _entry_id(kind: str, name: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, f"{kind}\0{name}"))
-
-
-def _is(key: str, value: Any) -> "models.FieldCondition":
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
-
-
-def _filter_or_none(where: Condition) -> Any:
-    return None if where == EVERYTHING else _filter(where)
-
-
-def _filter(where: Condition) -> "models.Filter":
-    condition = _condition(where)
-    if isinstance(condition, models.Filter):
-        return condition
-    return models.Filter(must=[condition])
-
-
-def _condition(where: Condition) -> Any:
-    """A condition in Qdrant's language."""
-    match where:
-        case And(parts):
-            return models.Filter(must=[_condition(part) for part in parts])
-        case Or(parts) if parts:
-            return models.Filter(should=[_condition(part) for part in parts])
-        case Or():
-            return models.HasIdCondition(has_id=[])
-        case Negated(part):
-            return models.Filter(must_not=[_condition(part)])
-        case HasId(ids):
-            return models.HasIdCondition(has_id=[_point_id(name) for name in ids])
-        case Tokens(values):
-            return _any_of("tokens", values)
-        case Among(column, values):
-            return _any_of(column, values)
-        case Part(column, text):
-            return models.FieldCondition(key=column, match=models.MatchSubstring(substring=text))
-        case Number(key, operator, operand):
-            bound = models.Range(**{operator.removeprefix("$"): operand})
-            return models.FieldCondition(key=f"numbers.{key}", range=bound)
-
-
-def _any_of(key: str, values: Sequence[str]) -> Any:
-    if not values:
-        return models.HasIdCondition(has_id=[])
-    return models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))

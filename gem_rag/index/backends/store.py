@@ -177,12 +177,15 @@ class Store(Protocol):
     Attributes:
         name: How messages call it; says no password.
         is_atomic: Whether `transaction` makes several changes one, which others see all at once.
-        entries: The rows beside the chunks.
     """
 
     name: str
     is_atomic: bool
-    entries: Entries
+
+    @property
+    def entries(self) -> Entries:
+        """The rows beside the chunks."""
+        ...
 
     def properties(self) -> dict[str, Any]:
         """What the collection's metadata says of its vectors: fingerprint, dim, kind."""

@@ -85,9 +85,7 @@ class StoreIndex:
         self._view = View(store, self._identity)
         self._writer = DocumentWriter(store)
         self._search = StoreSearch(self._view, self._identity)
-        self.documents = StoredDocuments(
-            self._view, self._writer, self._accept, self.transaction
-        )
+        self.documents = StoredDocuments(self._view, self._writer, self._accept, self.transaction)
 
     @property
     def path(self) -> Path | None:
@@ -303,7 +301,7 @@ class StoreIndex:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
 
     def __copy__(self, memo: object = None) -> Self:

@@ -60,7 +60,9 @@ def _nested(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def tokens_of(fields: Mapping[str, Any]) -> list[str]:
     """Everything that can be asked of a chunk's fields by equality."""
-    return list(dict.fromkeys(token for name, value in fields.items() for token in _of(name, value)))
+    return list(
+        dict.fromkeys(token for name, value in fields.items() for token in _of(name, value))
+    )
 
 
 def _of(name: str, value: Any) -> Iterator[str]:

@@ -109,7 +109,9 @@ class DocumentWriter:
         old = self._clean(into, found[0]) if found else Known(source)
         revision = _revision(source, content_hash, old.revision)
         placed = [
-            Point(c._replace(id=_id(revision, i)), revision, None if vectors is None else vectors[i])
+            Point(
+                c._replace(id=_id(revision, i)), revision, None if vectors is None else vectors[i]
+            )
             for i, c in enumerate(chunks)
         ]
         pieces = [rest[i : i + _PIECE] for i in range(0, len(rest), _PIECE)]

@@ -15,7 +15,7 @@ from gem_rag.documents.find import content_hash, path_name
 from gem_rag.documents.load import load_file
 from gem_rag.documents.split import SPLITTER_VERSION, split
 from gem_rag.errors import GemError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.records import Passage
 from gem_rag.index.values import encode
 from gem_rag.rag.ingest.gone import Sight
@@ -54,9 +54,7 @@ class Plan:
         sight: Knows which files are gone.
     """
 
-    def __init__(
-        self, index: GemIndex, tokenizer: Tokenizer, chunk_tokens: int, sight: Sight
-    ) -> None:
+    def __init__(self, index: Index, tokenizer: Tokenizer, chunk_tokens: int, sight: Sight) -> None:
         self._index = index
         self._sight = sight
         self._tokenizer = tokenizer
