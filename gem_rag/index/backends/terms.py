@@ -120,23 +120,22 @@ class Wanted:
         terms: The query's.
         holding: Of each, how many chunks hold it.
         count: How many chunks there are.
+        average: Words of a chunk of usual length.
     """
 
-    def __init__(self, terms: Sequence[str], holding: Sequence[int], count: int) -> None:
+    def __init__(
+        self, terms: Sequence[str], holding: Sequence[int], count: int, average: float
+    ) -> None:
+        self._average = average
         self._rarities = {t: rarity(count, n) for t, n in zip(terms, holding, strict=True)}
         self._weights = {t: lacked(count, n) for t, n in zip(terms, holding, strict=True)}
 
-    def score(self, held: Held, average: float) -> float:
-        """BM25 over what it would be if the words filled the chunk, 0 to 1.
-
-        Args:
-            held: What the chunk holds.
-            average: Words of a chunk of usual length.
-        """
+    def score(self, held: Held) -> float:
+        """BM25 over what it would be if the words filled the chunk, 0 to 1."""
         times, length = held
         most = SATURATION * sum(self._rarities.values())
         found = sum(
-            weight * saturated(times[term], length, average)
+            weight * saturated(times[term], length, self._average)
             for term, weight in self._rarities.items()
             if term in times
         )
