@@ -257,7 +257,8 @@ def test_a_document_is_replaced_moved_and_removed(index):
     before = index.search(vectors(1, seed=2)[0], 1)[0]
     index.documents.move(SOURCE, "new.txt", lambda read: read.replace("Kettle", "Pot"))
     after = index.search(vectors(1, seed=2)[0], 1)[0]
-    assert (after.source, after.text, after.score) == ("new.txt", before.text, before.score)
+    assert (after.source, after.text) == ("new.txt", before.text)
+    assert after.score == pytest.approx(before.score)
     assert after.words == before.words.replace("Kettle", "Pot")
     assert [d.source for d in index.documents.all()] == ["new.txt"]
     assert index.documents.text("new.txt") == MANUAL
@@ -515,14 +516,12 @@ def test_an_index_travels_to_another_process_by_its_address(server):
 
 def test_hnsw_finds_the_nearest_too(server):
     with closing(server.opener()(kind="hnsw", dim=8)) as index:
-        many = vectors(200, seed=4)
-        index.add(
-            [f"text {i}" for i in range(200)], many, [{"even": i % 2 == 0} for i in range(200)]
-        )
+        many = vectors(60, seed=4)
+        index.add([f"text {i}" for i in range(60)], many, [{"even": i % 2 == 0} for i in range(60)])
         found = index.search(many[10], 5)
         assert (found[0].text, index.info().kind) == ("text 10", "hnsw")
-        only = index.search(many[10], 90, where={"even": False})
-        assert len(only) == 90
+        only = index.search(many[10], 25, where={"even": False})
+        assert len(only) == 25
         assert not any(hit.metadata["even"] for hit in only)
 
 

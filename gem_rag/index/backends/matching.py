@@ -32,7 +32,7 @@ def _holds(condition: Condition, name: str, fields: Mapping[str, Any]) -> bool:
             return name in ids
         case FieldTest(field, operator, operand):
             if operator == "$exists":
-                return (field in fields) == operand
+                return bool((field in fields) == operand)
             return field in fields and _test(fields[field], operator, operand)
 
 

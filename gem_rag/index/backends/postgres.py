@@ -331,6 +331,6 @@ def _row(point: Point) -> dict[str, Any]:
 
 
 def _point(row: Sequence[Any]) -> Point:
-    *columns, vector = row
-    columns = dict(zip(STORED, columns, strict=True))
+    *stored, vector = row
+    columns = dict(zip(STORED, stored, strict=True))
     return point_of(columns, None if vector is None else vector.to_numpy())

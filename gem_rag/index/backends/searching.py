@@ -121,7 +121,7 @@ class _Found:
             least = query.min_score
             scored = [Scored(row, cosine, cosine) for row, cosine in near.items()]
             return [s for s in scored if least is None or s.order >= least]
-        depth = max(n, DEPTH) if query.by_vectors else n
+        depth = max(n, DEPTH)  # the store's own order of words is a rough one
         if not query.by_vectors and query.min_score is not None:
             depth = self._chunks.count(self._where)  # who is far from the vector is left out
         near = self._near(depth) if query.by_vectors else {}
