@@ -549,6 +549,20 @@ def test_commands_take_addresses(server, docs, tiny_checkpoint, monkeypatch, cap
     assert (code, "does not exist" in err) == (1, True)
 
 
+def test_the_server_serves_an_index_by_its_address(server, docs, tiny_checkpoint, tmp_path):
+    from serving import running, settings_for
+
+    address = server.address(new_name())
+    home = tmp_path / "home"
+    settings = settings_for(home, tiny_checkpoint, index=address, paths=[docs])
+    with running(settings) as served:
+        assert {d["name"] for d in served.all_ready(2)} == {"kettle.md", "rivers.txt"}
+        events = served.ask("Which warranty has the kettle?", threshold=None, max_tokens=4)
+        assert {one["name"] for one in events[0][1]} == {"kettle.md"}
+        assert served.http.get("/api/settings").json()["index"] == shown(address)
+    assert not (home / "index.sqlite").exists()
+
+
 # Addresses
 
 
