@@ -43,6 +43,15 @@ def random_vectors(count: int, dim: int, seed: int) -> Vectors:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def word(number: int) -> str:
+    """A word of its own for each number."""
+    letters = ""
+    while number or not letters:
+        number, letter = divmod(number, 26)
+        letters = chr(ord("a") + letter) + letters
+    return f"q{letters}x"
+
+
 def documents(count: int) -> Iterator[tuple[str, str, list[Passage]]]:
     """Sources, texts and pieces of random words; some words are much more frequent than others."""
     rng = np.random.default_rng(0)
@@ -50,7 +59,7 @@ def documents(count: int) -> Iterator[tuple[str, str, list[Passage]]]:
         pieces, text = [], ""
         for number in range(first, min(first + CHUNKS_A_DOCUMENT, count)):
             ranks = np.minimum(rng.zipf(1.3, WORDS_A_CHUNK), WORDS)
-            words = " ".join(f"word{rank}" for rank in ranks) + f" chunk{number}"
+            words = " ".join(map(word, (*ranks.tolist(), WORDS + number)))
             metadata = {"number": number, "even": number % 2 == 0, "part": number % 100}
             pieces.append(Passage(words, len(text), len(text) + len(words), metadata=metadata))
             text += words + "\n"
@@ -89,7 +98,7 @@ def recall(index: Index, vectors: Vectors, queries: Vectors) -> float:
 def measure(index: Index, count: int, dim: int, asked: int) -> dict[str, float]:
     """Speeds of one store, and its recall."""
     vectors, queries = random_vectors(count, dim, 1), random_vectors(asked, dim, 2)
-    texts = [f"word{20 + i} word{300 + i} chunk{i}" for i in range(asked)]
+    texts = [f"{word(20 + i)} {word(300 + i)} {word(WORDS + i)}" for i in range(asked)]
     row: dict[str, float] = {"put_per_s": fill(index, count, vectors)}
     searches: dict[str, Callable[[int], Any]] = {
         "vector_ms": lambda i: index.search(queries[i], K),

@@ -1,9 +1,11 @@
 """A connection to Milvus."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pymilvus import MilvusClient
+from pymilvus.client.iterator import query_iterator
 from pymilvus.exceptions import MilvusException
 
 from gem_rag.errors import GemIndexError
@@ -24,6 +26,8 @@ class Client:
     def __init__(self, url: str, name: str, *, is_server: bool, token: str, timeout: float) -> None:
         self._name = name
         self._is_server = is_server
+        if not is_server:  # Milvus Lite has no clock, of which each iterator would warn
+            logging.getLogger(query_iterator.__name__).setLevel(logging.ERROR)
         self.api: MilvusClient = self.ask(MilvusClient, url, token=token, timeout=timeout)
         self.close: Callable[[], None] = self.api.close
 
