@@ -89,7 +89,7 @@ def demo(as_json: Json = False) -> None:
         ask(
             question,
             docs=[docs / page for page in DEMO_PAGES],
-            index=Path(folder),
+            index=folder,
             model=None,
             dtype="auto",
             mode="hybrid",

@@ -55,7 +55,9 @@ Dtype = Annotated[
 Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")
 ]
-IndexDir = Annotated[Path | None, typer.Option("--index", help="An index folder.")]
+IndexDir = Annotated[
+    str | None, typer.Option("--index", help="An index: a folder, or a server's address.")
+]
 Mode = Annotated[
     Literal["hybrid", "vector", "words"],
     typer.Option("--mode", help="What finds: words beside vectors, or one alone."),
@@ -104,23 +106,23 @@ def load_model(name: str | None, dtype: str = "auto") -> GemModel:
 @contextmanager
 def open_rag(
     docs: list[Path] | None,
-    index: Path | None,
+    index: str | Path | None,
     model: str | None,
     dtype: str,
     *,
     create: bool = False,
     **options: Any,
 ) -> Iterator[GemRAG]:
-    """A `GemRAG` over an index folder, over documents indexed for the occasion, or both."""
+    """A `GemRAG` over an index, over documents indexed for the occasion, or both."""
     if not docs and index is None:
         raise typer.BadParameter("give --docs PATH or --index DIR")
-    from gem_rag.index.gem_index import GemIndex
+    from gem_rag.index.address import open_index
     from gem_rag.rag.pipeline import GemRAG
 
     existing(docs or [])
     gem = load_model(model, dtype)
     made_by: dict[str, Any] = {"fingerprint": gem.fingerprint, "dim": gem.dim} if gem.embeds else {}
-    with GemIndex(index, create=create or docs is not None, **made_by) as opened:
+    with open_index(index, create=create or docs is not None, **made_by) as opened:
         rag = GemRAG(gem, opened, **named_skill(options))
         if docs:
             print_problems(rag.add(docs))

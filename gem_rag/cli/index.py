@@ -57,7 +57,9 @@ Actors = Annotated[
 
 def index_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
-    index: Annotated[Path, typer.Option("--index", help="The index folder to write.")],
+    index: Annotated[
+        str, typer.Option("--index", help="The index to write: a folder, or a server's address.")
+    ],
     model: Model = None,
     dtype: Dtype = "auto",
     remove_missing: RemoveMissing = False,
@@ -136,7 +138,7 @@ def _add_on_ray(rag: GemRAG, actors: int | None, paths: list[Path], **options: A
 
 
 def _watch(
-    rag: GemRAG, paths: list[Path], exclude: Sequence[str], index: Path, as_json: bool
+    rag: GemRAG, paths: list[Path], exclude: Sequence[str], index: str, as_json: bool
 ) -> None:
     """Take over what changes, until Ctrl-C."""
     from gem_rag.rag.ingest.watch import follow
@@ -151,13 +153,15 @@ def _watch(
 
 
 def _print_indexed(
-    rag: GemRAG, report: IngestReport, index: Path, as_json: bool, indent: int | None = 2
+    rag: GemRAG, report: IngestReport, index: str, as_json: bool, indent: int | None = 2
 ) -> None:
     if as_json:
         print_json({**dataclasses.asdict(report), "total_chunks": rag.index.count()}, indent)
     else:
+        from gem_rag.index.address import shown
+
         print_report(report)
-        out.print(f"{rag.index.count()} chunks in {escape(str(index))}")
+        out.print(f"{rag.index.count()} chunks in {escape(shown(index))}")
 
 
 def _did(report: IngestReport) -> bool:
@@ -166,14 +170,18 @@ def _did(report: IngestReport) -> bool:
     return bool(changed or report.unchanged)
 
 
-def _is_index(folder: Path) -> bool:
+def _is_index(place: str) -> bool:
+    """Whether there is one; of a server's it is not known before it is opened."""
+    from gem_rag.index.address import is_address
     from gem_rag.index.gem_index import DATABASE_FILE
 
-    return (folder.expanduser() / DATABASE_FILE).exists()
+    return is_address(place) or (Path(place).expanduser() / DATABASE_FILE).exists()
 
 
 def remove(
-    index: Annotated[Path, typer.Option("--index", help="The index folder.")],
+    index: Annotated[
+        str, typer.Option("--index", help="The index: a folder, or a server's address.")
+    ],
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Files, folders or names of documents, gone or not."),
@@ -185,20 +193,18 @@ def remove(
     if bool(paths) == (where is not None):
         raise typer.BadParameter("give either PATH... or --where JSON")
     condition = parsed(where)
-    from gem_rag.index.facts import READINGS_FOLDER
-    from gem_rag.index.gem_index import GemIndex
+    from gem_rag.index.address import open_index, shown
     from gem_rag.rag.ingest.remove import remove
-    from gem_rag.store import forget
+    from gem_rag.rag.readings import forget_beside
 
-    with GemIndex(index, create=False) as opened:
-        readings = (opened.path or index) / READINGS_FOLDER
-        removal = remove(opened, paths or [], condition, partial(forget, readings))
+    with open_index(index, create=False) as opened:
+        removal = remove(opened, paths or [], condition, partial(forget_beside, opened))
         facts = {**dataclasses.asdict(removal), "total_chunks": opened.count()}
     if as_json:
         print_json(facts)
     else:
         print_removal(removal)
-        out.print(f"{facts['total_chunks']} chunks in {escape(str(index))}")
+        out.print(f"{facts['total_chunks']} chunks in {escape(shown(index))}")
     if removal.missing and not removal.removed:
         raise typer.Exit(1)
 

@@ -38,9 +38,9 @@ def info(
     gem = load_model(model, dtype)
     facts: dict[str, Any] = {"model": model_facts(gem)}
     if index is not None:
-        from gem_rag.index import GemIndex
+        from gem_rag.index.address import open_index
 
-        with GemIndex(index, create=False) as opened:
+        with open_index(index, create=False) as opened:
             facts["index"] = dataclasses.asdict(opened.info())
     facts["engine"] = dataclasses.asdict(gem.engine.stats())
     if as_json:

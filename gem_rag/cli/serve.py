@@ -48,6 +48,7 @@ def serve(
 ) -> None:
     """Serve chat, search, embeddings and a page to ask from; watch files and folders."""
     try:
+        from gem_rag.index.address import is_address
         from gem_rag.server import run
         from gem_rag.server.settings import Settings, home_of, is_loopback, new_key
     except ImportError as error:
@@ -55,8 +56,10 @@ def serve(
     _require_key(host, api_key, is_needed=not is_loopback(host))
     whole = existing(paths or [])
     key = new_key() if api_key == "auto" else api_key
+    address = index if index is not None and is_address(index) else None
     settings = Settings(
-        home=(index or home_of(whole)).expanduser(),
+        home=home_of(whole, index) if address or index is None else Path(index).expanduser(),
+        index=address,
         paths=whole,
         host=host,
         key=key,

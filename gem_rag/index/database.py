@@ -105,6 +105,11 @@ class Database:
         """Whether the file has an older layout, until the next change."""
         return self._schema.is_old
 
+    @property
+    def read_only(self) -> bool:
+        """Whether its file can only be read."""
+        return self.connection.read_only
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is committed together, or not at all; nested ones join the outer.
@@ -155,8 +160,8 @@ class Database:
 
     def properties(self) -> dict[str, Any]:
         """What the index says about itself: fingerprint, dim, kind."""
-        rows = self.run("SELECT key, value FROM properties")
-        return {key: json.loads(value) for key, value in rows}
+        found = dict(self.run("SELECT key, value FROM properties"))
+        return {key: json.loads(value) for key, value in found.items()}
 
     def set_property(self, key: str, value: Any) -> None:
         """Record a property."""
@@ -285,11 +290,9 @@ class Database:
 
     def count(self, where: CompiledFilter | None) -> int:
         """How many chunks match."""
-        if where is None:
-            [(count,)] = self.run("SELECT count(*) FROM chunks")
-        else:
-            sql = f"SELECT count(*) FROM passages WHERE {where.sql}"
-            [(count,)] = self.run(sql, where.parameters)
+        condition, parameters = where or ("1", {})
+        table = "chunks" if where is None else "passages"  # which is slower
+        [(count,)] = self.run(f"SELECT count(*) FROM {table} WHERE {condition}", parameters)
         return int(count)
 
     def rows_where(self, where: CompiledFilter) -> Rows:

@@ -93,7 +93,7 @@ class Documents:
             self._delete(source)
             self._database.run(
                 "INSERT INTO documents (source, hash, state, rest) VALUES (?, ?, ?, ?)",
-                (source, content_hash, READY, "".join(_between(text, chunks))),
+                (source, content_hash, READY, "".join(between(text, chunks))),
             )
             sql = "SELECT document FROM documents WHERE source = ?"
             [(document,)] = self._database.run(sql, (source,))
@@ -125,7 +125,7 @@ class Documents:
         encode_passages(new, "", [])  # raises where it is no source
         with self._database.transaction():
             if self.get(old) is None:
-                raise _absent(old)
+                raise absent(old)
             self._database.advance()
             if new != old:
                 self._delete(new)
@@ -187,7 +187,7 @@ class Documents:
 
     def _text(self, source: str) -> str:
         if self.get(source) is None:
-            raise _absent(source)
+            raise absent(source)
         found = [] if self._database.is_old else self._database.run(_REST, (source,))
         rest = found[0][0] if found else None
         if rest is None:
@@ -199,14 +199,15 @@ class Documents:
             "SELECT start, stop, text FROM chunks JOIN documents USING (document) "
             "WHERE source = ? ORDER BY start, stop"
         )
-        return "".join(_joined(rest, self._database.run(sql, (source,))))
+        return "".join(joined(rest, self._database.run(sql, (source,))))
 
 
-def _absent(source: str) -> GemIndexError:
+def absent(source: str) -> GemIndexError:
+    """What is raised where a document is asked for that is not there."""
     return GemIndexError(f"no document {source!r} in the index; `all()` lists them")
 
 
-def _between(text: str, chunks: Sequence[StoredChunk]) -> Iterator[str]:
+def between(text: str, chunks: Sequence[StoredChunk]) -> Iterator[str]:
     """What of a text is in no chunk, in order."""
     at = 0
     for start, stop in sorted((c.start or 0, c.stop or 0) for c in chunks):
@@ -215,8 +216,8 @@ def _between(text: str, chunks: Sequence[StoredChunk]) -> Iterator[str]:
     yield text[at:]
 
 
-def _joined(rest: str, chunks: Iterable[tuple[int, int, str]]) -> Iterator[str]:
-    """The text again: `_between` backwards."""
+def joined(rest: str, chunks: Iterable[tuple[int, int, str]]) -> Iterator[str]:
+    """The text again: `between` backwards."""
     at = used = 0
     for start, stop, text in chunks:
         gap = max(0, start - at)

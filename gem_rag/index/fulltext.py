@@ -5,12 +5,12 @@ was given has to be given again to take it out.
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import NamedTuple
 
+from gem_rag.index.bm25 import COLUMN_WEIGHTS, SATURATION, lacked, rarity
 from gem_rag.index.connection import Connection
 from gem_rag.index.sql import CompiledFilter
 from gem_rag.index.words import JOINTS, RULES, words
@@ -18,17 +18,8 @@ from gem_rag.index.words import asked as asked_words
 
 __all__ = ["COLUMNS", "RULES", "Asked", "FullText", "Worded"]
 
-# BM25 of SQLite has k1 = 1.2: a word that fills a chunk counts 2.2 times its rarity, never more.
-_SATURATION = 2.2
-_LEAST_RARITY = 1e-6  # of words that half of all chunks hold (SQLite's own bound)
-# Chunks that are thought beside those there are where it is weighed which words a chunk lacks: in a
-# small index a word that stands nowhere would otherwise outweigh all that do.
-_BESIDE = 1000
-_WEIGHTS = "1.0, 1.5, 1.0"  # of a word in the text, the headings, the source's name
-_SCHEMA = (
-    "CREATE VIRTUAL TABLE words USING fts5(text, heading, source, content='', "
-    f"tokenize=\"porter ascii tokenchars '{JOINTS}'\")"
-)
+TOKENIZER = f"tokenize=\"porter ascii tokenchars '{JOINTS}'\""  # stems English words
+_SCHEMA = f"CREATE VIRTUAL TABLE words USING fts5(text, heading, source, content='', {TOKENIZER})"
 
 
 class Worded(NamedTuple):
@@ -86,7 +77,7 @@ class FullText:
     def asked(self, query: str) -> Asked | None:
         """A query as it is searched; None where it holds no word."""
         terms = [_quoted(word) for word in asked_words(query)]
-        most = _SATURATION * sum(self._rarities(terms))
+        most = SATURATION * sum(self._rarities(terms))
         return Asked(" OR ".join(terms), most) if terms and most else None
 
     def search(
@@ -124,17 +115,17 @@ class FullText:
                 "FROM words WHERE words MATCH :word"
             )
             [(holding, among)] = self._connection.run(sql, {"rows": wanted, "word": _quoted(word)})
-            rarity = math.log(1 + (count + _BESIDE) / (1 + holding))
-            most += rarity
+            weight = lacked(count, holding)
+            most += weight
             for row in among.split(",") if among else ():
-                held[int(row)] += rarity
-        return {row: rarity / most for row, rarity in held.items()} if most else {}
+                held[int(row)] += weight
+        return {row: weight / most for row, weight in held.items()} if most else {}
 
     def _run(
         self, query: Asked, rest: str, parameters: dict[str, object]
     ) -> list[tuple[int, float]]:
         sql = f"SELECT rowid, -rank FROM words WHERE words MATCH :terms AND rank MATCH :by {rest}"
-        by = f"bm25({_WEIGHTS})"
+        by = f"bm25({', '.join(map(str, COLUMN_WEIGHTS))})"
         found = self._connection.run(sql, {**parameters, "terms": query.terms, "by": by})
         return [(row, score / query.most) for row, score in found]
 
@@ -145,16 +136,18 @@ class FullText:
         for term in terms:
             sql = "SELECT count(*) FROM words WHERE words MATCH ?"
             [(holding,)] = self._connection.run(sql, (term,))
-            rarity = math.log((count - holding + 0.5) / (holding + 0.5)) if count else 0.0
-            rarities.append(max(rarity, _LEAST_RARITY))
+            rarities.append(rarity(count, holding))
         return rarities
 
 
-def _columns(chunk: Worded) -> tuple[int, str, str, str]:
+def columns_of(chunk: Worded) -> tuple[list[str], list[str], list[str]]:
+    """The words of a chunk's text, of its headings, and of its source's name."""
     name = PurePath(chunk.source or "").name  # the folders are mostly the same for all
-    text, heading, name = (
-        " ".join(words(part)) for part in (chunk.text, chunk.heading or "", name)
-    )
+    return words(chunk.text), words(chunk.heading or ""), words(name)
+
+
+def _columns(chunk: Worded) -> tuple[int, str, str, str]:
+    text, heading, name = (" ".join(column) for column in columns_of(chunk))
     return chunk.row, text, heading, name
 
 

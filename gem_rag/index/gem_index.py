@@ -354,7 +354,7 @@ class GemIndex(Handle):
     @property
     def read_only(self) -> bool:
         """Whether it can only be read: its file or folder is write-protected."""
-        return self._database.connection.read_only
+        return self._database.read_only
 
     def info(self) -> IndexInfo:
         """Size, dimension, model, kind and generation, of one moment; bytes with and beside it."""

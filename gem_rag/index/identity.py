@@ -1,12 +1,13 @@
 """Whose vectors an index holds: the model's fingerprint, their length, and how to search them."""
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
 from gem_rag.errors import GemIndexError
 from gem_rag.index.ann import Kind
-from gem_rag.index.database import Database, Vectors
+from gem_rag.index.database import Vectors
 from gem_rag.index.records import check_vectors
 
 _REMEDY = "use the model that made it, or ingest again into a new index"
@@ -14,6 +15,31 @@ _REMEDY = "use the model that made it, or ingest again into a new index"
 
 class UnknownOriginError(GemIndexError):
     """It was never recorded which model made the vectors."""
+
+
+class Recording(Protocol):
+    """Where it is recorded whose vectors are held."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be recorded."""
+        ...
+
+    def properties(self) -> dict[str, Any]:
+        """What is recorded."""
+        ...
+
+    def set_property(self, key: str, value: Any) -> None:
+        """Record something."""
+        ...
+
+    def count_vectors(self) -> int:
+        """How many chunks have a vector."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is recorded inside is recorded together, where the store can do that."""
+        ...
 
 
 class Identity:
@@ -24,7 +50,7 @@ class Identity:
         name: How error messages call the index.
     """
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Recording, name: str) -> None:
         self._database = database
         self._name = name
 
@@ -41,7 +67,7 @@ class Identity:
             GemIndexError: Something given differs from what is recorded.
         """
         given = {"fingerprint": fingerprint, "dim": dim, "kind": kind}
-        if self._unrecorded(given) and not self._database.connection.read_only:
+        if self._unrecorded(given) and not self._database.read_only:
             with self._database.transaction():
                 # Another process may have been faster.
                 for key, value in self._unrecorded(given).items():

@@ -120,7 +120,7 @@ class Search:
             GemIndexError: `k` is below 1, the vectors are another model's, or the filter is wrong.
         """
         condition = compile_filter(query.where)
-        wanted = _checked(k)
+        wanted = checked_count(k)
         with self._database.snapshot():
             if query.distinct:
                 found = self._distinct(query, wanted, condition)
@@ -132,8 +132,8 @@ class Search:
         """For one search: see `GemIndex.mmr`."""
         if not 0 <= lambda_mult <= 1:
             raise GemIndexError(f"lambda_mult is {lambda_mult}; expected 0 (diverse) to 1 (near)")
-        k = _checked(k)
-        wanted = max(_checked(fetch_k, "fetch_k") if fetch_k else 4 * k, k)
+        k = checked_count(k)
+        wanted = max(checked_count(fetch_k, "fetch_k") if fetch_k else 4 * k, k)
         condition = compile_filter(query.where)
         with self._database.snapshot():
             search = self._distinct if query.distinct else self._scored
@@ -181,7 +181,7 @@ class Search:
             if asked and near is not None:
                 worded |= full_text.scores(asked, cosines.keys() - worded.keys())
             cosines |= self._cosines(query, i, worded.keys() - cosines.keys())
-            lines.append(_ordered(cosines, worded, query)[:n])
+            lines.append(ordered(cosines, worded, query)[:n])
         return lines
 
     def _words_for(self, query: Query) -> FullText | None:
@@ -249,13 +249,13 @@ class Search:
         covered = self._covered(query, found)
         if not query.distinct:
             return [
-                [_hit(scored, chunk, held) for scored, chunk in line]
+                [hit_of(scored, chunk, held) for scored, chunk in line]
                 for line, held in zip(stored, covered, strict=True)
             ]
         texts = (chunk.text for line in stored for _, chunk in line)
         sources = self._database.sources_of(texts, condition)
         return [
-            [_hit(scored, chunk, held, sources[chunk.text]) for scored, chunk in line]
+            [hit_of(scored, chunk, held, sources[chunk.text]) for scored, chunk in line]
             for line, held in zip(stored, covered, strict=True)
         ]
 
@@ -270,7 +270,7 @@ class Search:
         ]
 
 
-def _ordered(
+def ordered(
     cosines: Mapping[int, float | None], worded: Mapping[int, float], query: Query
 ) -> list[Scored]:
     """Rows that were found, best first; equal ones in the order they were added."""
@@ -292,12 +292,20 @@ def _ordered(
     ]
 
 
-def _hit(
+def hit_of(
     scored: Scored,
     chunk: StoredChunk,
     covered: Mapping[int, float],
     sources: Sequence[str] | None = None,
 ) -> Hit:
+    """A chunk that was found, as a search returns it.
+
+    Args:
+        scored: Its scores.
+        chunk: What is stored of it.
+        covered: By row, which part of the query's words stands in it.
+        sources: Of all chunks of its text; None is its own.
+    """
     if sources is None:
         sources = () if chunk.source is None else (chunk.source,)
     return Hit(
@@ -318,8 +326,8 @@ def _check_texts(texts: Sequence[str]) -> None:
             raise GemIndexError(f"a text to search for is {text!r}; expected a string")
 
 
-def _checked(k: int, name: str = "k") -> int:
-    """A number of chunks; numpy's whole numbers are numbers too."""
+def checked_count(k: int, name: str = "k") -> int:
+    """A number of chunks, 1 or more; numpy's whole numbers are numbers too."""
     try:
         wanted = operator.index(k)
     except TypeError:

@@ -72,7 +72,7 @@ def _words(text: str, pairs: Callable[[str], Sequence[str]]) -> Iterator[str]:
         text = _POINTS.sub("", unicodedata.normalize("NFKC", text))
     for match in _TOKEN.finditer(_THOUSANDS.sub("", text)):
         token = match.group()
-        yield from pairs(_fold(token)) if _is_unspaced(token) else _forms(token)
+        yield from pairs(_fold(token)) if is_unspaced(token) else _forms(token)
 
 
 def asked(query: str) -> list[str]:
@@ -86,7 +86,8 @@ def asked(query: str) -> list[str]:
     return (telling or found)[:MOST_ASKED]
 
 
-def _is_unspaced(token: str) -> bool:
+def is_unspaced(token: str) -> bool:
+    """Whether a word is of a script that puts no spaces between words."""
     return not token.isascii() and _UNSPACED_RUN.match(token) is not None
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from gem_rag.documents.kinds import is_known
 from gem_rag.documents.words import BELOW, BETWEEN
 from gem_rag.index.filters import Where
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.records import Chunk
 
 SEARCHED = 20  # passages looked at for a title
@@ -99,7 +99,7 @@ class Named:
         where: Only those with a chunk that matches.
     """
 
-    def __init__(self, index: GemIndex, where: Where | None = None) -> None:
+    def __init__(self, index: Index, where: Where | None = None) -> None:
         self._index = index
         self._where = where
         self.sources = self._sources()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.index.filters import Where
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.model import GemModel
 from gem_rag.rag.answer import SaidStream
 from gem_rag.rag.naming import Named, is_file, listed, to_summarise
@@ -26,7 +26,7 @@ class Overviews:
         where: Only documents with a passage that matches, and such passages of them.
     """
 
-    def __init__(self, index: GemIndex, model: GemModel, where: Where | None) -> None:
+    def __init__(self, index: Index, model: GemModel, where: Where | None) -> None:
         self._index = index
         self._model = model
         self._where = where

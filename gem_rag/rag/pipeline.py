@@ -14,8 +14,9 @@ from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.errors import GemError
+from gem_rag.index.address import open_index
 from gem_rag.index.filters import Where
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.answer import (
@@ -50,7 +51,8 @@ class GemRAG:
 
     Args:
         model: Embeds, ranks and answers. A base without a checkpoint finds by words, and ranks.
-        index: Where chunks are; its fingerprint must be the model's.
+        index: Where chunks are: an index, or the folder or address of one
+            (`gem_rag.index.address`); None is one in memory. Its fingerprint must be the model's.
         store: Kept readings of chunks; None makes one beside the index, or in memory where that is
             an index in memory, or one that can only be read.
         keep_readings: Keep readings on disk, beside the index; False deletes those that are there.
@@ -82,7 +84,7 @@ class GemRAG:
     def __init__(
         self,
         model: GemModel,
-        index: GemIndex | None = None,
+        index: Index | str | Path | None = None,
         *,
         store: ReadingStore | None = None,
         keep_readings: bool | None = None,
@@ -102,7 +104,7 @@ class GemRAG:
         if candidates < 1 or context < 1:
             raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
         self.model = model
-        self.index = GemIndex() if index is None else index
+        self.index = _opened(index)
         if model.embeds:
             self.index.claim(model.fingerprint, model.dim)
         asked = keep_readings, readings_bytes, readings_format
@@ -368,3 +370,8 @@ class GemRAG:
     def astream(self, question: str, **options: Any) -> AsyncAnswerStream:
         """`stream` without blocking the event loop."""
         return AsyncAnswerStream(partial(self.stream, question, **options))
+
+
+def _opened(index: Index | str | Path | None) -> Index:
+    """An index, or the one at a place."""
+    return open_index(index) if index is None or isinstance(index, str | Path) else index

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from gem_rag.compute.packed import stored_dtype
 from gem_rag.errors import GemError
 from gem_rag.index.facts import READINGS_FOLDER
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.model import GemModel
-from gem_rag.store import DISK_BYTES, ReadingStore
+from gem_rag.store import DISK_BYTES, ReadingStore, forget
 
 _BOUND, _FORMAT = "readings_bytes", "readings_format"  # what the index calls them
 
 
 def readings_beside(
     model: GemModel,
-    index: GemIndex,
+    index: Index,
     keep: bool | None = None,
     most: int | None = None,
     kept_as: str | None = None,
@@ -56,7 +57,7 @@ def readings_beside(
     return ReadingStore(model, folder, disk_bytes=bound, format=kept_as)
 
 
-def _remembered(model: GemModel, index: GemIndex, kept_as: str | None) -> str:
+def _remembered(model: GemModel, index: Index, kept_as: str | None) -> str:
     """The format that is asked for, or was last; the index is told."""
     known = str(index.get_meta(_FORMAT, "auto"))
     if kept_as is None or kept_as == known:
@@ -65,6 +66,12 @@ def _remembered(model: GemModel, index: GemIndex, kept_as: str | None) -> str:
     if not index.read_only:
         index.set_meta(_FORMAT, kept_as)
     return kept_as
+
+
+def forget_beside(index: Index, texts: Sequence[str]) -> None:
+    """Delete what is kept beside an index of texts that are gone; no model is needed."""
+    if index.path is not None:
+        forget(index.path / READINGS_FOLDER, texts)
 
 
 def _told(keep: bool | None, most: int | None) -> int | None:

@@ -13,7 +13,7 @@ from gem_rag.compute.reading import Reading
 from gem_rag.config import RelevanceWeights
 from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.index.filters import Where
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.records import Hit
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
@@ -201,7 +201,7 @@ class Retriever:
         store: Kept readings, from which they are ranked.
     """
 
-    def __init__(self, model: GemModel, index: GemIndex, store: ReadingStore) -> None:
+    def __init__(self, model: GemModel, index: Index, store: ReadingStore) -> None:
         self._model = model
         self._index = index
         self._store = store

@@ -17,7 +17,7 @@ from gem_rag.checkpoints.names import DEFAULT, public_name
 from gem_rag.documents.find import absolute
 from gem_rag.engine.streams import AwaitedPieces
 from gem_rag.errors import GemError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.address import open_index
 from gem_rag.model import GemModel
 from gem_rag.rag.pipeline import GemRAG
 from gem_rag.server.admission import Admission
@@ -209,5 +209,5 @@ def _opened(settings: Settings) -> tuple[GemModel, GemRAG]:
     made_by: dict[str, Any] = {}
     if model.embeds:
         made_by = {"fingerprint": model.fingerprint, "dim": model.dim}
-    index = GemIndex(absolute(settings.home), **made_by)
+    index = open_index(settings.index or absolute(settings.home), **made_by)
     return model, GemRAG(model, index)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gem_rag.documents.find import absolute
+from gem_rag.index.address import shown
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -47,6 +48,7 @@ class Settings:
 
     Attributes:
         home: The folder of index, uploads and conversations.
+        index: The address of the index, where that is not in the folder.
         paths: Files and folders that are indexed and watched.
         host: Where it listens.
         key: Who asks must know it; None asks for none.
@@ -66,6 +68,7 @@ class Settings:
     dtype: str = "auto"
     limits: Limits = Limits()
     settle: float = 1.0
+    index: str | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -93,13 +96,19 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def home_of(paths: Sequence[Path]) -> Path:
-    """The data folder for a set of paths, in whatever order: always the same one."""
+def home_of(paths: Sequence[Path], index: str | None = None) -> Path:
+    """The data folder for a set of paths, in whatever order: always the same one.
+
+    Args:
+        paths: What is served.
+        index: The address of the index, where that is elsewhere.
+    """
     import platformdirs
 
-    names = "\0".join(sorted({str(absolute(path)) for path in paths}))
+    given = {str(absolute(path)) for path in paths} | ({shown(index)} if index else set())
+    names = "\0".join(sorted(given))
     name = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return platformdirs.user_data_path("gem-rag") / "served" / (name if paths else "uploads")
+    return platformdirs.user_data_path("gem-rag") / "served" / (name if given else "uploads")
 
 
 def new_key() -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from gem_rag.documents.find import is_gone
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 
 _MOUNTS = "mounts"  # what the index calls them
 
@@ -23,7 +23,7 @@ class Sight:
         index: Remembers the mounts that its files came from.
     """
 
-    def __init__(self, index: GemIndex) -> None:
+    def __init__(self, index: Index) -> None:
         self._index = index
         self._mounts: list[str] = index.get_meta(_MOUNTS, [])
 
@@ -48,7 +48,7 @@ class Sight:
 
 
 def missing_below(
-    index: GemIndex, sight: Sight, root: Path, found: Collection[str]
+    index: Index, sight: Sight, root: Path, found: Collection[str]
 ) -> tuple[list[str], str | None]:
     """What was indexed below a path and is gone.
 

@@ -17,7 +17,7 @@ from gem_rag.documents.find import content_hash, path_name
 from gem_rag.documents.load import load_file
 from gem_rag.documents.split import SPLITTER_VERSION, split
 from gem_rag.errors import GemError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.records import Passage
 from gem_rag.index.values import encode
 from gem_rag.rag.ingest.gone import Sight
@@ -132,7 +132,7 @@ class Plan:
         sight: Knows which files are gone.
     """
 
-    def __init__(self, index: GemIndex, cutter: Cutter, sight: Sight) -> None:
+    def __init__(self, index: Index, cutter: Cutter, sight: Sight) -> None:
         self.cutter = cutter
         self._index = index
         self._sight = sight

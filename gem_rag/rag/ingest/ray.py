@@ -27,7 +27,7 @@ import torch
 
 from gem_rag.compute.lent import Lent
 from gem_rag.errors import GemError, MissingExtraError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.model import GemModel
 from gem_rag.model.lending import borrowed, lent
 from gem_rag.rag.ingest.plan import Cutter, Move, Part, Plan, Seen, Work
@@ -49,7 +49,7 @@ class Indexing(Protocol):
     """What of a `GemRAG` is needed to index."""
 
     model: GemModel
-    index: GemIndex
+    index: Index
     store: ReadingStore
     chunk_tokens: int
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gem_rag.documents.find import absolute
 from gem_rag.errors import GemError
 from gem_rag.index.filters import Where
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.index.records import Record
 from gem_rag.rag.ingest.plan import source_name
 from gem_rag.rag.ingest.report import Removal
@@ -17,7 +17,7 @@ Forget = Callable[[Sequence[str]], object]  # of texts, what was read of them
 
 
 def remove(
-    index: GemIndex, sources: Sequence[str | Path], where: Where | None, forget: Forget
+    index: Index, sources: Sequence[str | Path], where: Where | None, forget: Forget
 ) -> Removal:
     """See `GemRAG.remove`."""
     if bool(sources) == (where is not None):
@@ -31,7 +31,7 @@ def remove(
     return removal
 
 
-def drop(index: GemIndex, names: Sequence[str], forget: Forget) -> None:
+def drop(index: Index, names: Sequence[str], forget: Forget) -> None:
     """Remove documents and what was read of them."""
     with index.transaction():
         chunks = [chunk for name in names for chunk in index.documents.chunks(name)]
@@ -39,7 +39,7 @@ def drop(index: GemIndex, names: Sequence[str], forget: Forget) -> None:
     forget(index.documents.unread(chunks))
 
 
-def _by_name(index: GemIndex, sources: Sequence[str | Path]) -> tuple[Removal, list[Record]]:
+def _by_name(index: Index, sources: Sequence[str | Path]) -> tuple[Removal, list[Record]]:
     known = [document.source for document in index.documents.all()]
     names: dict[str, None] = {}
     loose: list[Record] = []  # added without a document: their metadata names a source
@@ -70,7 +70,7 @@ def _without_document(source: str) -> Where:
     return {"$and": [{"$source": {"$exists": False}}, {"source": source}]}
 
 
-def _by_filter(index: GemIndex, where: Where) -> tuple[Removal, list[Record]]:
+def _by_filter(index: Index, where: Where) -> tuple[Removal, list[Record]]:
     chunks = list(index.iterate(where))
     index.delete([chunk.id for chunk in chunks])
     touched = dict.fromkeys(chunk.source for chunk in chunks if chunk.source is not None)

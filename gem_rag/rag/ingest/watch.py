@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gem_rag.documents.find import absolute, find, is_gone
 from gem_rag.errors import DocumentError, MissingExtraError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.rag.ingest.gone import Sight, missing_below
 from gem_rag.rag.ingest.plan import source_name
 from gem_rag.rag.ingest.remove import drop
@@ -33,7 +33,7 @@ _State = tuple[int, int, int]  # size, time of change, number of a file
 class Indexing(Protocol):
     """What of a `GemRAG` is needed to have its index follow."""
 
-    index: GemIndex
+    index: Index
     store: ReadingStore
 
     def add(self, paths: Sequence[Path], /, *, show_progress: bool | None) -> IngestReport:

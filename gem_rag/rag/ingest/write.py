@@ -13,7 +13,7 @@ from gem_rag.documents.document import Document
 from gem_rag.documents.find import absolute, find, is_gone, path_name
 from gem_rag.documents.words import renamed
 from gem_rag.errors import DiskFullError
-from gem_rag.index.gem_index import GemIndex
+from gem_rag.index.protocol import Index
 from gem_rag.progress import progress
 from gem_rag.rag.ingest.gone import Sight, missing_below
 from gem_rag.rag.ingest.plan import Cutter, Move, Part, Plan, Work, source_name
@@ -46,7 +46,7 @@ class Ingest:
 
     def __init__(
         self,
-        index: GemIndex,
+        index: Index,
         store: ReadingStore,
         chunk_tokens: int,
         workers: Workers | None = None,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gem_rag import __version__
 from gem_rag.documents.kinds import KNOWN
+from gem_rag.index.address import shown
 from gem_rag.rag.retrieve import CANDIDATES
 from gem_rag.server.api.bodies import Key, Settings
 from gem_rag.server.api.folders import may_add
@@ -50,7 +51,7 @@ async def settings(request: Request, service: Served) -> dict[str, Any]:
             "allowed": may_add(request) or bool(service.settings.roots),
             "roots": [] if may_add(request) else [str(root) for root in service.settings.roots],
         },
-        "index": str(service.settings.home),
+        "index": shown(service.settings.index or service.settings.home),
         **counts,
     }
 
