@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tiny import TEXTS, make_base
 
-from gem_rag.cli.ask import reply
+from gem_rag.cli.chat import Chat
+from gem_rag.cli.screens import screen_for
 from gem_rag.documents import Document, load_file
 from gem_rag.errors import GemError
 from gem_rag.index import GemIndex
@@ -339,8 +340,12 @@ def test_history_of_any_form_is_taken_as_words():
 def test_a_conversation_outlives_a_question_that_fails(rag, docs, capsys):
     rag.add(docs)
     long = "sea " * 2000
-    assert reply(rag, long, [], 3, as_json=False) is None
+    plain = Chat(rag, screen_for(as_json=False), max_new_tokens=3)
+    plain.take(long)
     assert capsys.readouterr().err.startswith("error: ")
-    assert reply(rag, long, [], 3, as_json=True) is None
+    machine = Chat(rag, screen_for(as_json=True), max_new_tokens=3)
+    machine.take(long)
     assert "room" in json.loads(capsys.readouterr().out)["error"]
-    assert reply(rag, "Who?", [], 3, as_json=False) is not None
+    for chat in (plain, machine):
+        chat.take("Who?")
+        assert capsys.readouterr().out.strip()
