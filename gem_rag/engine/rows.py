@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
-
-from torch import Tensor
 
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import Reading
@@ -20,11 +19,13 @@ from gem_rag.engine.fit import misfit_of_text
 from gem_rag.engine.options import Schema
 from gem_rag.engine.results import FinishReason, Generation, Usage
 from gem_rag.engine.sampling import Sampler, Sampling
-from gem_rag.engine.slots import Slot
+from gem_rag.engine.slots import Logits, Slot
+from gem_rag.engine.speculation import Guesser
 from gem_rag.engine.stops import TextAssembler
 from gem_rag.errors import GemError, GenerationTimeout
 
-LOOK_AHEAD = 4  # tokens that a stream may be ahead of whoever reads it
+LOOK_AHEAD = 4  # tokens that a stream may be ahead of whoever reads it, and be run further
+MOST_AHEAD = 8  # and may be ahead by what was guessed right
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Row:
         must_call: Whether it has to call one.
         schema: What its text has to fit.
         committee: Makes one choice of what the seats say; None where there is one.
+        speculates: Whether it guesses what comes next; None: where that is faster.
     """
 
     prompt: list[int]
@@ -72,6 +74,7 @@ class Row:
     must_call: bool = False
     schema: Schema | None = None
     committee: Committee | None = None
+    speculates: bool | None = None
 
     @property
     def follows_reading(self) -> bool:
@@ -95,13 +98,35 @@ class Row:
         """Tokens of all readings."""
         return sum(seat.held for seat in self.seats)
 
+    @property
+    def read(self) -> list[int]:
+        """Token ids of all readings and the prompt."""
+        readings = (seat.after.ids.tolist() for seat in self.seats if seat.after is not None)
+        return [*chain.from_iterable(readings), *self.prompt]
+
 
 class Piece(NamedTuple):
-    """What a token added: the text that can be shown, and how far the answer was then."""
+    """What a token added: the text that can be shown, and how many tokens there were then."""
 
     text: str
     tokens: int
-    characters: int
+
+
+class Whole(Future[Generation]):
+    """An answer's end. Its text is put together by whoever asks for it, not by what computes."""
+
+    def __init__(self, make: Callable[[], Generation]) -> None:
+        super().__init__()
+        self._make = make
+
+    def result(self, timeout: float | None = None) -> Generation:
+        """As a future's."""
+        super().result(timeout)
+        return self._generation
+
+    @cached_property
+    def _generation(self) -> Generation:
+        return self._make()
 
 
 @dataclass(eq=False)
@@ -120,6 +145,9 @@ class Answer:
         to_run: Tokens that are not in the slots yet: the same for all seats.
         ids: Generated.
         sources: Of each, the reading of a committee that it came from.
+        proposed: Tokens that were guessed.
+        accepted: Those that were right.
+        sampler: Chooses.
     """
 
     row: Row
@@ -128,19 +156,23 @@ class Answer:
     asked: Callable[[], bool] | None = None
     unwanted: Callable[[], bool] = lambda: False
     read_on: Callable[[], None] | None = None
-    future: Future[Generation] = field(default_factory=Future)
+    future: Future[Generation] = field(init=False)
     slots: list[Slot] = field(default_factory=list)
     to_run: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
+    proposed: int = 0
+    accepted: int = 0
 
     def __post_init__(self) -> None:
+        self.future = Whole(self.result)
         self.to_run = list(self.row.prompt)
+        self.sampler = Sampler(self.row.sampling)
         self._reason: FinishReason = "cancelled"
-        self._choose = Sampler(self.row.sampling)
         self._text = TextAssembler(self.parts.codec, self.row.stops)
+        self._shown: list[int] = []  # characters of the text after each token, as far as they are
         self._ends = self.parts.end_ids
-        self._pieces: deque[Piece] = deque()
+        self._read = 0  # tokens whose pieces were read
         self._timer: threading.Timer | None = None
         self._changed = threading.Condition()
         self._is_stopped = self._is_over = False
@@ -155,8 +187,13 @@ class Answer:
     @property
     def is_wanted(self) -> bool:
         """Whether anybody waits for its next token."""
-        ahead = self.is_streamed and len(self._pieces) >= LOOK_AHEAD
+        ahead = self.is_streamed and self._ahead >= LOOK_AHEAD
         return not ahead or self.future.cancelled()  # which is found out when it would go on
+
+    @property
+    def _ahead(self) -> int:
+        """Tokens that nobody has read yet."""
+        return len(self.ids) - self._read
 
     @property
     def width(self) -> int:
@@ -169,38 +206,88 @@ class Answer:
         tokens = self.row.held + self.width * (len(self.row.prompt) + self.row.limit)
         return tokens * self.parts.base.kv_bytes_per_token
 
+    # What is asked where it may guess: see `speculation.Guessing`
+
+    @property
+    def speculates(self) -> bool | None:
+        """Whether it guesses; None: where that is faster."""
+        return self.row.speculates
+
+    @property
+    def most_guessed(self) -> int:
+        """Tokens it could take beside the next one."""
+        left = self.row.limit - len(self.ids) - 1
+        return min(left, MOST_AHEAD - 1 - self._ahead) if self.is_streamed else left
+
+    @property
+    def guesser(self) -> Guesser:
+        """Knows all that was read and written until now."""
+        guesser, before = self._guesser
+        guesser.extend(self.ids[len(guesser) - before :])
+        return guesser
+
+    @cached_property
+    def _guesser(self) -> tuple[Guesser, int]:
+        read = self.row.read
+        return Guesser(read), len(read)
+
     # What the worker does
 
-    def take(self, logits: Sequence[Tensor]) -> None:
-        """Choose the next token by each seat's logits ``[vocab]``."""
-        token = self._chosen(logits)
-        self.ids.append(token)
-        self.to_run = [token]
-        text = self._added(token)
-        self._is_stopped = self.asked is not None and self.asked()
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tokens follow from logits alone, so that those of many are chosen at once."""
+        return self.row.committee is None and self.row.sampling.logits_hook is None
+
+    def choices(self, logits: Logits) -> Iterator[int]:
+        """One token after another, each in the light of those that were taken before it.
+
+        Args:
+            logits: Its seats'.
+        """
+        for at in zip(*logits.places, strict=True):
+            if self.row.committee is None:
+                yield self.sampler(self.ids, logits.all[at[0]])
+                continue
+            scores = self.row.committee.scores([logits.all[one] for one in at])  # (k, vocab)
+            token = self.sampler(self.ids, scores.amax(0))
+            self.sources.append(int(scores[:, token].argmax()))
+            yield token
+
+    def take(self, choices: Iterable[int], guess: Sequence[int] = ()) -> None:
+        """Append the next token, and those after it as long as what was guessed is right.
+
+        Args:
+            choices: What comes next at its last place, and after each guessed token.
+            guess: The guessed tokens; what was run of them in vain is taken back.
+        """
+        before = len(self.ids)
+        try:
+            for token, guessed in zip(choices, [*guess, None], strict=False):
+                self._append(token)
+                if token != guessed or self.is_done:
+                    break
+        finally:
+            right = max(0, len(self.ids) - before - 1)
+            for slot in self.slots:
+                slot.drop(len(guess) - right)
+            if guess:
+                self.proposed += len(guess)
+                self.accepted += right
+                self.guesser.judge(right, all_right=right == len(guess) or self.is_done)
+            self.to_run = self.ids[-1:]
+            with self._changed:
+                self._changed.notify_all()
+
+    def _append(self, token: int) -> None:
         with self._changed:
-            self._pieces.append(Piece(text, len(self.ids), len(self._text.text)))
-            self._changed.notify_all()
-
-    def _chosen(self, logits: Sequence[Tensor]) -> int:
-        if self.row.committee is None:
-            return self._choose(self.ids, logits[0])
-        scores = self.row.committee.scores(logits)  # (k, vocab)
-        token = self._choose(self.ids, scores.amax(0))
-        self.sources.append(int(scores[:, token].argmax()))
-        return token
-
-    def _added(self, token: int) -> str:
-        if token in self._ends:
-            self._reason = "stop"
-            return self._text.flush()
-        piece = self._text.push(token)
-        if self._text.stopped:
-            self._reason = "stop"
-        elif len(self.ids) >= self.row.limit:
-            piece += self._text.flush()
-            self._reason = "stop" if self._text.stopped else "length"
-        return piece
+            self.ids.append(token)
+            if self.row.stops:
+                self._assemble(len(self.ids))  # which may find one
+            if self._text.stopped or token in self._ends:
+                self._reason = "stop"
+            elif len(self.ids) >= self.row.limit:
+                self._reason = "length"
+        self._is_stopped = self.asked is not None and self.asked()
 
     @property
     def is_done(self) -> bool:
@@ -220,7 +307,7 @@ class Answer:
         if not self.future.set_running_or_notify_cancel():
             return
         if error is None:
-            self.future.set_result(self.result())
+            self.future.set_result(None)  # type: ignore[arg-type]  # see `Whole`
         else:
             self.future.set_exception(error)
 
@@ -264,22 +351,28 @@ class Answer:
             Exception: What went wrong.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._pieces or self._is_over)
-            waited = len(self._pieces) >= LOOK_AHEAD
-            piece = self._pieces.popleft() if self._pieces else None
-        if piece is not None:
-            if waited and self.read_on is not None:
+            self._changed.wait_for(lambda: self._ahead or self._is_over)
+            ahead = self._ahead
+            if ahead:
+                before = self._characters(self._read)
+                self._read += 1
+                after = self._characters(self._read)
+                text = self._text.text[before:after]
+        if ahead:
+            if ahead == LOOK_AHEAD and self.read_on is not None:
                 self.read_on()
-            return piece
+            return Piece(text, self._read)
         if not self.future.cancelled() and (error := self.future.exception()) is not None:
             raise error
         return None
 
     def result(self, upto: Piece | None = None) -> Generation:
         """Its state as it is now, or was when a piece was read; ``cancelled`` until its end."""
-        count = len(self.ids) if upto is None else upto.tokens
-        text = self._text.text if upto is None else self._text.text[: upto.characters]
-        is_whole = count == len(self.ids)
+        with self._changed:
+            count = len(self.ids) if upto is None else upto.tokens
+            characters = self._characters(count)
+            text = self._text.text[:characters]
+            is_whole = count == len(self.ids)
         said = taken_apart(text, self.row.tools, must_call=self.row.must_call)
         held = self.row.held
         return Generation(
@@ -290,6 +383,8 @@ class Answer:
                 cached_tokens=held,
                 completion_tokens=count,
                 truncated_tokens=self.row.truncated,
+                proposed_tokens=self.proposed,
+                accepted_tokens=self.accepted,
             ),
             tool_calls=said.calls,
             invalid_tool_calls=said.broken if is_whole else (),
@@ -298,6 +393,20 @@ class Answer:
             prompt_ids=(*self.row.past, *self.row.prompt),
             sources=tuple(self.sources[:count]),
         )
+
+    def _characters(self, count: int) -> int:
+        """How much text so many tokens are, put together as far as that was not done."""
+        self._assemble(count)
+        return self._shown[count - 1] if count else 0
+
+    def _assemble(self, count: int) -> None:
+        for token in self.ids[len(self._shown) : count]:
+            if token not in self._ends:
+                self._text.push(token)
+            is_last = token in self._ends or len(self._shown) + 1 >= self.row.limit
+            if is_last and not self._text.stopped:
+                self._text.flush()
+            self._shown.append(len(self._text.text))
 
     def _misfit(self, said: Said) -> str | None:
         """Why a finished answer does not fit its schema; None where it does or calls a tool."""

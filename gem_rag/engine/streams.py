@@ -89,7 +89,7 @@ class _Read:
 
     def __init__(self, answer: Answer, begin: Callable[[], None]) -> None:
         self.answer = answer
-        self.last = Piece("", 0, 0)
+        self.last = Piece("", 0)
         self.is_closed = False
         self._begin = begin
 

@@ -1,0 +1,160 @@
+"""Speculation: what an answer may write next is guessed, and checked with the token before it.
+
+Answers copy from what they were asked about, so the last few tokens are looked up in what the row
+has read and written, and what followed there is guessed (prompt lookup; no second model). One pass
+says what the model itself writes after each of the guessed tokens: those that it agrees with stand,
+and the first it does not agree with is replaced by its own, so that a text is what it would be
+without. Several tokens of a row cost about what one does, as long as few rows run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+MOST = 7  # tokens guessed at once: 8 with the one before them
+WIDTHS = (2, 4, 8)  # tokens of a row in one step that are thought of, beside 1
+SIZES = (4, 3, 2)  # tokens that must have stood together before, best first
+HALF_LIFE = 0.9  # of what is remembered, from one step with a guess to the next
+FIXED = 40.0  # what a step costs whatever is run in it, in tokens; until it is measured
+PAYS = 1.05  # times as many tokens a second as without guessing
+TRIALS = 3  # first runs of a shape are slow: what a library prepares for it
+SLOWLY = 0.1  # how far a step that took longer than known is believed
+
+
+class Guesser:
+    """Guesses how a sequence goes on, and keeps account of how often that came true.
+
+    Args:
+        ids: What was read so far.
+    """
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._ids: list[int] = []
+        self._after: dict[tuple[int, ...], int] = {}  # where what followed an n-gram last stands
+        self._right = self._wrong = 1.0
+        self.extend(ids)
+
+    def extend(self, ids: Iterable[int]) -> None:
+        """Take over what was read or written."""
+        own, after = self._ids, self._after
+        for token in ids:
+            count = len(own)
+            for size in SIZES:
+                if size <= count:
+                    after[tuple(own[-size:])] = count
+            own.append(token)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def guess(self, most: int) -> list[int]:
+        """What followed the longest of the last n-grams when it stood there last; maybe nothing."""
+        own = self._ids
+        for size in SIZES:
+            at = self._after.get(tuple(own[-size:]))
+            if at is not None:
+                out: list[int] = []
+                for place in range(at, at + most):  # beyond the end it repeats itself
+                    out.append(own[place] if place < len(own) else out[place - len(own)])
+                return out
+        return []
+
+    @property
+    def trust(self) -> float:
+        """How likely the next guessed token is right, by those before."""
+        return self._right / (self._right + self._wrong)
+
+    def judge(self, right: int, *, all_right: bool) -> None:
+        """Take note of how many tokens of a guess were right, and whether one was wrong."""
+        self._right = 1 + HALF_LIFE * (self._right - 1) + right
+        self._wrong = 1 + HALF_LIFE * (self._wrong - 1) + (not all_right)
+
+    def forget(self) -> None:
+        """A guess was not worth running: what made it so counts for less next time."""
+        self._right = 1 + HALF_LIFE * (self._right - 1)
+        self._wrong = 1 + HALF_LIFE * (self._wrong - 1)
+
+
+class Pace:
+    """What a step takes, by how many tokens are run in it; measured while they are run."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._runs: dict[int, int] = {}
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """Take note of a step: a fast one is believed, a slow one may have been disturbed."""
+        known = self._seconds.get(tokens, seconds)
+        self._seconds[tokens] = min(seconds, known + SLOWLY * (seconds - known))
+        self._runs[tokens] = self._runs.get(tokens, 0) + 1
+
+    def ratio(self, tokens: int, to: int) -> float:
+        """How many times longer a step of so many tokens takes than one of `to`."""
+        expected = (FIXED + tokens) / (FIXED + to)
+        if tokens not in self._seconds or to not in self._seconds:
+            return expected
+        found = self._seconds[tokens] / self._seconds[to]
+        return found if self._runs[tokens] >= TRIALS else min(found, expected)
+
+
+class Guessing(Protocol):
+    """What is asked of a row that may guess."""
+
+    @property
+    def width(self) -> int:
+        """How many rows of a pass it takes."""
+
+    @property
+    def speculates(self) -> bool | None:
+        """Whether it guesses: always, never, or (None) where that is faster."""
+
+    @property
+    def guesser(self) -> Guesser:
+        """Knows what it has read and written."""
+
+    @property
+    def most_guessed(self) -> int:
+        """Tokens it could take beside the next one."""
+
+
+def guesses(rows: Sequence[Guessing], pace: Pace) -> list[list[int]]:
+    """What each row of a step guesses, such that most tokens are written in a second.
+
+    All rows of a step are as wide as the widest, so that it is decided for all of them together.
+
+    Args:
+        rows: Those of the step.
+        pace: What steps take.
+    """
+    found = [_guess(row) for row in rows]
+    if not any(found):
+        return found
+    count = sum(row.width for row in rows)
+    guessing = [(row, guess) for row, guess in zip(rows, found, strict=True) if guess]
+
+    def worth(width: int) -> float:
+        """Tokens in the time of a step without guesses."""
+        right = sum(_expected(row.guesser.trust, len(guess[: width - 1])) for row, guess in guessing)
+        return (len(rows) + right) / pace.ratio(count * width, count)
+
+    best = max(WIDTHS, key=worth)
+    if worth(best) < PAYS * len(rows):
+        best = 1
+    asked = (len(guess) for row, guess in guessing if row.speculates)
+    best = max(best, 1 + max(asked, default=0))
+    if best == 1:
+        for row, _ in guessing:
+            row.guesser.forget()
+    return [guess[: best - 1] for guess in found]
+
+
+def _guess(row: Guessing) -> list[int]:
+    if row.speculates is False or row.most_guessed < 1:
+        return []
+    return row.guesser.guess(min(MOST, row.most_guessed))
+
+
+def _expected(trust: float, count: int) -> float:
+    """How many tokens of a guess will be right: each only where those before it are."""
+    return sum(trust**place for place in range(1, count + 1))
