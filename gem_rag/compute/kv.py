@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from gem_rag.compute.attention import Role, Tokens
 
+FEW = 16  # tokens of each row that are put in their places at once; more are copied row by row
 KeyValues = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -91,7 +92,7 @@ class Aim:
         rows: A range of rows.
         starts: How much each of them holds.
         capacity: Rows and columns that there must be room for, all rows included.
-        places: ``starts`` as a tensor, ``[b]``.
+        places: The columns they go to, ``[b, T]``.
     """
 
     rows: slice
@@ -151,8 +152,9 @@ class SlotLayer(DynamicLayer):
         starts, count = self._aim.starts, new.shape[2]
         if all(start == starts[0] for start in starts):
             held[:, :, starts[0] : starts[0] + count] = new
-        elif count == 1:
-            held[torch.arange(len(starts)), :, self._aim.places] = new[:, :, 0]
+        elif count <= FEW:
+            rows = torch.arange(len(starts))[:, None]
+            held[rows, :, self._aim.places] = new.transpose(1, 2)  # (b, T, H, D)
         else:
             for row, start in enumerate(starts):
                 held[row, :, start : start + count] = new[row]

@@ -15,13 +15,13 @@ from gem_rag.compute.ranker import Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
+from gem_rag.engine.answers import Answer
 from gem_rag.engine.bulk import Bulk
 from gem_rag.engine.committee import After
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.request import Request, Requests
 from gem_rag.engine.results import Generation
-from gem_rag.engine.rows import Answer
 from gem_rag.engine.runner import Runner
 from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.streams import Stream

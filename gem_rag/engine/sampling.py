@@ -94,9 +94,7 @@ def choose(logits: Tensor, settings: Sequence[Sampling], numbers: Sequence[float
     return out
 
 
-def _sampled(
-    logits: Tensor, law: tuple[float, float, int], numbers: Iterable[float]
-) -> list[int]:
+def _sampled(logits: Tensor, law: tuple[float, float, int], numbers: Iterable[float]) -> list[int]:
     """``[n, vocab]`` to n tokens."""
     temperature, top_p, top_k = law
     if temperature == 0:

@@ -126,7 +126,8 @@ class Arena:
             self._columns = -(-(needed + needed // 4) // BLOCK) * BLOCK
         while self._rows < len(self.slots):
             self._rows = max(1, 2 * self._rows)
-        capacity, places = (self._rows, self._columns), torch.tensor(starts)
+        capacity = self._rows, self._columns
+        places = torch.tensor(starts)[:, None] + torch.arange(new)
         aim = Aim(slice(start, stop), starts, capacity, places)
         for layer in self.layers:
             layer.aim(aim)

@@ -128,21 +128,20 @@ def guesses(rows: Sequence[Guessing], pace: Pace) -> list[list[int]]:
         pace: What steps take.
     """
     found = [_guess(row) for row in rows]
-    if not any(found):
+    guessing = [(row, guess) for row, guess in zip(rows, found, strict=True) if guess]
+    if not guessing:
         return found
     count = sum(row.width for row in rows)
-    guessing = [(row, guess) for row, guess in zip(rows, found, strict=True) if guess]
 
     def worth(width: int) -> float:
         """Tokens in the time of a step without guesses."""
-        right = sum(_expected(row.guesser.trust, len(guess[: width - 1])) for row, guess in guessing)
-        return (len(rows) + right) / pace.ratio(count * width, count)
+        right = (_right(row.guesser.trust, len(guess[: width - 1])) for row, guess in guessing)
+        return (len(rows) + sum(right)) / pace.ratio(count * width, count)
 
     best = max(WIDTHS, key=worth)
     if worth(best) < PAYS * len(rows):
         best = 1
-    asked = (len(guess) for row, guess in guessing if row.speculates)
-    best = max(best, 1 + max(asked, default=0))
+    best = max(best, *(1 + len(guess) for row, guess in guessing if row.speculates), 1)
     if best == 1:
         for row, _ in guessing:
             row.guesser.forget()
@@ -155,6 +154,6 @@ def _guess(row: Guessing) -> list[int]:
     return row.guesser.guess(min(MOST, row.most_guessed))
 
 
-def _expected(trust: float, count: int) -> float:
+def _right(trust: float, count: int) -> float:
     """How many tokens of a guess will be right: each only where those before it are."""
     return sum(trust**place for place in range(1, count + 1))

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
+from gem_rag.engine.answers import Answer, Piece
 from gem_rag.engine.calls import CallPiece, with_calls
 from gem_rag.engine.results import Generation
-from gem_rag.engine.rows import Answer, Piece
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)

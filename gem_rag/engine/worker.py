@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from gem_rag.engine.rows import Answer
+from gem_rag.engine.answers import Answer
 from gem_rag.engine.runner import Runner, Task, Written
 from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
 from gem_rag.engine.work import require_wanted
