@@ -34,18 +34,25 @@ class Piece(NamedTuple):
 class Whole(Future[Generation]):
     """An answer's end. Its text is put together by whoever asks for it, not by what computes."""
 
-    def __init__(self, make: Callable[[], Generation]) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self._asking = threading.Lock()
+        self._make: Callable[[], Generation] | None = None
+        self._made: Generation | None = None
+
+    def set_maker(self, make: Callable[[], Generation] | None) -> None:
+        """It is over, and this makes the result; None where nobody will ask for it."""
         self._make = make
+        self.set_result(None)  # type: ignore[arg-type]
 
     def result(self, timeout: float | None = None) -> Generation:
-        """As a future's."""
+        """As any future's."""
         super().result(timeout)
-        return self._generation
-
-    @cached_property
-    def _generation(self) -> Generation:
-        return self._make()
+        with self._asking:
+            if self._make is not None:  # which knows this future: let go of it
+                self._made, self._make = self._make(), None
+        assert self._made is not None
+        return self._made
 
 
 @dataclass(eq=False)
@@ -74,7 +81,7 @@ class Answer:
     asked: Callable[[], bool] | None = None
     unwanted: Callable[[], bool] = lambda: False
     read_on: Callable[[], None] | None = None
-    future: Future[Generation] = field(init=False)
+    future: Whole = field(default_factory=Whole)
     slots: list[Slot] = field(default_factory=list)
     to_run: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -83,7 +90,6 @@ class Answer:
     accepted: int = 0
 
     def __post_init__(self) -> None:
-        self.future = Whole(self.result)
         self.to_run = list(self.row.prompt)
         self._sampler = Sampler(self.row.sampling)
         self._reason: FinishReason = "cancelled"
@@ -230,7 +236,7 @@ class Answer:
         if not self.future.set_running_or_notify_cancel():
             return
         if error is None:
-            self.future.set_result(None)  # type: ignore[arg-type]  # see `Whole`
+            self.future.set_maker(None if self.is_streamed else self.result)
         else:
             self.future.set_exception(error)
 
