@@ -353,7 +353,7 @@ def test_who_guessed_wrong_guesses_less_and_tries_again_later():
     row = Asked()
     assert guesses([row], pace)[0]
     for _ in range(10):
-        row.guesser.judge(0, all_right=False)
+        row.guesser.judge(0, wrong=1)
     assert guesses([row], pace) == [[]]
     assert any(guesses([row], pace)[0] for _ in range(30))
 

@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 # Scores of this many query-key pairs at a time: they stay in the cache, long prompts need no
 # memory of their own, and each part of the queries skips the keys that come after it.
 SCORES = 2**20
+FEW = 16  # queries that are folded for torch's own kernel, as one is: it is one operation
 
 
 def attend(
@@ -41,6 +42,12 @@ def attend(
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)
         out = scaled_dot_product_attention(folded, k, v, mask, scale=scale)
         return out.view(batch, heads, 1, width)
+    if queries <= FEW:
+        mask = _causal(queries, n, window, q)[None, None] if mask is None else mask
+        folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G * Q, D)
+        seen = mask.repeat(1, 1, heads // kv_heads, 1)
+        out = scaled_dot_product_attention(folded, k, v, seen, scale=scale)
+        return out.view(batch, heads, queries, width)
     if q.device.type != "cpu" or q.dtype == torch.float16:  # fused kernels; no overflow of scores
         mask = _causal(queries, n, window, q) if mask is None else mask
         k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))

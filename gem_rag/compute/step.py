@@ -45,7 +45,8 @@ def advance(
     positions = held[:, None] + index
     counts = [len(own) for own in ids]
     mask = None
-    if len(set(lengths)) > 1 or len(set(counts)) > 1:
+    # Where guesses are checked the mask is made here once, and not in every layer.
+    if len(set(lengths)) > 1 or len(set(counts)) > 1 or max(wanted, default=1) > 1:
         queries = Tokens(positions, torch.where(valid, Role.PREFIX, Role.PADDING))
         mask = parts.base.masks(queries, _keys(held, valid))
     acts = [*parts.everywhere(parts.generates_adapted), *acting(skilled, positions)]

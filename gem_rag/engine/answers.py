@@ -202,7 +202,7 @@ class Answer:
             if guess:
                 self.proposed += len(guess)
                 self.accepted += right
-                self.guesser.judge(right, all_right=right == len(guess) or self.is_done)
+                self.guesser.judge(right, wrong=int(right < len(guess) and not self.is_done))
             self.to_run = self.ids[-1:]
             with self._changed:
                 self._changed.notify_all()
