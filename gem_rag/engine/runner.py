@@ -127,8 +127,8 @@ class Runner:
         turns = [Turn(a, a.to_run, guess) for a, guess in zip(running, guessed, strict=True)]
         ended = self._run(turns)
         width = max(1 + len(turn.guess) for turn in turns)
-        tokens = width * sum(answer.width for answer in running)
-        self._pace.note(tokens, time.perf_counter() - started)
+        rows = sum(answer.width for answer in running)
+        self._pace.note(rows, width, time.perf_counter() - started)
         return self._close(over) + ended
 
     def _opened(self, answer: Answer) -> bool:

@@ -9,6 +9,7 @@ without. Several tokens of a row cost about what one does, as long as few rows r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -23,6 +24,7 @@ FIXED = 20.0  # what a step costs whatever is run in it, in tokens; until it is 
 PAYS = 1.05  # times as many tokens a second as without guessing
 TRIALS = 3  # first runs of a shape are slow: what a library prepares for it
 SLOWLY = 0.1  # how far a step that took longer than known is believed
+FADING = 0.995  # of what is known of a width, from one step of another to the next
 
 
 class Guesser:
@@ -84,25 +86,29 @@ class Guesser:
 
 
 class Pace:
-    """What a step takes, by how many tokens are run in it; measured while they are run."""
+    """How much longer wide steps take than narrow ones; measured while they are run."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-        self._runs: dict[int, int] = {}
+        self._seconds: dict[tuple[int, int], float] = {}  # by rows and width
+        self._runs: Counter[tuple[int, int]] = Counter()
 
-    def note(self, tokens: int, seconds: float) -> None:
+    def note(self, rows: int, width: int, seconds: float) -> None:
         """Take note of a step: a fast one is believed, a slow one may have been disturbed."""
-        known = self._seconds.get(tokens, seconds)
-        self._seconds[tokens] = min(seconds, known + SLOWLY * (seconds - known))
-        self._runs[tokens] = self._runs.get(tokens, 0) + 1
+        known = self._seconds.get((rows, width), seconds)
+        for other in WIDTHS:  # what is not run any more may have become faster
+            if (rows, other) in self._seconds:
+                self._seconds[rows, other] *= FADING
+        self._seconds[rows, width] = min(seconds, known + SLOWLY * (seconds - known))
+        self._runs[rows, width] += 1
 
-    def ratio(self, tokens: int, to: int) -> float:
-        """How many times longer a step of so many tokens takes than one of `to`."""
-        expected = (FIXED + tokens) / (FIXED + to)
-        if tokens not in self._seconds or to not in self._seconds:
+    def ratio(self, rows: int, width: int) -> float:
+        """How many times longer a step of this width takes than one of one token a row."""
+        expected = (FIXED + rows * width) / (FIXED + rows)
+        wide, narrow = self._seconds.get((rows, width)), self._seconds.get((rows, 1))
+        if wide is None or narrow is None:
             return expected
-        found = self._seconds[tokens] / self._seconds[to]
-        return found if self._runs[tokens] >= TRIALS else min(found, expected)
+        found = wide / narrow
+        return found if self._runs[rows, width] >= TRIALS else min(found, expected)
 
 
 class Guessing(Protocol):
@@ -143,7 +149,7 @@ def guesses(rows: Sequence[Guessing], pace: Pace) -> list[list[int]]:
     def worth(width: int) -> float:
         """Tokens in the time of a step without guesses."""
         right = (_right(row.guesser.trust, len(guess[: width - 1])) for row, guess in guessing)
-        return (len(rows) + sum(right)) / pace.ratio(count * width, count)
+        return (len(rows) + sum(right)) / pace.ratio(count, width)
 
     best = max(WIDTHS, key=worth)
     if worth(best) < PAYS * len(rows):
