@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from gem_rag.model import GemModel
 from gem_rag_train.data.sources import boolq
 
 QUOTE = " Quote the sentences of the text that say so."
-SUMMARY = "\n\nRepeat the most important sentences of the text."
+RETELL = "\n\nRepeat the most important sentences of the text."
 
 
 @dataclass
@@ -43,13 +45,13 @@ class Side:
 
 
 def asked(model: GemModel, count: int) -> list[tuple[str, str, Reading]]:
-    """Kinds of requests, their words, and what they go on from."""
+    """So many requests: kinds in turn, their words, and what they go on from."""
     pairs = boolq("dev")[: 10 * count : 10]
     readings = model.read([pair.body for pair in pairs])
+    kinds = cycle((("asked", "\n\n{}"), ("quoted", "\n\n{}" + QUOTE), ("retold", RETELL)))
     return [
         (kind, words.format(f"{pair.question}?"), reading)
-        for pair, reading in zip(pairs, readings, strict=True)
-        for kind, words in (("asked", "\n\n{}"), ("quoted", "\n\n{}" + QUOTE), ("told", SUMMARY))
+        for pair, reading, (kind, words) in zip(pairs, readings, kinds, strict=False)
     ]
 
 
@@ -70,11 +72,10 @@ def gap(model: GemModel, one: Generation, other: Generation) -> float:
     """How far the two best logits are apart where two texts part."""
     pairs = zip(one.ids, other.ids, strict=False)
     shared = next(place for place, (a, b) in enumerate(pairs) if a != b)
-    kept: list[torch.Tensor] = []
     ids = [*one.prompt_ids, *one.ids[:shared]]
     with torch.inference_mode():
-        kept = list(model.base.model(torch.tensor([ids])).logits[0, -1].float().topk(2).values)
-    return float(kept[0] - kept[1])
+        best = model.base.model(torch.tensor([ids])).logits[0, -1].float().topk(2).values
+    return float(best[0] - best[1])
 
 
 def compared(model: GemModel, options: argparse.Namespace, streams: int) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def compared(model: GemModel, options: argparse.Namespace, streams: int) -> dict
         mine = requests[begin : begin + streams]
         turns = [(with_, options.speculate), (without, False)]
         for side, speculate in turns if (begin // streams) % 2 else turns[::-1]:
+            print(f"{begin + len(mine)} of {len(requests)}", file=sys.stderr, flush=True)
             written(model, mine, side, max_new_tokens=options.tokens, speculate=speculate)
     pairs = list(zip(with_.answers, without.answers, strict=True))
     parted = [(a, b) for a, b in pairs if a.ids != b.ids]
@@ -117,7 +119,7 @@ def compared(model: GemModel, options: argparse.Namespace, streams: int) -> dict
 def main() -> None:
     parser = arguments("Answers with and without speculation")
     parser.add_argument("--questions", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--tokens", type=int, default=64, help="of the longest answer")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument(
