@@ -11,7 +11,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from gem_rag.compute.attention import Role, Tokens
 
-FEW = 16  # tokens of each row that are put in their places at once; more are copied row by row
 KeyValues = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -99,6 +98,9 @@ class Aim:
     starts: Sequence[int]
     capacity: tuple[int, int]
     places: Tensor
+
+
+FEW = 16  # tokens of each row that are put in their places at once; more are copied row by row
 
 
 class SlotLayer(DynamicLayer):
