@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-FEW = 16  # queries of all rows that are folded for torch's own kernel: one operation for twelve
+FEW = 16  # queries of one row that are folded for torch's own kernel: one operation for twelve
 # Scores of this many query-key pairs at a time: they stay in the cache, long prompts need no
 # memory of their own, and each part of the queries skips the keys that come after it.
 SCORES = 2**20
@@ -42,7 +42,7 @@ def attend(
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)
         out = scaled_dot_product_attention(folded, k, v, mask, scale=scale)
         return out.view(batch, heads, 1, width)
-    if batch * queries <= FEW:
+    if batch == 1 < queries <= FEW:
         mask = _causal(queries, n, window, q)[None, None] if mask is None else mask
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G * Q, D)
         seen = mask.repeat(1, 1, heads // kv_heads, 1)
