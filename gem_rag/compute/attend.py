@@ -42,7 +42,7 @@ def attend(
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)
         out = scaled_dot_product_attention(folded, k, v, mask, scale=scale)
         return out.view(batch, heads, 1, width)
-    if batch == 1 < queries <= FEW:
+    if batch == 1 and queries <= FEW:
         mask = _causal(queries, n, window, q)[None, None] if mask is None else mask
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G * Q, D)
         seen = mask.repeat(1, 1, heads // kv_heads, 1)
