@@ -83,7 +83,7 @@ def choose(logits: Tensor, settings: Sequence[Sampling], numbers: Sequence[float
     """
     laws = [sampling.law for sampling in settings]
     if all(temperature == 0 for temperature, *_ in laws):
-        return _integers(logits.argmax(-1))
+        return _best(logits)
     out = [0] * len(laws)
     for law in dict.fromkeys(laws):
         rows = [row for row, other in enumerate(laws) if other == law]
@@ -98,7 +98,7 @@ def _sampled(logits: Tensor, law: tuple[float, float, int], numbers: Iterable[fl
     """``[n, vocab]`` to n tokens."""
     temperature, top_p, top_k = law
     if temperature == 0:
-        return _integers(logits.argmax(-1))
+        return _best(logits)
     logits = logits.float().cpu() / temperature
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[:, -1:]
@@ -111,6 +111,10 @@ def _sampled(logits: Tensor, law: tuple[float, float, int], numbers: Iterable[fl
     places = torch.tensor([*numbers], dtype=torch.float64)[:, None] * cumulated[:, -1:]
     found = torch.searchsorted(cumulated, places, right=True)[:, 0]
     return _integers(found.clamp(max=logits.shape[-1] - 1))
+
+
+def _best(logits: Tensor) -> list[int]:
+    return _integers(logits.float().argmax(-1))  # on a CPU five times as fast as of bfloat16
 
 
 def _least_likely(probabilities: Tensor, top_p: float) -> Tensor:
