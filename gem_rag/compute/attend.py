@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+FEW = 16  # queries of one row that are folded for torch's own kernel: one operation for twelve
 # Scores of this many query-key pairs at a time: they stay in the cache, long prompts need no
 # memory of their own, and each part of the queries skips the keys that come after it.
 SCORES = 2**20
@@ -44,6 +45,12 @@ def attend(
         folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G, D)
         out = scaled_dot_product_attention(folded, k, v, mask, scale=scale)
         return out.view(batch, heads, 1, width)
+    if batch == 1 and queries <= FEW:
+        mask = _causal(queries, n, window, q)[None, None] if mask is None else mask
+        folded = q.reshape(batch, kv_heads, -1, width)  # (B, KV, G * Q, D)
+        seen = mask.repeat(1, 1, heads // kv_heads, 1)
+        out = scaled_dot_product_attention(folded, k, v, seen, scale=scale)
+        return out.view(batch, heads, queries, width)
     if q.device.type != "cpu" or q.dtype == torch.float16:  # fused kernels; no overflow of scores
         mask = _causal(queries, n, window, q) if mask is None else mask
         k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))

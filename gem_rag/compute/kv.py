@@ -91,7 +91,7 @@ class Aim:
         rows: A range of rows.
         starts: How much each of them holds.
         capacity: Rows and columns that there must be room for, all rows included.
-        places: ``starts`` as a tensor, ``[b]``.
+        places: The columns they go to, ``[b, T]``.
     """
 
     rows: slice
@@ -109,6 +109,9 @@ class Aim:
             rows = torch.arange(len(self.starts), device=device)
             self._moved[device] = rows, self.places.to(device)
         return self._moved[device]
+
+
+FEW = 16  # tokens of each row that are put in their places at once; more are copied row by row
 
 
 class SlotLayer(DynamicLayer):
@@ -162,9 +165,9 @@ class SlotLayer(DynamicLayer):
         starts, count = self._aim.starts, new.shape[2]
         if all(start == starts[0] for start in starts):
             held[:, :, starts[0] : starts[0] + count] = new
-        elif count == 1:
+        elif count <= FEW:
             rows, places = self._aim.on(held.device)
-            held[rows, :, places] = new[:, :, 0]
+            held[rows[:, None], :, places] = new.transpose(1, 2)  # (b, T, H, D)
         else:
             for row, start in enumerate(starts):
                 held[row, :, start : start + count] = new[row]

@@ -1,4 +1,4 @@
-"""One pass for several rows that generate: their new tokens in, the logits of the next ones out."""
+"""One pass for several rows that generate: their new tokens in, logits of what comes next out."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def advance(
     lengths: Sequence[int],
     cache: Cache,
     skilled: Sequence[Skilled | None] = (),
+    wanted: Sequence[int] = (),
 ) -> Tensor:
     """Run each row's new tokens after what its cache holds.
 
@@ -33,9 +34,10 @@ def advance(
         cache: Takes the new keys and values at each row's own end, and gives ``[B, H, N, D]`` of
             all so far, N the longest row's.
         skilled: Each row's skill, and where in the row it acts; none: no row has one.
+        wanted: After how many of its last tokens each row wants logits; none: after the last.
 
     Returns:
-        Logits after each row's last token, ``[B, vocab]``.
+        Logits after these tokens, row by row, ``[sum of wanted, vocab]``.
     """
     inputs, valid = (part.to(parts.base.device) for part in padded(ids))
     held = torch.tensor(lengths, device=inputs.device)
@@ -43,13 +45,20 @@ def advance(
     positions = held[:, None] + index
     counts = [len(own) for own in ids]
     mask = None
-    if len(set(lengths)) > 1 or len(set(counts)) > 1:
+    # Where guesses are checked the mask is made here once, and not in every layer.
+    if len(set(lengths)) > 1 or len(set(counts)) > 1 or max(wanted, default=1) > 1:
         queries = Tokens(positions, torch.where(valid, Role.PREFIX, Role.PADDING))
         mask = parts.base.masks(queries, _keys(held, valid))
     acts = [*parts.everywhere(parts.generates_adapted), *acting(skilled, positions)]
     hidden = parts.run(inputs, positions, mask, cache, acts)
-    last = torch.tensor(counts, device=inputs.device) - 1
-    return parts.logits(hidden[torch.arange(len(ids), device=inputs.device), last])
+    if inputs.shape[1] == 1:
+        return parts.logits(hidden[:, 0])
+    places = [
+        row * inputs.shape[1] + place
+        for row, (count, last) in enumerate(zip(counts, wanted or [1] * len(counts), strict=True))
+        for place in range(count - last, count)
+    ]
+    return parts.logits(hidden.flatten(0, 1)[torch.tensor(places, device=inputs.device)])
 
 
 def _keys(held: Tensor, valid: Tensor) -> Tokens:

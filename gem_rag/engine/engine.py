@@ -15,13 +15,13 @@ from gem_rag.compute.ranker import Ranked, Ranker
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
+from gem_rag.engine.answers import Answer
 from gem_rag.engine.bulk import Bulk
 from gem_rag.engine.committee import After
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.prefixes import Prefixes
 from gem_rag.engine.request import Request, Requests
 from gem_rag.engine.results import Generation
-from gem_rag.engine.rows import Answer
 from gem_rag.engine.runner import Runner
 from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.streams import Stream
@@ -46,6 +46,8 @@ class Stats:
         busy_seconds: Spent computing.
         prefix_hits: Prompts whose beginning was not run again.
         prefix_misses: Prompts that were run whole.
+        proposed: Tokens guessed from what was read, and checked.
+        accepted: Those of them that were right: each saved a step.
     """
 
     queued: int
@@ -56,6 +58,8 @@ class Stats:
     busy_seconds: float
     prefix_hits: int
     prefix_misses: int
+    proposed: int
+    accepted: int
 
 
 class Engine:
@@ -213,15 +217,18 @@ class Engine:
     def stats(self) -> Stats:
         """What it is doing, and what it has done so far."""
         worker, prefixes = self._worker, self._runner.prefixes
+        written = worker.written
         return Stats(
             queued=worker.scheduler.queued,
             rows=len(worker.scheduler.running),
             kv_bytes=self._runner.slots.nbytes + prefixes.nbytes,
-            tokens=worker.tokens,
-            tokens_per_second=worker.tokens / worker.step_seconds if worker.step_seconds else 0.0,
+            tokens=written.tokens,
+            tokens_per_second=written.tokens / worker.step_seconds if worker.step_seconds else 0.0,
             busy_seconds=worker.busy_seconds,
             prefix_hits=prefixes.hits,
             prefix_misses=prefixes.misses,
+            proposed=written.proposed,
+            accepted=written.accepted,
         )
 
 

@@ -52,6 +52,9 @@ class GenerationOptions:
             beside the tools, an answer that calls none fits that.
         skill: A skill of the checkpoint, by name; None is the plain base. It acts on what follows a
             reading, or on what follows the user's last words where there is none.
+        speculate: Whether what comes next is guessed from what was read and checked together, which
+            changes how fast a text is written and not the text; None does it where that is faster
+            (not on transformers' forward). See `Usage.proposed_tokens`.
         timeout: Seconds from when the request is queued, in which its answer must be whole; after
             that it is an error (`GenerationTimeout`), and not computed further. None waits.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
@@ -74,6 +77,7 @@ class GenerationOptions:
     tools: Sequence[Mapping[str, Any]] | None = None
     tool_choice: str | bool | Mapping[str, Any] | None = "auto"
     skill: str | None = None
+    speculate: bool | None = None
     timeout: float | None = None
     logits_hook: LogitsHook | None = None
 

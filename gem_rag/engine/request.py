@@ -110,7 +110,13 @@ class Requests:
             tools=[tool.name for tool in tools if choice in ("auto", "any", tool.name)],
             must_call=bool(tools) and choice not in ("auto", "none"),
             schema=options.schema,
+            speculates=self._speculates(options),
         )
+
+    def _speculates(self, options: GenerationOptions) -> bool | None:
+        """As asked for; transformers' forward is for its results bit for bit, a token at a time."""
+        own_forward = self._parts.decoder is not None
+        return options.speculate if own_forward or options.speculate else False
 
     def _skilled(self, options: GenerationOptions, past: int, prompt: int) -> Skilled | None:
         """The skill that was asked for, from the first position that is not the text's.

@@ -20,17 +20,27 @@ class Usage:
             both count every row, the empty text's too.
         completion_tokens: Generated, the token that ended it included.
         truncated_tokens: Cut from the prompt because the caller allowed it.
+        proposed_tokens: Guessed from what was read, and checked (`GenerationOptions.speculate`).
+        accepted_tokens: Those of them that the model wrote itself: each saved a step. How many
+            depends on what ran beside it, so these two do not count where usages are compared.
     """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     truncated_tokens: int = 0
+    proposed_tokens: int = field(default=0, compare=False)
+    accepted_tokens: int = field(default=0, compare=False)
 
     @property
     def total_tokens(self) -> int:
         """Prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def acceptance(self) -> float | None:
+        """Which part of what was proposed was accepted; None where nothing was."""
+        return self.accepted_tokens / self.proposed_tokens if self.proposed_tokens else None
 
 
 @dataclass(frozen=True)
@@ -60,3 +70,8 @@ class Generation:
     ids: tuple[int, ...] = field(repr=False, default=())
     prompt_ids: tuple[int, ...] = field(repr=False, default=())
     sources: tuple[int, ...] = field(repr=False, default=())
+
+    @property
+    def acceptance(self) -> float | None:
+        """Which part of what speculation proposed was accepted; None where nothing was."""
+        return self.usage.acceptance

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple, Self
 
 from gem_rag.compute.kv import KeyValues
 from gem_rag.compute.parts import Parts
+from gem_rag.engine.answers import Answer
 from gem_rag.engine.prefixes import Prefixes
-from gem_rag.engine.rows import Answer, Row, Seat
-from gem_rag.engine.slots import Slot, Slots
+from gem_rag.engine.rows import Row, Seat
+from gem_rag.engine.sampling import choose
+from gem_rag.engine.slots import Logits, Slot, Slots
+from gem_rag.engine.speculation import Pace, guesses
 from gem_rag.errors import GemError
 
 ROOM = 128  # tokens a row is given room for at first, however long it may become
@@ -28,6 +29,38 @@ class Task:
     future: Future[Any] = field(default_factory=Future)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What answers have come to, in tokens: those written, guessed, and guessed right."""
+
+    tokens: int = 0
+    proposed: int = 0
+    accepted: int = 0
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> Self:
+        """Of all of these together."""
+        tokens = sum(len(answer.ids) for answer in answers)
+        proposed = sum(answer.proposed for answer in answers)
+        return cls(tokens, proposed, sum(answer.accepted for answer in answers))
+
+    def more(self, before: Written, after: Written) -> Written:
+        """With what was added between two states."""
+        return Written(
+            self.tokens + after.tokens - before.tokens,
+            self.proposed + after.proposed - before.proposed,
+            self.accepted + after.accepted - before.accepted,
+        )
+
+
+class Turn(NamedTuple):
+    """What of an answer is run now: its next tokens, and what is guessed to follow."""
+
+    answer: Answer
+    new: list[int]
+    guess: Sequence[int] = ()
+
+
 class Runner:
     """Computes for rows and tasks. One thread at a time.
 
@@ -39,6 +72,7 @@ class Runner:
     def __init__(self, parts: Parts, prefixes: Prefixes) -> None:
         self.prefixes = prefixes
         self._parts = parts
+        self._pace = Pace()
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -69,21 +103,33 @@ class Runner:
         """Run the next part of prompts; those that are over."""
         fresh = [answer for answer in answers if not answer.slots]
         over = [answer for answer in fresh if not self._opened(answer)]
-        answers = [answer for answer in answers if answer not in over]
-        if tokens is not None:  # as many as fit the bound, the first in any case
-            kept: list[Answer] = []
-            left = tokens
-            for answer in answers:
-                count = answer.width * len(answer.to_run)
-                if not kept or count <= left:
-                    kept.append(answer)
-                    left -= count
-            answers = kept
-        return self._close(over) + self._run(answers, tokens)
+        over += [answer for answer in answers if answer.slots and answer.is_done]
+        left = tokens
+        turns: list[Turn] = []
+        for answer in (answer for answer in answers if answer not in over):
+            if left is None or tokens is None:
+                turns.append(Turn(answer, answer.to_run))
+                continue
+            count = answer.width * len(answer.to_run)
+            if not turns or count <= left:  # as many as fit the bound, the first in any case
+                turns.append(Turn(answer, answer.to_run[: max(1, tokens // answer.width)]))
+                left -= count
+        return self._close(over) + self._run(turns)
 
     def step(self, answers: Sequence[Answer]) -> list[Answer]:
-        """One more token for each; those that are over."""
-        return self._run(answers, None)
+        """One more token for each, and more where they were guessed; those that are over."""
+        over = [answer for answer in answers if answer.is_done]
+        running = [answer for answer in answers if answer not in over]
+        if not running:
+            return self._close(over)
+        started = time.perf_counter()
+        guessed = guesses(running, self._pace)
+        turns = [Turn(a, a.to_run, guess) for a, guess in zip(running, guessed, strict=True)]
+        ended = self._run(turns)
+        width = max(1 + len(turn.guess) for turn in turns)
+        rows = sum(answer.width for answer in running)
+        self._pace.note(rows, width, time.perf_counter() - started)
+        return self._close(over) + ended
 
     def _opened(self, answer: Answer) -> bool:
         """Give an answer its place; False where it is over."""
@@ -111,31 +157,44 @@ class Runner:
         # Its last token is always run.
         return self.prefixes.find(row.prompt[: row.shared + 1]) if self.prefixes.max_bytes else None
 
-    def _run(self, answers: Sequence[Answer], tokens: int | None) -> list[Answer]:
-        over = [answer for answer in answers if answer.is_done]
-        running = [answer for answer in answers if answer not in over]
-        if not running:
-            return self._close(over)
-        new = [_next(answer, tokens) for answer in running]
-        slots = [slot for answer in running for slot in answer.slots]
-        ids = [own for answer, own in zip(running, new, strict=True) for _ in answer.slots]
+    def _run(self, turns: Sequence[Turn]) -> list[Answer]:
+        """Run what is next of answers, in one pass; those that are over."""
+        if not turns:
+            return []
         try:
-            logits = iter(self.slots.run(slots, ids))
+            logits = self._logits(turns)
         except BaseException as error:
-            for answer in running:
-                answer.end(error)
-            return self._close([*over, *running])
-        for answer, own in zip(running, new, strict=True):
-            mine = list(islice(logits, answer.width))
-            answer.to_run = answer.to_run[len(own) :]
-            if not answer.to_run and not self._take(answer, mine):
-                over.append(answer)
+            for turn in turns:
+                turn.answer.end(error)
+            return self._close([turn.answer for turn in turns])
+        for answer, new, _ in turns:
+            answer.to_run = answer.to_run[len(new) :]
+        ready = [turn for turn in turns if not turn.answer.to_run]
+        chosen = _chosen([turn.answer for turn in ready], logits)
+        over = [
+            answer for answer, _, guess in ready if not self._take(answer, chosen[answer], guess)
+        ]
         return self._close(over)
 
-    def _take(self, answer: Answer, logits: Sequence[Tensor]) -> bool:
-        """Choose an answer's next token; whether it goes on."""
+    def _logits(self, turns: Sequence[Turn]) -> dict[Answer, Logits]:
+        """What comes after the last of each answer's new tokens, and after each guessed one."""
+        slots, ids = [], []
+        for answer, new, guess in turns:
+            for slot in answer.slots:
+                slot.wanted = 1 + len(guess)
+                slots.append(slot)
+                ids.append([*new, *guess])
+        logits = self.slots.run(slots, ids)
+        places = iter(logits.places)
+        return {
+            turn.answer: Logits(logits.all, [next(places) for _ in turn.answer.slots])
+            for turn in turns
+        }
+
+    def _take(self, answer: Answer, choices: Iterable[int], guess: Sequence[int]) -> bool:
+        """Have an answer go on with what was chosen; whether it does."""
         try:
-            answer.take(logits)
+            answer.take(choices, guess)
             return not answer.is_done
         except BaseException as error:  # a hook's: its own answer fails, the others go on
             answer.end(error)
@@ -159,6 +218,18 @@ class Runner:
         self.prefixes.keep(whole, tuple((k[:, :count], v[:, :count]) for k, v in held))
 
 
-def _next(answer: Answer, tokens: int | None) -> list[int]:
-    """What of an answer's tokens is run now, in each of its rows."""
-    return answer.to_run[: None if tokens is None else max(1, tokens // answer.width)]
+def _chosen(answers: Sequence[Answer], logits: dict[Answer, Logits]) -> dict[Answer, Iterable[int]]:
+    """What comes next in each answer; of all whose tokens follow from logits alone, at once."""
+    chosen: dict[Answer, Iterable[int]] = {
+        answer: answer.choices(logits[answer]) for answer in answers if not answer.is_plain
+    }
+    plain = {answer: logits[answer].places[0] for answer in answers if answer.is_plain}
+    if not plain:
+        return chosen
+    settings = [answer.row.sampling for answer, places in plain.items() for _ in places]
+    numbers = [number for answer, places in plain.items() for number in answer.numbers(places)]
+    rows = [row for places in plain.values() for row in places]
+    every = logits[answers[0]].all
+    tokens = choose(every if rows == [*range(len(every))] else every[rows], settings, numbers)
+    found = iter(tokens)
+    return chosen | {a: [next(found) for _ in places] for a, places in plain.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +30,24 @@ class Slot:
         arena: The rows it stands among.
         length: Tokens it holds.
         skilled: The row's skill, if any.
+        wanted: After how many of the tokens that are run next logits are wanted, from the last on.
     """
 
     arena: Arena
     length: int = 0
     skilled: Skilled | None = None
+    wanted: int = 1
+
+    def drop(self, tokens: int) -> None:
+        """Take back the last tokens: what is run next is written over them."""
+        self.length -= tokens
+
+
+class Logits(NamedTuple):
+    """What comes next in some rows: logits ``[n, vocab]``, and which of them are each row's."""
+
+    all: Tensor
+    places: list[range]
 
 
 class Arena:
@@ -88,19 +103,20 @@ class Arena:
             layer.swap(at, place, longest)
         self.slots[at], self.slots[place] = other, slot
 
-    def run(self, parts: Parts, slots: Sequence[Slot], ids: Sequence[Sequence[int]]) -> Tensor:
-        """Run these rows' new tokens: logits after each row's last, ``[b, vocab]``, as given."""
+    def run(self, parts: Parts, slots: Sequence[Slot], ids: Sequence[Sequence[int]]) -> Logits:
+        """Run these rows' new tokens: see `Slots.run`."""
         where = self.gather(slots)
         ordered = self.slots[where]
         by_slot = dict(zip(slots, ids, strict=True))
         own = [by_slot[slot] for slot in ordered]
         self._aim(where.start, where.stop, max(map(len, own)))
-        skilled = [slot.skilled for slot in ordered]
-        logits = advance(parts, own, [slot.length for slot in ordered], self.cache, skilled)
+        lengths, skilled = [s.length for s in ordered], [s.skilled for s in ordered]
+        wanted = [slot.wanted for slot in ordered]
+        logits = advance(parts, own, lengths, self.cache, skilled, wanted)
         for slot, new in zip(ordered, own, strict=True):
             slot.length += len(new)
-        back = [ordered.index(slot) for slot in slots]
-        return logits if back == list(range(len(back))) else logits[back]
+        ends = dict(zip(ordered, accumulate(wanted), strict=True))
+        return Logits(logits, [range(ends[slot] - slot.wanted, ends[slot]) for slot in slots])
 
     def _aim(self, start: int, stop: int, new: int) -> None:
         """Have every layer write after these rows' tokens, with room for so many more."""
@@ -110,7 +126,8 @@ class Arena:
             self._columns = -(-(needed + needed // 4) // BLOCK) * BLOCK
         while self._rows < len(self.slots):
             self._rows = max(1, 2 * self._rows)
-        capacity, places = (self._rows, self._columns), torch.tensor(starts)
+        capacity = self._rows, self._columns
+        places = torch.tensor(starts)[:, None] + torch.arange(new)
         aim = Aim(slice(start, stop), starts, capacity, places)
         for layer in self.layers:
             layer.aim(aim)
@@ -164,13 +181,20 @@ class Slots:
         if not slot.arena.slots:
             self._arenas.remove(slot.arena)
 
-    def run(self, slots: Sequence[Slot], ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Run rows' new tokens: the logits after each row's last, ``[vocab]``."""
-        out: dict[Slot, Tensor] = {}
+    def run(self, slots: Sequence[Slot], ids: Sequence[Sequence[int]]) -> Logits:
+        """Run rows' new tokens, one at least of each; logits where the slots want them."""
         with torch.inference_mode():
-            for arena in dict.fromkeys(slot.arena for slot in slots):
+            arenas = list(dict.fromkeys(slot.arena for slot in slots))
+            if len(arenas) == 1:
+                return arenas[0].run(self._parts, slots, ids)
+            parts: list[Tensor] = []
+            places: dict[Slot, range] = {}
+            for arena in arenas:
                 mine = [i for i, slot in enumerate(slots) if slot.arena is arena]
                 own = [slots[i] for i in mine]
-                logits = arena.run(self._parts, own, [ids[i] for i in mine])
-                out |= zip(own, logits, strict=True)
-        return [out[slot] for slot in slots]
+                found = arena.run(self._parts, own, [ids[i] for i in mine])
+                before = sum(map(len, parts))
+                parts.append(found.all)
+                for slot, at in zip(own, found.places, strict=True):
+                    places[slot] = range(before + at.start, before + at.stop)
+            return Logits(torch.cat(parts), [places[slot] for slot in slots])

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
+from gem_rag.engine.answers import Answer, Piece
 from gem_rag.engine.calls import CallPiece, with_calls
 from gem_rag.engine.results import Generation
-from gem_rag.engine.rows import Answer, Piece
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -89,7 +89,7 @@ class _Read:
 
     def __init__(self, answer: Answer, begin: Callable[[], None]) -> None:
         self.answer = answer
-        self.last = Piece("", 0, 0)
+        self.last = Piece("", 0)
         self.is_closed = False
         self._begin = begin
 

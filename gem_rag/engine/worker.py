@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from gem_rag.engine.rows import Answer
-from gem_rag.engine.runner import Runner, Task
+from gem_rag.engine.answers import Answer
+from gem_rag.engine.runner import Runner, Task, Written
 from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
 from gem_rag.engine.work import require_wanted
 from gem_rag.errors import EngineFull, GemError
@@ -55,7 +55,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self.step_seconds = self.busy_seconds = 0.0
-        self.tokens = 0
+        self.written = Written()
 
     def call(self, run: Callable[[], T], *, wait: bool = True) -> T:
         """Compute something between other things, and wait for it.
@@ -110,14 +110,15 @@ class Worker:
 
     def _work(self) -> None:
         while (action := self._next()) is not None:
+            before = Written.of(action.rows) if isinstance(action, Step) else None
             started = time.perf_counter()
             over = self._run(action)
             seconds = time.perf_counter() - started
             with self._changed:
                 self.busy_seconds += seconds
-                if isinstance(action, Step):
+                if isinstance(action, Step) and before is not None:
                     self.step_seconds += seconds
-                    self.tokens += len(action.rows)
+                    self.written = self.written.more(before, Written.of(action.rows))
                 self.scheduler.spent(action, seconds)
                 for answer in over:
                     self.scheduler.remove(answer)

@@ -157,6 +157,7 @@ def to_raw(generation: Generation, model_name: str) -> dict[str, Any]:
     Calls that came to nothing and why an answer does not fit its schema, where that is so.
     """
     usage = dataclasses.asdict(generation.usage)
+    del usage["proposed_tokens"], usage["accepted_tokens"]  # which what ran beside it decides
     usage["total_tokens"] = generation.usage.total_tokens
     raw: dict[str, Any] = {
         "model": model_name,

@@ -129,9 +129,14 @@ def usage_of(usages: Iterable[Usage]) -> dict[str, Any]:
     known = list(usages)
     first = known[0] if known else Usage(0, 0, 0)
     completion = sum(usage.completion_tokens for usage in known)
+    accepted = sum(usage.accepted_tokens for usage in known)
     return {
         "prompt_tokens": first.prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": first.prompt_tokens + completion,
         "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": sum(usage.proposed_tokens for usage in known) - accepted,
+        },
     }
