@@ -161,9 +161,7 @@ class Base:
     def _window(self, kind: str) -> int | None:
         return int(self.config.sliding_window) if kind == "sliding_attention" else None
 
-    def bool_masks(
-        self, queries: Tokens, keys: Tokens, rule: Rule = Rule.GEM
-    ) -> dict[str, Tensor]:
+    def bool_masks(self, queries: Tokens, keys: Tokens, rule: Rule = Rule.GEM) -> dict[str, Tensor]:
         """The bool masks per layer type, for callers that rearrange them first."""
         return {
             kind: visible(queries, keys, window=self._window(kind), rule=rule)

@@ -17,7 +17,6 @@ from gem_rag.compute.reading import Reading, collate
 from gem_rag.config import Pooling, Task
 from gem_rag.errors import ReadingError
 
-
 POOLED: dict[Pooling, Callable[[Tensor], Tensor]] = {
     "mean": lambda hidden: hidden.mean(1),
     "concat": lambda hidden: hidden.flatten(1),
@@ -238,9 +237,7 @@ class Embedder:
         """Most tokens of a text that fit the context window with all that is read to embed it."""
         parts = self._instructions[task]
         return self._reader.room(
-            len(self._before[task])
-            + sum(map(len, parts))
-            + self._parts.config.num_special_tokens
+            len(self._before[task]) + sum(map(len, parts)) + self._parts.config.num_special_tokens
         ) // len(parts)
 
     def pool(self, hidden: Tensor) -> Tensor:

@@ -65,9 +65,14 @@ class ExportForm:
         return min(c.max_text_tokens + around, self.parts.base.max_context)
 
     def embedding(self) -> Tensor:
-        """The base's embedding matrix ``[vocab, hidden]``, float32, with the token vectors in it."""
-        weight = self.parts.base.model.get_input_embeddings().weight.detach().float().clone()
-        weight[list(self.rows)] = self.parts.special_vectors.detach().float()
+        """The base's embedding matrix ``[vocab, hidden]``, float32, the token vectors in it."""
+        base = self.parts.base
+        weight = base.model.get_input_embeddings().weight.detach().float().clone()
+        first = torch.zeros(1, dtype=torch.long, device=weight.device)
+        scale = (
+            base.embed_tokens(first).norm() / weight[0].norm()
+        )  # some bases scale what they read
+        weight[list(self.rows)] = self.parts.special_vectors.detach().float() / scale
         return weight
 
 
@@ -113,9 +118,11 @@ def _require_export_form(name: str, config: GemConfig) -> None:
         found.append(f"has {c.num_special_tokens} special tokens with pooling {c.pooling!r}")
     if c.adapter_scope != "tokens":
         found.append(f"has an adapter of scope {c.adapter_scope!r}")
-    for instruction in ("query_instruction", "document_instruction"):
-        if words := vars(c)[instruction]:
-            found.append(f"reads the {instruction} {words!r} after a text")
+    after = {
+        "query_instruction": c.query_instruction,
+        "document_instruction": c.document_instruction,
+    }
+    found += [f"reads the {name} {words!r} after a text" for name, words in after.items() if words]
     if c.embed_layers is not None:
         found.append(f"embeds with {c.embed_layers} layers of its base")
     if found:

@@ -17,7 +17,7 @@ from gem_rag.checkpoints.names import public_name
 from gem_rag.errors import CheckpointError, UnsupportedModelError
 from gem_rag.files import atomic_dir
 
-Format = Literal["f32", "f16", "bf16", "q8_0"]
+OutType = Literal["f32", "f16", "bf16", "q8_0"]
 ADAPTER, PEFT = "adapter.gguf", "peft"
 ARCHITECTURE = "llama"
 FAMILIES = ("llama", "mistral")  # whose decoders llama.cpp runs as its "llama"
@@ -36,8 +36,8 @@ LAYERS = {
 }
 
 
-def export_gguf(out: Path, model: str | Path | None = None, format: Format = "f16") -> Path:
-    """Write ``base-FORMAT.gguf`` and, where there is an adapter, ``adapter.gguf`` and ``peft``.
+def export_gguf(out: Path, model: str | Path | None = None, outtype: OutType = "f16") -> Path:
+    """Write ``base-OUTTYPE.gguf`` and, where there is an adapter, ``adapter.gguf`` and ``peft``.
 
     The base embeds with the token vectors in unused rows of its vocabulary; its output head stays
     the base's own, so that chat is. The card has the exact command.
@@ -45,7 +45,7 @@ def export_gguf(out: Path, model: str | Path | None = None, format: Format = "f1
     Args:
         out: A new or empty folder, or an earlier export, which is replaced.
         model: Bundled name, folder or hub id of a checkpoint; None is the one made for it.
-        format: Number format of the base's matrices; the adapter's is float32.
+        outtype: Number format of the base's matrices; the adapter's is float32.
 
     Returns:
         The folder.
@@ -54,15 +54,15 @@ def export_gguf(out: Path, model: str | Path | None = None, format: Format = "f1
         CheckpointError: The checkpoint is not in export form, or the folder holds something else.
         UnsupportedModelError: The base is none that this writes.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"format is {format!r}; expected one of {get_args(Format)}")
+    if outtype not in get_args(OutType):
+        raise ValueError(f"outtype is {outtype!r}; expected one of {get_args(OutType)}")
     require_free(out, CARD)
     form = load_export_form(model)
     _require_family(form)
     _require_two_tokens(form)
     with atomic_dir(out) as fresh:
-        base = fresh / f"base-{format}.gguf"
-        _write_base(form, base, format)
+        base = fresh / f"base-{outtype}.gguf"
+        _write_base(form, base, outtype)
         if form.adapted:
             write_peft(form, fresh / PEFT)
             _write_adapter(form, fresh / ADAPTER)
@@ -90,13 +90,13 @@ def _require_two_tokens(form: ExportForm) -> None:
         )
 
 
-def _write_base(form: ExportForm, path: Path, format: Format) -> None:
+def _write_base(form: ExportForm, path: Path, outtype: OutType) -> None:
     import gguf
 
     base, config = form.parts.base, form.parts.base.config
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     writer.add_name(public_name(form.name))
-    writer.add_file_type(_file_type(format))
+    writer.add_file_type(_file_type(outtype))
     writer.add_context_length(base.max_context)
     writer.add_embedding_length(base.hidden_size)
     writer.add_block_count(base.num_layers)
@@ -113,7 +113,7 @@ def _write_base(form: ExportForm, path: Path, format: Format) -> None:
     writer.add_pooling_type(gguf.PoolingType.LAST)
     _add_tokenizer(form, writer)
     for name, weight in _base_tensors(form):
-        _add(writer, name, weight, format)
+        _add(writer, name, weight, outtype)
     _finish(writer)
 
 
@@ -214,12 +214,12 @@ def _write_adapter(form: ExportForm, path: Path) -> None:
     _finish(writer)
 
 
-def _add(writer: Any, name: str, weight: Tensor, format: Format) -> None:
+def _add(writer: Any, name: str, weight: Tensor, outtype: OutType) -> None:
     """Matrices in this format where their rows fit it; vectors always in float32."""
     import gguf
 
     array: NDArray[np.float32] = np.ascontiguousarray(weight.detach().float().cpu().numpy())
-    kind = gguf.GGMLQuantizationType[format.upper() if array.ndim > 1 else "F32"]
+    kind = gguf.GGMLQuantizationType[outtype.upper() if array.ndim > 1 else "F32"]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     if array.shape[-1] % block:
         kind = gguf.GGMLQuantizationType.F16
@@ -230,11 +230,11 @@ def _add(writer: Any, name: str, weight: Tensor, format: Format) -> None:
         writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
 
 
-def _file_type(format: Format) -> int:
+def _file_type(outtype: OutType) -> int:
     import gguf
 
     names = {"f32": "ALL_F32"}
-    return int(gguf.LlamaFileType[names.get(format, f"MOSTLY_{format.upper()}")])
+    return int(gguf.LlamaFileType[names.get(outtype, f"MOSTLY_{outtype.upper()}")])
 
 
 def _finish(writer: Any) -> None:
@@ -255,8 +255,8 @@ def _card(form: ExportForm, name: str, base: str) -> str:
     switched = (
         f"\n`{ADAPTER}` is an activated LoRA (`adapter.alora.invocation_tokens`): it acts from the "
         "special tokens on, and nowhere in a request without them, so that chat is the base's. "
-        "Tested with llama.cpp's builds of 2026, whose server switches such an adapter on one token "
-        f"before its invocation. `{PEFT}` is the same adapter as PEFT's aLoRA.\n"
+        "Tested with llama.cpp's builds of 2026, whose server switches such an adapter on one "
+        f"token before its invocation. `{PEFT}` is the same adapter as PEFT's aLoRA.\n"
         if form.adapted
         else ""
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 from gem_rag.checkpoints.export.form import ExportForm
-from gem_rag.checkpoints.folder import ADAPTER_WEIGHTS, TOKEN_VECTORS
 from gem_rag.checkpoints.fingerprint import token_tensors
+from gem_rag.checkpoints.folder import ADAPTER_WEIGHTS, TOKEN_VECTORS
 
 
 def write_peft(form: ExportForm, folder: Path) -> None:
