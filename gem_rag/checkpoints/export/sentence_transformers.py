@@ -57,7 +57,9 @@ def _write_decoder(form: ExportForm, folder: Path) -> None:
     decoder.to(torch.float32)
     decoder.load_state_dict(weights, assign=True)
     decoder.save_pretrained(folder)
-    _name_rope_for_older(folder / "config.json")
+    rope = config.rope_parameters or {}
+    if "rope_theta" in rope:  # what transformers 4 looks for
+        _add(folder / "config.json", rope_theta=rope["rope_theta"])
 
 
 def _plain(form: ExportForm) -> tuple[Any, dict[str, Tensor]]:
@@ -66,15 +68,6 @@ def _plain(form: ExportForm) -> tuple[Any, dict[str, Tensor]]:
     weights = as_float32(decoder.state_dict())
     weights["embed_tokens.weight"] = form.embedding()
     return copy.deepcopy(decoder.config), weights
-
-
-def _name_rope_for_older(path: Path) -> None:
-    """What transformers 4 calls the rotary base, beside what 5 calls it."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-        _write(path, config)
 
 
 def _write_tokenizer(form: ExportForm, folder: Path) -> None:
@@ -102,6 +95,7 @@ def _write_tokenizer(form: ExportForm, folder: Path) -> None:
         pad_token=own.pad_token or own.eos_token,
         unk_token=own.unk_token,
     ).save_pretrained(folder)
+    _add(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")  # 4 and 5
 
 
 def _write_modules(form: ExportForm, folder: Path) -> None:
@@ -140,6 +134,11 @@ def _write_cut(folder: Path, wide: int, narrow: int) -> None:
     facts = {"in_features": wide, "out_features": narrow, "bias": False}
     _write(folder / "config.json", facts | {"activation_function": activation})
     (folder / "model.safetensors").write_bytes(save({"linear.weight": torch.eye(narrow, wide)}))
+
+
+def _add(path: Path, **values: object) -> None:
+    """Further values in a file of JSON."""
+    _write(path, json.loads(path.read_text(encoding="utf-8")) | values)
 
 
 def _write(path: Path, value: object) -> None:
