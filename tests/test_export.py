@@ -84,6 +84,22 @@ def test_what_sentence_transformers_users_do_next(exported, transformer, tmp_pat
     assert cosines(again.encode(TEXTS), passages).min() > 0.9999
 
 
+def test_onnx_gives_what_the_decoder_gives(base_folder, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    from transformers import AutoModel
+
+    model = checkpoint(base_folder, tmp_path / "checkpoint")
+    folder = export_sentence_transformers(tmp_path / "st", model.path, onnx=True)
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    ids = torch.randint(300, (3, 17))  # other sizes than it was written with
+    mask = (torch.arange(17) < torch.tensor([[17], [5], [9]])).long()
+    given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    found = torch.as_tensor(session.run(None, given)[0])
+    own = AutoModel.from_pretrained(folder)(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.allclose(found[mask.bool()], own[mask.bool()], atol=1e-4)
+
+
 def test_mteb_scores_the_export_as_the_checkpoint(exported, transformer, tmp_path):
     import mteb
 

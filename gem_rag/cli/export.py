@@ -22,6 +22,9 @@ def export(
         Literal["f32", "f16", "bf16", "q8_0"] | None,
         typer.Option("--outtype", help="Number format of a GGUF base; f16 without it."),
     ] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="ONNX beside sentence-transformers' weights.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint for sentence-transformers or llama.cpp."""
@@ -29,11 +32,13 @@ def export(
     from gem_rag.checkpoints.export.sentence_transformers import export_sentence_transformers
 
     if target == "gguf":
+        if onnx:
+            raise GemError("--onnx is of sentence-transformers alone; gguf has no such files")
         export_gguf(folder, model, outtype or "f16")
     elif outtype is not None:
         raise GemError(f"--outtype {outtype} is of gguf alone; sentence-transformers gets float32")
     else:
-        export_sentence_transformers(folder, model)
+        export_sentence_transformers(folder, model, onnx=onnx)
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))

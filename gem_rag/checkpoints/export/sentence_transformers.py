@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gem_rag.checkpoints.card import CARD
 from gem_rag.checkpoints.export.carried import carrying
 from gem_rag.checkpoints.export.form import ExportForm, as_float32, load_export_form, require_free
+from gem_rag.checkpoints.export.onnx import require_onnx, write_onnx
 from gem_rag.checkpoints.names import public_name
 from gem_rag.files import atomic_dir
 
@@ -20,7 +21,9 @@ MODULES = "modules.json"
 POOLING, DENSE, NORMALIZE = "1_Pooling", "2_Dense", "3_Normalize"
 
 
-def export_sentence_transformers(out: Path, model: str | Path | None = None) -> Path:
+def export_sentence_transformers(
+    out: Path, model: str | Path | None = None, *, onnx: bool = False
+) -> Path:
     """Write a folder that ``SentenceTransformer(out)`` loads, float32.
 
     Its prompts are ``document`` (the default one) and ``query``; its tokenizer appends the special
@@ -30,6 +33,7 @@ def export_sentence_transformers(out: Path, model: str | Path | None = None) -> 
     Args:
         out: A new or empty folder, or an earlier export, which is replaced.
         model: Bundled name, folder or hub id of a checkpoint; None is the one made for it.
+        onnx: Write the decoder as ONNX too (extra ``onnx``).
 
     Returns:
         The folder.
@@ -37,18 +41,23 @@ def export_sentence_transformers(out: Path, model: str | Path | None = None) -> 
     Raises:
         CheckpointError: The checkpoint is not in export form, or the folder holds something else.
         UnsupportedModelError: A plain decoder cannot express its adapter.
+        MissingExtraError: What writes ONNX is not there.
     """
+    if onnx:
+        require_onnx()
     require_free(out, MODULES)
     form = load_export_form(model)
     with atomic_dir(out) as fresh:
-        _write_decoder(form, fresh)
+        decoder = _write_decoder(form, fresh)
+        if onnx:
+            write_onnx(decoder, fresh)
         _write_tokenizer(form, fresh)
         _write_modules(form, fresh)
         (fresh / CARD).write_text(_card(form, out.name), encoding="utf-8")
     return out
 
 
-def _write_decoder(form: ExportForm, folder: Path) -> None:
+def _write_decoder(form: ExportForm, folder: Path) -> nn.Module:
     config, weights = carrying(form) if form.adapted else _plain(form)
     config.architectures = [type(form.parts.base.decoder).__name__]
     config.tie_word_embeddings = False  # there is no output head
@@ -60,6 +69,8 @@ def _write_decoder(form: ExportForm, folder: Path) -> None:
     rope = config.rope_parameters or {}
     if "rope_theta" in rope:  # what transformers 4 looks for
         _add(folder / "config.json", rope_theta=rope["rope_theta"])
+    made: nn.Module = decoder
+    return made
 
 
 def _plain(form: ExportForm) -> tuple[Any, dict[str, Tensor]]:
