@@ -189,6 +189,25 @@ def test_one_reading_serves_embedding_ranking_and_answering(exported):
     assert answer == model.generate(f"{text} Who?", max_tokens=5).text
 
 
+def test_a_querys_words_stand_before_it(exported, base_folder, tmp_path):
+    model, _ = exported
+    prefixed = [model.config.query_prefix + query for query in QUERIES]
+    asked = model.embed_queries(QUERIES)
+    assert cosines(asked, model.embed_documents(prefixed)).min() > 0.9999
+    one_by_one = [model.embed_query(query) for query in QUERIES]
+    assert cosines(asked, one_by_one).min() > 0.9999
+    other = checkpoint(base_folder, tmp_path / "other", *GRADES["adapter"], query_prefix="Who?\n")
+    assert other.fingerprint != model.fingerprint
+    assert other.parts.reading_fingerprint == model.parts.reading_fingerprint
+
+
+def test_parts_of_a_reading_are_embedded_as_alone(exported):
+    model, _ = exported
+    [reading] = model.read([TEXTS[0]])
+    whole = reading.embed([(0, len(TEXTS[0]))])
+    assert cosines(whole, model.embed_documents([TEXTS[0]])).min() > 0.9999
+
+
 def test_other_checkpoints_are_refused_with_the_recipe(gem, base_folder, tmp_path):
     folder = gem.save_pretrained(tmp_path / "other")
     for export in (export_sentence_transformers, export_gguf):
