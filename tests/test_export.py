@@ -237,6 +237,28 @@ def test_folders_of_something_else_are_left_alone(base_folder, tmp_path):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
+def test_special_tokens_take_the_place_of_unused_ones(base_folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<spare_1>", "<spare_2>"]})
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    base.resize_token_embeddings(len(tokenizer))  # no row is left over
+    base.save_pretrained(tmp_path / "base")
+    model = checkpoint(tmp_path / "base", tmp_path / "checkpoint")
+    texts = [*TEXTS, "a <spare_2> of old"]
+    found = SentenceTransformer(str(export_sentence_transformers(tmp_path / "st", model.path)))
+    assert cosines(found.encode(texts), model.embed_documents(texts)).min() > 0.9999
+    server = llama_server(export_gguf(tmp_path / "gguf", model.path, "f32"))
+    vectors = llama_vectors(server, model.config.preamble, texts, "<|gem_1|><|gem_2|>")
+    assert cosines(vectors, model.embed_documents(texts)).min() > 0.9999
+    with pytest.raises(UnsupportedModelError, match="2 unused rows"):
+        other = checkpoint(tmp_path / "base", tmp_path / "other", tokens=3)
+        export_gguf(tmp_path / "gguf", other.path)
+
+
 def test_a_base_of_another_family_says_so(tmp_path):
     base = make_base(tmp_path / "gemma", "gemma2")
     model = checkpoint(base, tmp_path / "checkpoint")

@@ -169,7 +169,8 @@ def _named(parts: Parts, rows: tuple[int, ...], names: tuple[str, ...]) -> dict[
     vocabulary = tokenizer["model"]["vocab"]
     of_row = dict(zip(rows, names, strict=True))
     for word in [word for word, row in vocabulary.items() if row in of_row]:
-        vocabulary[of_row[vocabulary[word]]] = vocabulary.pop(word)
+        row = vocabulary.pop(word)
+        vocabulary[of_row[row]] = row
     kept = [token for token in tokenizer["added_tokens"] if token["id"] not in of_row]
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     new = [{"id": row, "content": name, **plain, "special": True} for row, name in of_row.items()]
