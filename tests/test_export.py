@@ -254,8 +254,8 @@ def test_special_tokens_take_the_place_of_unused_ones(base_folder, tmp_path):
     server = llama_server(export_gguf(tmp_path / "gguf", model.path, "f32"))
     vectors = llama_vectors(server, model.config.preamble, texts, "<|gem_1|><|gem_2|>")
     assert cosines(vectors, model.embed_documents(texts)).min() > 0.9999
+    other = checkpoint(tmp_path / "base", tmp_path / "other", tokens=3)
     with pytest.raises(UnsupportedModelError, match="2 unused rows"):
-        other = checkpoint(tmp_path / "base", tmp_path / "other", tokens=3)
         export_gguf(tmp_path / "gguf", other.path)
 
 
