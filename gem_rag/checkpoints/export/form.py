@@ -67,7 +67,7 @@ class ExportForm:
     def embedding(self) -> Tensor:
         """The base's embedding matrix ``[vocab, hidden]``, float32, the token vectors in it."""
         base = self.parts.base
-        weight = base.model.get_input_embeddings().weight.detach().float().clone()
+        weight: Tensor = base.model.get_input_embeddings().weight.detach().float().clone()
         first = torch.zeros(1, dtype=torch.long, device=weight.device)
         scale = (
             base.embed_tokens(first).norm() / weight[0].norm()

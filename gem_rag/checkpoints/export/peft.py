@@ -27,7 +27,7 @@ def write_peft(form: ExportForm, folder: Path) -> None:
     c = form.parts.config
     LoraConfig(
         r=c.adapter.rank,
-        lora_alpha=c.adapter.alpha,  # type: ignore[arg-type]
+        lora_alpha=c.adapter.alpha,
         target_modules=form.parts.adapter.target_modules,
         alora_invocation_tokens=list(form.rows),
         base_model_name_or_path=c.base.name,
