@@ -38,13 +38,15 @@ def require_onnx() -> None:
         raise MissingExtraError("ONNX", "onnx")
 
 
-def write_onnx(decoder: nn.Module, folder: Path) -> None:
+def write_onnx(folder: Path) -> None:
     """Write ``onnx/model.onnx``, float32, where sentence-transformers looks for it.
 
     Args:
-        decoder: The folder's decoder, with weights.
-        folder: The sentence-transformers folder.
+        folder: The sentence-transformers folder, the decoder's weights in it.
     """
+    from transformers import AutoModel
+
+    decoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
     (folder / "onnx").mkdir()
     ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])  # two lengths, so that none is taken as fixed
     dynamic = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)

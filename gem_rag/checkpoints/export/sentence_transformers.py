@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gem_rag.checkpoints.card import CARD
 from gem_rag.checkpoints.export.carried import carrying
@@ -48,16 +48,16 @@ def export_sentence_transformers(
     require_free(out, MODULES)
     form = load_export_form(model)
     with atomic_dir(out) as fresh:
-        decoder = _write_decoder(form, fresh)
+        _write_decoder(form, fresh)
         if onnx:
-            write_onnx(decoder, fresh)
+            write_onnx(fresh)
         _write_tokenizer(form, fresh)
         _write_modules(form, fresh)
         (fresh / CARD).write_text(_card(form, out.name), encoding="utf-8")
     return out
 
 
-def _write_decoder(form: ExportForm, folder: Path) -> nn.Module:
+def _write_decoder(form: ExportForm, folder: Path) -> None:
     config, weights = carrying(form) if form.adapted else _plain(form)
     config.architectures = [type(form.parts.base.decoder).__name__]
     config.tie_word_embeddings = False  # there is no output head
@@ -69,8 +69,6 @@ def _write_decoder(form: ExportForm, folder: Path) -> nn.Module:
     rope = config.rope_parameters or {}
     if "rope_theta" in rope:  # what transformers 4 looks for
         _add(folder / "config.json", rope_theta=rope["rope_theta"])
-    made: nn.Module = decoder
-    return made
 
 
 def _plain(form: ExportForm) -> tuple[Any, dict[str, Tensor]]:
