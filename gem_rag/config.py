@@ -18,7 +18,7 @@ CONFIG_FILE = "gem_config.json"
 SKILL_CONFIG = "config.json"
 AGAIN = "{query}"  # in an instruction: the text once more
 
-Pooling = Literal["mean", "concat"]
+Pooling = Literal["mean", "concat", "last"]
 AdapterScope = Literal["tokens", "embedding", "always"]
 Task = Literal["query", "document"]
 SkillTask = Literal["answer", "rank"]
@@ -109,9 +109,11 @@ class GemConfig:
         preamble: What every text is read after, as text (for people).
         preamble_ids: The same as token ids (what is used).
         num_special_tokens: K, the number of special tokens.
-        pooling: How the K outputs become one vector: their mean, or one after the other.
+        pooling: How the K outputs become one vector: their mean, one after the other, or the last
+            alone, which then sees the specials before it.
         adapter_scope: ``tokens``: adapter at the specials only. ``embedding``: on all of the text
             while embedding. ``always``: also while generating (the paper's).
+        query_prefix: Read before a query, after the preamble.
         query_instruction: Read after a query, before the specials. At ``{query}`` the query is read
             again: the second time, each of its tokens sees all of it (the idea of echo embeddings,
             Springer et al. 2024).
@@ -132,6 +134,7 @@ class GemConfig:
     num_special_tokens: int = 4
     pooling: Pooling = "mean"
     adapter_scope: AdapterScope = "tokens"
+    query_prefix: str = ""
     query_instruction: str = ""
     document_instruction: str = ""
     max_text_tokens: int = 1024

@@ -38,7 +38,9 @@ def seal(parts: Parts) -> Parts:
     rules: tuple[object, ...] = (c.num_special_tokens, c.pooling, c.adapter_scope, adapter)
     if c.embed_layers is not None:  # older checkpoints keep their fingerprints
         rules = (*rules, f"first {c.embed_layers} layers")
-    words = (c.query_instruction, c.document_instruction)
+    words: tuple[str, ...] = (c.query_instruction, c.document_instruction)
+    if c.query_prefix:  # likewise
+        words = (c.query_prefix, *words)
     parts.reading_fingerprint = _digest("\n".join([*reading, adapted]).encode())
     parts.fingerprint = _digest(
         "\n".join([*reading, own.hexdigest(), repr((rules, words))]).encode()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from gem_rag.cli import ask, chat, index, models, serve, training
+from gem_rag.cli import ask, chat, export, index, models, serve, training
 from gem_rag.cli.console import err, out
 from gem_rag.errors import GemError
 
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "train-skill": training.train_skill,
     "eval": training.eval_,
+    "export": export.export,
     "adapt": training.adapt,
 }
 for name, command in COMMANDS.items():

@@ -25,13 +25,16 @@ class Role(IntEnum):
 
 
 class Rule(Enum):
-    """GEM's rule and two controls for experiments (the idea of Gist tokens' controls).
+    """GEM's rule, a plain decoder's, and two controls for experiments (Gist tokens' controls).
 
+    ``CHAIN`` is GEM's rule but for the special tokens: each sees those before it, as in a runtime
+    that knows causal masks only.
     ``CAUSAL`` is the positive control: no bottleneck, a plain causal mask. ``BLIND`` is the
     negative one: special tokens see nothing of the prefix, so nothing can be carried by them.
     """
 
     GEM = "gem"
+    CHAIN = "chain"
     CAUSAL = "causal"
     BLIND = "blind"
 
@@ -78,7 +81,7 @@ def visible(
         queries: ``[B, Q]`` tokens that ask.
         keys: ``[B, N]`` tokens that may be seen, the queries among them.
         window: Width of sliding-window attention: a key further back than this is not seen.
-        rule: GEM's rule or a control.
+        rule: GEM's rule or another.
 
     Returns:
         bool ``[B, 1, Q, N]``, True where attention is open. Padding sees itself alone, so that no
@@ -91,6 +94,7 @@ def visible(
         seen &= qpos - kpos < window
     if rule is not Rule.CAUSAL:
         seen &= ~((qrole == Role.SUFFIX) & (krole == Role.PREFIX))
+    if rule in (Rule.GEM, Rule.BLIND):
         seen &= ~((qrole == Role.SPECIAL) & (krole == Role.SPECIAL) & (qpos != kpos))
     if rule is Rule.BLIND:
         seen &= ~((qrole == Role.SPECIAL) & (krole == Role.PREFIX))

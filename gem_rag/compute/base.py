@@ -159,8 +159,8 @@ class Base:
         Follows transformers' own rule: a config that declares ``layer_types`` takes a dict.
         """
         by_type = {
-            kind: additive(visible(queries, keys, window=self._window(kind), rule=rule), self.dtype)
-            for kind in set(self.layer_types)
+            kind: additive(mask, self.dtype)
+            for kind, mask in self.bool_masks(queries, keys, rule).items()
         }
         return self.mask_argument(by_type)
 
@@ -174,10 +174,10 @@ class Base:
     def _window(self, kind: str) -> int | None:
         return int(self.config.sliding_window) if kind == "sliding_attention" else None
 
-    def bool_masks(self, queries: Tokens, keys: Tokens) -> dict[str, Tensor]:
+    def bool_masks(self, queries: Tokens, keys: Tokens, rule: Rule = Rule.GEM) -> dict[str, Tensor]:
         """The bool masks per layer type, for callers that rearrange them first."""
         return {
-            kind: visible(queries, keys, window=self._window(kind))
+            kind: visible(queries, keys, window=self._window(kind), rule=rule)
             for kind in set(self.layer_types)
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -14,8 +14,14 @@ from gem_rag.compute.attention import Role, Rule, Tokens, additive, span_mask, t
 from gem_rag.compute.kv import first_layers
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
-from gem_rag.config import Task
+from gem_rag.config import Pooling, Task
 from gem_rag.errors import ReadingError
+
+POOLED: dict[Pooling, Callable[[Tensor], Tensor]] = {
+    "mean": lambda hidden: hidden.mean(1),
+    "concat": lambda hidden: hidden.flatten(1),
+    "last": lambda hidden: hidden[:, -1],
+}
 
 
 class Embedder:
@@ -28,6 +34,7 @@ class Embedder:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._parts = reader.parts
+        self._rule = Rule.CHAIN if reader.parts.config.pooling == "last" else Rule.GEM
 
     def forward_texts(self, ids: Sequence[Sequence[int]], task: Task) -> Tensor:
         """Both passes over token ids of texts: ``[B, d]``, differentiable as `forward_specials`.
@@ -62,7 +69,8 @@ class Embedder:
         roles = torch.full_like(index, Role.PREFIX)
         roles[:, n:] = Role.SPECIAL
         queries = Tokens(index, roles)
-        mask = parts.base.masks(queries, together(head, queries))  # [1, 1, Q, N]: all rows' own
+        keys = together(head, queries)
+        mask = parts.base.masks(queries, keys, self._rule)  # [1, 1, Q, N]: all rows' own
         acting = self._acting(slice(n, q))
         hidden = parts.run(inputs, index.expand(len(ids), -1), mask, cache, acting)
         vectors = self.pool(hidden[:, n:])
@@ -70,7 +78,8 @@ class Embedder:
 
     def forward_readings(self, readings: Sequence[Reading], task: Task) -> Tensor:
         """Texts already read: ``[B, d]``; only what follows the text is run."""
-        if len(self._instructions[task]) > 1:  # each text follows itself: no one continuation
+        if self._before[task] or len(self._instructions[task]) > 1:
+            # Read behind other words than the reading's, or twice: no continuation of it.
             head = len(self._parts.config.preamble_ids)
             return self.forward_texts([r.ids[head:].tolist() for r in readings], task)
         room = len(self.instruction(task)) + self._parts.config.num_special_tokens
@@ -101,7 +110,7 @@ class Embedder:
         keys = together(Tokens(index, roles), queries)
         masks = {
             kind: additive(span_mask(mask, width), self._parts.base.dtype)
-            for kind, mask in self._parts.base.bool_masks(queries, keys).items()
+            for kind, mask in self._parts.base.bool_masks(queries, keys, self._rule).items()
         }
         _, cache = collate([reading], queries.positions.numel(), self._parts.embed_layers)
         instruction = queries.positions.shape[1] - self._parts.config.num_special_tokens
@@ -140,7 +149,7 @@ class Embedder:
         cache: Cache,
         task: Task | None,
         suffix: Sequence[Sequence[int]] = (),
-        rule: Rule = Rule.GEM,
+        rule: Rule | None = None,
     ) -> Tensor:
         """The special tokens, and a suffix that sees them and not what they read.
 
@@ -149,7 +158,7 @@ class Embedder:
             cache: Its keys and values; appended to.
             task: Which instruction the specials follow; None: it was read with the text.
             suffix: Token ids of each row's suffix, none by default.
-            rule: GEM's bottleneck, or a control.
+            rule: Who sees whom; None is as the checkpoint embeds.
 
         Returns:
             ``[B, K + S, hidden]``: last-layer outputs at specials and suffix; S is the longest.
@@ -162,7 +171,7 @@ class Embedder:
             queries, inputs = self._with_suffix(queries, inputs, suffix)
             if self._parts.config.adapter_scope == "embedding":  # the suffix is the generator's
                 acting = self._parts.adapter.at(slice(0, end))
-        mask = self._parts.base.masks(queries, together(tokens, queries), rule)
+        mask = self._parts.base.masks(queries, together(tokens, queries), rule or self._rule)
         own = first_layers(cache, self._parts.embed_layers)
         hidden = self._parts.run(inputs, queries.positions, mask, own, acting)
         return hidden[:, first:]
@@ -213,22 +222,27 @@ class Embedder:
             for t in tasks
         }
 
+    @cached_property
+    def _before(self) -> dict[Task, list[int]]:
+        """Token ids of what stands between the preamble and a text."""
+        return {"query": self._parts.codec.encode(self._parts.config.query_prefix), "document": []}
+
     def with_instruction(self, ids: Sequence[int], task: Task) -> tuple[int, ...]:
         """All that is read to embed a text of these token ids, but for the preamble."""
         first, *rest = self._instructions[task]
-        return (*ids, *first, *(i for part in rest for i in (*ids, *part)))
+        before = self._before[task]
+        return (*before, *ids, *first, *(i for part in rest for i in (*ids, *part)))
 
     def longest_text(self, task: Task) -> int:
         """Most tokens of a text that fit the context window with all that is read to embed it."""
         parts = self._instructions[task]
         return self._reader.room(
-            sum(map(len, parts)) + self._parts.config.num_special_tokens
+            len(self._before[task]) + sum(map(len, parts)) + self._parts.config.num_special_tokens
         ) // len(parts)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """``[B, K, hidden] -> [B, d]``, unit length, float32 (paper: mean or concatenation)."""
-        hidden = hidden.float()
-        pooled = hidden.mean(1) if self._parts.config.pooling == "mean" else hidden.flatten(1)
+        pooled = POOLED[self._parts.config.pooling](hidden.float())
         return nn.functional.normalize(pooled, dim=-1)
 
     def _whitened(self, queries: Tensor) -> Tensor:

@@ -263,6 +263,7 @@ def recipe(
         adapter_rank=c.adapter.rank,
         adapter_alpha=c.adapter.alpha,
         adapter_targets=c.adapter.targets,
+        query_prefix=c.query_prefix,
         query_instruction=c.query_instruction,
         document_instruction=c.document_instruction,
     )

@@ -87,6 +87,7 @@ def untrained(
         pooling=config.pooling,
         adapter_scope=config.adapter_scope,
         embed_layers=config.embed_layers or None,
+        query_prefix=config.query_prefix,
         query_instruction=config.query_instruction,
         document_instruction=config.document_instruction,
         adapter=AdapterConfig(rank, config.adapter_alpha, config.adapter_targets),

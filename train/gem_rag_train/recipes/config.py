@@ -79,6 +79,7 @@ class TrainConfig(Settings):
             checkpoint then holds its own base.
         whitening: How many directions at most are weakened in queries' vectors, after training:
             those in which texts differ more than on average, half the way to that. 0: none.
+        query_prefix: As in `GemConfig`.
         query_instruction: As in `GemConfig`.
         document_instruction: As in `GemConfig`.
         start_from: A checkpoint to go on from (its base, K, pooling, scope, layers and adapter must
@@ -162,6 +163,7 @@ class TrainConfig(Settings):
     adapter_targets: tuple[str, ...] = ()
     full_fine_tuning: bool = False
     whitening: int = 0
+    query_prefix: str = ""
     query_instruction: str = ""
     document_instruction: str = ""
     start_from: str = ""
