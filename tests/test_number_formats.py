@@ -182,6 +182,12 @@ def test_rounded_weights_have_a_fingerprint_of_their_own(checkpoint, gem, tmp_pa
         GemIndex(tmp_path / "index", fingerprint=rounded.fingerprint, dim=rounded.dim)
 
 
+def test_int4_that_rounds_says_so(checkpoint):
+    with pytest.warns(UserWarning, match="int8 stays nearer"):
+        loaded(checkpoint, "int4")
+
+
+@pytest.mark.filterwarnings("error:int4 rounds")
 def test_weights_that_were_int4_keep_the_fingerprint(tmp_path):
     base = make_base(tmp_path / "base")
     file = base / "model.safetensors"
