@@ -318,6 +318,12 @@ def test_where_nothing_is_relevant_nothing_is_cited(chat, server):
     assert "nothing" in answer.choices[0].message.content
 
 
+def test_small_talk_ends_as_clients_of_the_protocol_know_it(chat, server):
+    thanks = [{"role": "user", "content": "Thanks!"}]
+    answer = chat(model=f"{server.name}:docs", messages=thanks)
+    assert (answer.citations, answer.choices[0].finish_reason) == ([], "stop")
+
+
 @pytest.mark.parametrize("refused", [{"tools": [WEATHER]}, {"n": 2}])
 def test_answers_from_documents_are_one_and_plain(chat, server, refused):
     with pytest.raises(openai.BadRequestError, match="documents"):

@@ -23,6 +23,8 @@ from gem_rag.server.service import Service
 from gem_rag.server.sse import DONE, EventStream, event
 
 router = APIRouter(tags=["openai"])
+# What its clients know; ours beyond these (nothing found, small talk, ...) is an end like any other.
+OPENAI_REASONS = ("stop", "length", "tool_calls")
 SHAPES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A completion, or with `stream` its chunks as events.",
@@ -149,4 +151,4 @@ async def _told_chunks(asked: ChatRequest, told: Told) -> AsyncIterator[str]:
 
 def _reason(reason: str) -> str:
     """Why an answer ended, in OpenAI's words."""
-    return "stop" if reason == "nothing_found" else reason
+    return reason if reason in OPENAI_REASONS else "stop"
