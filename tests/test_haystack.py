@@ -83,7 +83,7 @@ def test_documents_are_ranked_as_the_model_does(parts, tiny_checkpoint, served):
     ranked = parts[2](tiny_checkpoint, top_k=2).run("Who rides?", [*DOCUMENTS, DOCUMENTS[0]])
     expected = served.rank("Who rides?", TEXTS)[:2]
     assert [d.content for d in ranked["documents"]] == [TEXTS[r.index] for r in expected]
-    assert [d.score for d in ranked["documents"]] == pytest.approx([r.score for r in expected])
+    assert [d.score for d in ranked["documents"]] == pytest.approx([r.score for r in expected], abs=1e-4)
 
 
 def test_a_ranker_keeps_what_it_is_asked_to_keep(parts, tiny_checkpoint):
@@ -106,7 +106,8 @@ def test_what_was_read_to_embed_is_ranked_without_reading(parts, tiny_checkpoint
     asked = "Who rides?", DOCUMENTS
     known = parts[2](tiny_checkpoint, readings=tmp_path).run(*asked)["documents"]
     afresh = parts[2](tiny_checkpoint).run(*asked)["documents"]
-    assert [d.score for d in known] == pytest.approx([d.score for d in afresh], abs=1e-4)
+    # On disk a reading is kept in bfloat16.
+    assert [d.score for d in known] == pytest.approx([d.score for d in afresh], abs=2e-3)
     assert {file.name for file in tmp_path.iterdir()} == kept.keys()
 
 
