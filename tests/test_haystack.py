@@ -83,7 +83,9 @@ def test_documents_are_ranked_as_the_model_does(parts, tiny_checkpoint, served):
     ranked = parts[2](tiny_checkpoint, top_k=2).run("Who rides?", [*DOCUMENTS, DOCUMENTS[0]])
     expected = served.rank("Who rides?", TEXTS)[:2]
     assert [d.content for d in ranked["documents"]] == [TEXTS[r.index] for r in expected]
-    assert [d.score for d in ranked["documents"]] == pytest.approx([r.score for r in expected], abs=1e-4)
+    assert [d.score for d in ranked["documents"]] == pytest.approx(
+        [r.score for r in expected], abs=1e-4
+    )
 
 
 def test_a_ranker_keeps_what_it_is_asked_to_keep(parts, tiny_checkpoint):

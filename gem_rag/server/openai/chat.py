@@ -23,7 +23,7 @@ from gem_rag.server.service import Service
 from gem_rag.server.sse import DONE, EventStream, event
 
 router = APIRouter(tags=["openai"])
-# What its clients know; ours beyond these (nothing found, small talk, ...) is an end like any other.
+# What its clients know; ours beyond these (nothing found, small talk) is an end like any other.
 OPENAI_REASONS = ("stop", "length", "tool_calls")
 SHAPES: dict[int | str, dict[str, Any]] = {
     200: {
