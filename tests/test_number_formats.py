@@ -110,6 +110,18 @@ def test_any_architecture_through_its_linear_layers(family, tmp_path):
         assert len(one.rank("Who wrote it?", one.read(passages))) == 2
 
 
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_positions_are_those_of_the_floats(checkpoint, dtype, monkeypatch):
+    monkeypatch.setattr(formats, "hardware_bf16", lambda: True)
+    exact = loaded(checkpoint, "bfloat16").base.decoder.rotary_emb
+    for _ in range(2):  # rounded now, and taken from the cache folder
+        fresh = GemModel(folders.load_parts(checkpoint, dtype=dtype))
+        assert fresh.base.dtype == torch.bfloat16
+        x, at = torch.zeros(1, dtype=torch.float32), torch.tensor([[1, 100, 1000]])
+        found, expected = (r(x, at)[0] for r in (fresh.base.decoder.rotary_emb, exact))
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("dtype", list(INDEPENDENT))
 def test_a_text_does_not_depend_on_its_neighbours(checkpoint, dtype):
     model = loaded(checkpoint, dtype)

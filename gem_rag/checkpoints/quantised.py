@@ -63,7 +63,9 @@ def load_quantised(
         tensors, exact = _quantised(model, name)
         _keep(kept, tensors, exact)
     _install(model, tensors, device, dtype)
-    return model.to(dtype).to(device), exact
+    for parameter in model.parameters():  # and no buffers: rounded frequencies are other positions
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device), exact
 
 
 def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
