@@ -56,6 +56,15 @@ def test_a_product_is_the_float_product_to_rounding(name, within):
         torch.testing.assert_close(found, x[:rows] @ layer.dense().T + 1, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("outputs", [64, 80])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_gradients_flow_through_a_layer(name, outputs):
+    layer = KINDS[name](Codes.of(torch.randn(outputs, 64), name))
+    x = torch.randn(3, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(gradient, layer.dense().sum(0).expand(3, -1), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("outputs", [16, 64, 80, 192])
 def test_int4_weights_come_back_as_they_were_put_in(outputs):
     codes = Codes.of(torch.randn(outputs, 64), "int4")
@@ -120,6 +129,16 @@ def test_positions_are_those_of_the_floats(checkpoint, dtype, monkeypatch):
         x, at = torch.zeros(1, dtype=torch.float32), torch.tensor([[1, 100, 1000]])
         found, expected = (r(x, at)[0] for r in (fresh.base.decoder.rotary_emb, exact))
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_gradients_flow_through_weights_rounded_just_now(checkpoint, dtype, monkeypatch):
+    monkeypatch.setattr(formats, "hardware_bf16", lambda: False)
+    parts = folders.load_parts(checkpoint, dtype=dtype)
+    assert parts.base.dtype == torch.float32
+    hidden = torch.randn(3, parts.base.hidden_size, requires_grad=True)
+    parts.logits(hidden).logsumexp(-1).sum().backward()
+    assert hidden.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", list(INDEPENDENT))

@@ -216,7 +216,8 @@ class Int4(Quantised):
     def wide(self, x: Tensor) -> Tensor:
         """With the weights as floats, turned over as the kernel keeps them, ``[in, out]``."""
         if self._plain is not None:
-            return self.narrow(x)
+            gradients = x.requires_grad and torch.is_grad_enabled()  # the kernel has none
+            return functional.linear(x, self.dense()) if gradients else self.narrow(x)
         codes = _from_kernel_order(self.weight, self._width, x.dtype)
         by_group = codes.view(-1, GROUP, codes.shape[1])
         # Apart from one another: read at every other place they take longer than all the rest.
