@@ -10,9 +10,10 @@ from tiny import FAMILIES, TEXTS, make_base
 from typer.testing import CliRunner
 
 from gem_rag import cli
+from gem_rag.checkpoints import base as bases
 from gem_rag.checkpoints import folder as folders
 from gem_rag.compute import formats
-from gem_rag.compute.quantised import KINDS, Codes, Int4
+from gem_rag.compute.quantised import KINDS, Codes, Int4, Quantised
 from gem_rag.errors import CheckpointError, GemIndexError, OptionError
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel, create
@@ -264,3 +265,20 @@ def test_the_command_line_and_the_environment(checkpoint, monkeypatch):
     assert info("--dtype", "int8") == "int8"
     monkeypatch.setenv("GEM_RAG_DTYPE", "int4")
     assert info() == "int4"
+
+
+@pytest.mark.parametrize(("named", "dtype"), [("torch.int8", "int8"), ("", "bfloat16")])
+def test_the_environment_is_read_as_the_argument_is(checkpoint, monkeypatch, named, dtype):
+    monkeypatch.setattr(bases, "hardware_bf16", lambda: True)
+    monkeypatch.setenv("GEM_RAG_DTYPE", named)
+    assert loaded(checkpoint, "auto").base.number_format == dtype
+
+
+def test_rounded_weights_are_not_widened_to_load_them(checkpoint, monkeypatch):
+    loaded(checkpoint, "int8", forward="transformers")  # what is asked of kernels once was asked
+
+    def fail(_):
+        raise AssertionError("a layer's float weight was made")
+
+    monkeypatch.setattr(Quantised, "dense", fail)
+    assert loaded(checkpoint, "int8").parts.decoder is not None
