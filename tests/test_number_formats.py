@@ -59,6 +59,15 @@ def test_a_product_is_the_float_product_to_rounding(name, within):
 
 @pytest.mark.parametrize("outputs", [64, 80])
 @pytest.mark.parametrize("name", QUANTISED)
+def test_rows_need_not_follow_each_other(name, outputs):
+    layer = KINDS[name](Codes.of(torch.randn(outputs, 64), name))
+    for rows in (2, 100):
+        last = torch.randn(rows, 3, 64)[:, -1]  # as the last outputs of several texts are
+        torch.testing.assert_close(layer(last), layer(last.clone()))
+
+
+@pytest.mark.parametrize("outputs", [64, 80])
+@pytest.mark.parametrize("name", QUANTISED)
 def test_gradients_flow_through_a_layer(name, outputs):
     layer = KINDS[name](Codes.of(torch.randn(outputs, 64), name))
     x = torch.randn(3, 64, requires_grad=True)

@@ -162,7 +162,7 @@ class Int8(Quantised):
 
     def narrow(self, x: Tensor) -> Tensor:
         """By the integer kernel."""
-        y: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self._scales)
+        y: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.weight, self._scales)
         return y
 
     def wide(self, x: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class Int4(Quantised):
     def narrow(self, x: Tensor) -> Tensor:
         """By the integer kernel."""
         own = self.weight, GROUP, self._scales
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, *own)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), *own)
         return y
 
     def wide(self, x: Tensor) -> Tensor:
