@@ -125,3 +125,18 @@ def test_borrowed_parts_are_views_of_one_memory_and_compute_the_same(tiny_checkp
     assert there.fingerprint == model.fingerprint
     assert abs(there.embed_documents(texts) - model.embed_documents(texts)).max() < 1e-5
     assert abs(there.embed_queries(texts) - model.embed_queries(texts)).max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_rounded_weights_are_lent_too(tiny_checkpoint, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEM_RAG_CACHE", str(tmp_path / "cache"))
+    model = load(Path(tiny_checkpoint), device="cpu", dtype=dtype, forward="transformers")
+    lent = lend(model.parts)
+    lent.memory.flags.writeable = False
+    there = as_model(lent)
+    assert there.parts.decoder is not None
+    assert there.base.number_format == dtype
+    texts = ["The kettle has a warranty of seven years.", "Rivers run to the sea."]
+    assert there.fingerprint == model.fingerprint
+    assert (there.embed_documents(texts) * model.embed_documents(texts)).sum(1).min() > 0.99
+    assert there.generate("Who wrote it?", max_new_tokens=3).ids

@@ -10,9 +10,10 @@ from tiny import FAMILIES, TEXTS, make_base
 from typer.testing import CliRunner
 
 from gem_rag import cli
+from gem_rag.checkpoints import base as bases
 from gem_rag.checkpoints import folder as folders
 from gem_rag.compute import formats
-from gem_rag.compute.quantised import KINDS, Codes, Int4
+from gem_rag.compute.quantised import KINDS, Codes, Int4, Quantised
 from gem_rag.errors import CheckpointError, GemIndexError, OptionError
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel, create
@@ -54,6 +55,24 @@ def test_a_product_is_the_float_product_to_rounding(name, within):
         found = layer(x[:rows])
         assert (found - expected[:rows]).norm() <= within * expected[:rows].norm()
         torch.testing.assert_close(found, x[:rows] @ layer.dense().T + 1, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [64, 80])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_rows_need_not_follow_each_other(name, outputs):
+    layer = KINDS[name](Codes.of(torch.randn(outputs, 64), name))
+    for rows in (2, 100):
+        last = torch.randn(rows, 3, 64)[:, -1]  # as the last outputs of several texts are
+        torch.testing.assert_close(layer(last), layer(last.clone()))
+
+
+@pytest.mark.parametrize("outputs", [64, 80])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_gradients_flow_through_a_layer(name, outputs):
+    layer = KINDS[name](Codes.of(torch.randn(outputs, 64), name))
+    x = torch.randn(3, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(gradient, layer.dense().sum(0).expand(3, -1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("outputs", [16, 64, 80, 192])
@@ -108,6 +127,28 @@ def test_any_architecture_through_its_linear_layers(family, tmp_path):
     for one in (model, exact):
         assert one.generate("Who wrote it?", max_new_tokens=4).ids
         assert len(one.rank("Who wrote it?", one.read(passages))) == 2
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_positions_are_those_of_the_floats(checkpoint, dtype, monkeypatch):
+    monkeypatch.setattr(formats, "hardware_bf16", lambda: True)
+    exact = loaded(checkpoint, "bfloat16").base.decoder.rotary_emb
+    for _ in range(2):  # rounded now, and taken from the cache folder
+        fresh = GemModel(folders.load_parts(checkpoint, dtype=dtype))
+        assert fresh.base.dtype == torch.bfloat16
+        x, at = torch.zeros(1, dtype=torch.float32), torch.tensor([[1, 100, 1000]])
+        found, expected = (r(x, at)[0] for r in (fresh.base.decoder.rotary_emb, exact))
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_gradients_flow_through_weights_rounded_just_now(checkpoint, dtype, monkeypatch):
+    monkeypatch.setattr(formats, "hardware_bf16", lambda: False)
+    parts = folders.load_parts(checkpoint, dtype=dtype)
+    assert parts.base.dtype == torch.float32
+    hidden = torch.randn(3, parts.base.hidden_size, requires_grad=True)
+    parts.logits(hidden).logsumexp(-1).sum().backward()
+    assert hidden.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", list(INDEPENDENT))
@@ -239,3 +280,20 @@ def test_the_command_line_and_the_environment(checkpoint, monkeypatch):
     assert info("--dtype", "int8") == "int8"
     monkeypatch.setenv("GEM_RAG_DTYPE", "int4")
     assert info() == "int4"
+
+
+@pytest.mark.parametrize(("named", "dtype"), [("torch.int8", "int8"), ("", "bfloat16")])
+def test_the_environment_is_read_as_the_argument_is(checkpoint, monkeypatch, named, dtype):
+    monkeypatch.setattr(bases, "hardware_bf16", lambda: True)
+    monkeypatch.setenv("GEM_RAG_DTYPE", named)
+    assert loaded(checkpoint, "auto").base.number_format == dtype
+
+
+def test_rounded_weights_are_not_widened_to_load_them(checkpoint, monkeypatch):
+    loaded(checkpoint, "int8", forward="transformers")  # what is asked of kernels once was asked
+
+    def fail(_):
+        raise AssertionError("a layer's float weight was made")
+
+    monkeypatch.setattr(Quantised, "dense", fail)
+    assert loaded(checkpoint, "int8").parts.decoder is not None

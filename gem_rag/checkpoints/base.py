@@ -82,9 +82,9 @@ def chosen_dtype(dtype: str, device: torch.device) -> str:
     on a CPU bfloat16 where it computes that itself and float32 elsewhere, on other devices the
     base's own.
     """
-    if dtype != "auto":
-        return str(dtype).removeprefix("torch.")
-    named = os.environ.get("GEM_RAG_DTYPE", "auto")
+    named = str(dtype).removeprefix("torch.")
+    if named == "auto":
+        named = os.environ.get("GEM_RAG_DTYPE", "").removeprefix("torch.") or "auto"
     if named != "auto" or device.type != "cpu":
         return named
     return "bfloat16" if hardware_bf16() else "float32"

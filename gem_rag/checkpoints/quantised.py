@@ -63,7 +63,9 @@ def load_quantised(
         tensors, exact = _quantised(model, name)
         _keep(kept, tensors, exact)
     _install(model, tensors, device, dtype)
-    return model.to(dtype).to(device), exact
+    for parameter in model.parameters():  # and no buffers: rounded frequencies are other positions
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device), exact
 
 
 def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
@@ -72,7 +74,8 @@ def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
     head = model.get_output_embeddings()
     tensors: Tensors = dict(model.state_dict())
     exact = True
-    with status(f"rounding the weights to {name} (once)"), torch.inference_mode():
+    # Not inference mode: a backward pass through the layers keeps their scales.
+    with status(f"rounding the weights to {name} (once)"), torch.no_grad():
         for layer, module in model.named_modules():
             if type(module) is nn.Linear and module.in_features % INT8_INPUTS == 0:
                 codes = Codes.of(module.weight, _kind(module, name, is_head=module is head))

@@ -162,7 +162,7 @@ class Int8(Quantised):
 
     def narrow(self, x: Tensor) -> Tensor:
         """By the integer kernel."""
-        y: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self._scales)
+        y: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.weight, self._scales)
         return y
 
     def wide(self, x: Tensor) -> Tensor:
@@ -210,13 +210,14 @@ class Int4(Quantised):
     def narrow(self, x: Tensor) -> Tensor:
         """By the integer kernel."""
         own = self.weight, GROUP, self._scales
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, *own)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), *own)
         return y
 
     def wide(self, x: Tensor) -> Tensor:
         """With the weights as floats, turned over as the kernel keeps them, ``[in, out]``."""
         if self._plain is not None:
-            return self.narrow(x)
+            gradients = x.requires_grad and torch.is_grad_enabled()  # the kernel has none
+            return functional.linear(x, self.dense()) if gradients else self.narrow(x)
         codes = _from_kernel_order(self.weight, self._width, x.dtype)
         by_group = codes.view(-1, GROUP, codes.shape[1])
         # Apart from one another: read at every other place they take longer than all the rest.

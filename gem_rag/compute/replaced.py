@@ -101,7 +101,8 @@ def unmap(base: Base) -> None:
 
     transformers maps the file into memory; one small tensor left in it would keep all of it there.
     """
-    linears = {id(m.weight) for m in base.model.modules() if isinstance(m, nn.Linear)}
+    own = (m for m in base.model.modules() if isinstance(m, nn.Linear) and not isinstance(m, Part))
+    linears = {id(m.weight) for m in own}  # a part's would be made anew, to be thrown away
     linears.discard(id(base.model.get_input_embeddings().weight))  # tied to the head
     for parameter in base.model.parameters():
         if id(parameter) not in linears:

@@ -42,9 +42,10 @@ def is_address(place: Place) -> bool:
 
 def shown(place: Place) -> str:
     """A place as it may be printed: without a password or key."""
-    return (
-        re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", str(place)) if is_address(place) else str(place)
-    )
+    if not is_address(place):
+        return str(place)
+    unsaid = re.sub(r"(?<=[?&])(ssl)?password=[^&#]*&?", "", str(place))  # libpq takes them there
+    return re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", unsaid.rstrip("?&"))
 
 
 def open_index(
