@@ -190,11 +190,15 @@ def test_a_cache_that_cannot_be_written_costs_time_only(checkpoint, own_cache):
     assert loaded(checkpoint, "int8").generate("Who?", max_new_tokens=2).ids
 
 
-def test_layers_no_kernel_takes_stay_floats(tmp_path):
-    odd = {"hidden_size": 40, "intermediate_size": 72}
+@pytest.mark.parametrize("tied", [False, True])
+def test_layers_no_kernel_takes_stay_floats(tmp_path, tied, monkeypatch):
+    odd = {"hidden_size": 40, "intermediate_size": 72, "tie_word_embeddings": tied}
     base = make_base(tmp_path / "odd", **odd)
     model = GemModel.from_base(base, dtype="int8")
-    assert model.generate("Who wrote it?", max_new_tokens=3).ids
+    said = model.generate("Who wrote it?", max_new_tokens=3).ids
+    monkeypatch.setattr(folders, "load_floats", lambda *_: pytest.fail("read again"))
+    kept = GemModel.from_base(base, dtype="int8", forward="transformers")
+    assert kept.generate("Who wrote it?", max_new_tokens=3).ids == said
 
 
 @pytest.mark.parametrize("damage", ["cut", "older", "empty"])

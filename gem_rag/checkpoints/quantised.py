@@ -113,7 +113,9 @@ def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
 
     try:
         with atomic_dir(kept) as fresh:
-            whole = {name: t.contiguous() for name, t in tensors.items()}
+            # What is tied stands once, by its first name, as which it is tied again.
+            places = {t.data_ptr(): name for name, t in reversed(tensors.items())}
+            whole = {name: tensors[name].contiguous() for name in places.values()}
             facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
             save_file(whole, fresh / FILE, facts)
     except OSError as error:
