@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,11 @@ pexpect = pytest.importorskip("pexpect", reason="pip install pexpect pyte")
 pyte = pytest.importorskip("pyte", reason="pip install pexpect pyte")
 
 UP, TAB, CTRL_C, CTRL_D = "\x1b[A", "\t", "\x03", "\x04"
+
+
+def hears_ctrl_c() -> None:
+    """In a child: an interrupt counts, though tests that run in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -27,6 +33,7 @@ class Terminal:
             list(command[1:]),
             dimensions=(rows, columns),
             env={**os.environ, **said},
+            preexec_fn=hears_ctrl_c,
         )
 
     @property

@@ -208,6 +208,8 @@ def test_the_command_follows_a_folder_without_a_server(gem, notes, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # An interrupt counts, though tests that run in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             first = "".join(iter(process.stdout.readline, "}\n"))
