@@ -148,7 +148,10 @@ async def running(
         whole = [*command, "--port", str(port)]
         process = subprocess.Popen(whole, env=environment, stdout=log, stderr=log)
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
+            options: dict[str, Any] = {"base_url": f"http://127.0.0.1:{port}", "timeout": 600}
+            # A connection each: llama.cpp's server closes those it has kept for a while.
+            options["limits"] = httpx.Limits(max_keepalive_connections=0)
+            async with httpx.AsyncClient(**options) as http:
                 await until_ready(http, ready, process)
                 yield http, process.pid
         finally:
