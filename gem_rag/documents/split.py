@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHUNK_TOKENS = 256  # longest chunk where nobody says otherwise
-SPLITTER_VERSION = 2  # raised whenever the same document gives other chunks
 HEADING = 2  # the part of a chunk, 1 / 2, that its own heading may have
 NAMES = 4  # and the names above it, or a table's header row
 LONGEST_TOKEN = 40  # characters, about
