@@ -135,7 +135,9 @@ class Quantised(Linear):
 
     @classmethod
     def fused(cls, layers: list[Self]) -> Self:
-        """Layers of one input as one."""
+        """Layers of one input as one; a single one is that already."""
+        if len(layers) == 1:
+            return layers[0]
         biases = [layer.bias for layer in layers if layer.bias is not None]
         codes = Codes.cat([layer.codes() for layer in layers])
         return cls(codes, torch.cat(biases) if biases else None)
