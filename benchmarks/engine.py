@@ -125,6 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--passages", type=int, default=64, help="that are embedded")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all numbers there too")
     parser.add_argument("--profile", action="store_true", help="where the new side's time goes")
+    parser.add_argument("--docs", action="store_true", help="the profile into the docs, too")
     parser.add_argument("--child", choices=list(engine_work.MEASURES), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -169,8 +170,8 @@ def main() -> None:
     if options.profile:
         import engine_profile
 
-        for dtype in dtypes:
-            engine_profile.show(dtype, options.passages)
+        dtypes = [options.dtype] if options.dtype else ["bfloat16", "int4"]
+        engine_profile.show(dtypes, options.passages, docs=options.docs)
         return
     report = with_gguf(lambda gguf: run(options, dtypes, gguf), options.llama)
     if options.json:
