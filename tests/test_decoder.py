@@ -8,7 +8,7 @@ from tiny import SMALL, tiny_config
 from torch import nn
 
 from gem_rag.compute import attend, linear, probe, recognise
-from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
+from gem_rag.compute.adapter import EVERYWHERE, Acting
 from gem_rag.compute.attention import Role, Tokens, additive, positions_of, span_mask, together
 from gem_rag.compute.base import Base
 from gem_rag.compute.decoder import Decoder, Unrecognised, check
@@ -96,7 +96,7 @@ def prefix(lengths, width, side="right", start=0):
 
 def adapter_on(base, seed=1, **options):
     torch.manual_seed(seed)
-    adapter = Adapter(base.blocks, AdapterConfig(rank=4, **options), prefix="model.layers")
+    adapter = base.new_adapter(AdapterConfig(rank=4, **options))
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.normal_(std=0.2)
@@ -441,7 +441,7 @@ def test_plain_serves_where_torch_cannot_pack(monkeypatch):
     base = Base(make("llama"))
     decoder = Decoder.of(base)
     assert check(base, decoder) < probe.BOUNDS[torch.float32]
-    assert all(isinstance(b.qkv, Plain) for b in decoder._blocks)
+    assert all(isinstance(b.qkv, Plain) for b in decoder.blocks)
 
 
 def test_a_trial_decides_once_for_each_shape(monkeypatch):

@@ -38,10 +38,13 @@ def test_padding_on_either_side_changes_nothing(model):
 def test_reading_after_the_shared_preamble_is_reading_it_all(model):
     reading = model.read([LONG])[0]
     from gem_rag.compute.kv import empty_cache
+    from gem_rag.compute.theirs import as_theirs
 
     with torch.inference_mode():
         cache = empty_cache(model.base.num_layers)
-        model.base.decoder(reading.ids[None], **{model.base.cache_argument: cache}, use_cache=True)
+        model.base.decoder(
+            reading.ids[None], **{model.base.cache_argument: as_theirs(cache)}, use_cache=True
+        )
     for (keys, values), layer in zip(reading.key_values, cache.layers, strict=True):
         torch.testing.assert_close(keys, layer.keys[0], rtol=0, atol=1e-3)
         torch.testing.assert_close(values, layer.values[0], rtol=0, atol=1e-3)
@@ -174,7 +177,7 @@ def test_layers_without_rotation_are_read_and_embedded_but_not_joined(tmp_path):
     np.testing.assert_allclose(
         model.embed_readings(readings), model.embed_documents(TEXTS[:2]), **CLOSE
     )
-    assert not model.base.can_join
+    assert not model.parts.can_join
     with pytest.raises(ReadingError, match="cannot be moved"):
         model.join(readings)
 

@@ -9,6 +9,7 @@ import torch
 from tiny import TEXTS, disturb, make_base
 
 from gem_rag.compute.kv import empty_cache
+from gem_rag.compute.theirs import as_theirs
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import (
     CheckpointError,
@@ -137,7 +138,9 @@ def test_reading_is_what_the_base_leaves_in_its_cache(gem):
     reading = gem.read([TEXTS[0]])[0]
     cache = empty_cache(gem.base.num_layers)
     with torch.inference_mode():
-        gem.base.decoder(reading.ids[None], **{gem.base.cache_argument: cache}, use_cache=True)
+        gem.base.decoder(
+            reading.ids[None], **{gem.base.cache_argument: as_theirs(cache)}, use_cache=True
+        )
     for (keys, values), layer in zip(reading.key_values, cache.layers, strict=True):
         torch.testing.assert_close(keys, layer.keys[0], **CLOSE)
         torch.testing.assert_close(values, layer.values[0], **CLOSE)
@@ -199,7 +202,7 @@ def test_another_models_reading_is_refused(gem, tmp_path):
 
 def test_joining_one_reading_changes_nothing_and_two_are_parted_as_if_read_together(gem):
     one, two = gem.read(["Rivers run to the sea.", "A child is riding."])
-    assert gem.base.can_join
+    assert gem.parts.can_join
     np.testing.assert_allclose(gem.join([one]).embed(), one.embed(), **CLOSE)
     joined = gem.join([one, two])
     whole = gem.read([one.text + "\n\n" + two.text])[0]

@@ -8,7 +8,7 @@ while another streams, and the base's weights and results stay the base's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -55,11 +55,12 @@ def applied(acting: Sequence[Acting]) -> Iterator[None]:
 class LowRank(nn.Module):
     """One layer's update ``x A^T B^T``; B starts at zero, so a new adapter changes nothing."""
 
-    def __init__(self, layer: nn.Linear, rank: int, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, int], rank: int, device: torch.device) -> None:
         super().__init__()
+        width, out = shape
         options: dict[str, Any] = {"device": device, "dtype": torch.float32}
-        self.a = nn.Parameter(torch.empty(rank, layer.in_features, **options))
-        self.b = nn.Parameter(torch.zeros(layer.out_features, rank, **options))
+        self.a = nn.Parameter(torch.empty(rank, width, **options))
+        self.b = nn.Parameter(torch.zeros(out, rank, **options))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,18 +69,25 @@ class LowRank(nn.Module):
 
 
 class Adapter(nn.Module):
-    """LoRA on the linear layers of the decoder blocks.
+    """LoRA on the linear layers of the decoder blocks: see `Base.new_adapter`.
 
     Args:
-        blocks: The decoder's layers.
+        linears: Inputs and outputs of the blocks' linear layers, by name from the blocks on.
         config: Rank, alpha, and which layers.
-        prefix: Name of `blocks` inside the base model, for the stored names.
+        prefix: Name of the blocks inside the base model, for the stored names.
+        device: Where to.
 
     Raises:
         UnsupportedModelError: There is no such layer.
     """
 
-    def __init__(self, blocks: nn.ModuleList, config: AdapterConfig, prefix: str) -> None:
+    def __init__(
+        self,
+        linears: Mapping[str, tuple[int, int]],
+        config: AdapterConfig,
+        prefix: str,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         self.config = config
         self.prefix = prefix
@@ -90,7 +98,6 @@ class Adapter(nn.Module):
         self.updates = nn.ModuleDict()
         if config.rank == 0:
             return
-        linears = {n: m for n, m in blocks.named_modules() if isinstance(m, nn.Linear)}
         if not linears:
             raise UnsupportedModelError(
                 f"{prefix} has no linear layers to adapt; expected decoder blocks of nn.Linear"
@@ -101,16 +108,16 @@ class Adapter(nn.Module):
                 f"{prefix} has no linear layers named {sorted(odd)} to adapt; expected some of "
                 f"{sorted(set(last.values()))}"
             )
-        linears = {
-            n: m for n, m in linears.items() if not config.targets or last[n] in config.targets
-        }
-        device = next(blocks.parameters()).device  # a quantised layer's weight would be made anew
-        for name, layer in linears.items():
-            key = name.replace(".", "/")
-            self._names[name] = key
-            update = LowRank(layer, config.rank, device)
-            self.updates[key] = update
-            layer.register_forward_hook(partial(self._added_where_asked, update))
+        for name, shape in linears.items():
+            if not config.targets or last[name] in config.targets:
+                self._names[name] = name.replace(".", "/")
+                self.updates[self._names[name]] = LowRank(shape, config.rank, device)
+
+    def hang_on(self, blocks: nn.ModuleList) -> None:
+        """Add what it adds to the outputs of these blocks' linear layers, where a pass asks."""
+        for name in self._names:
+            hook = partial(self._added_where_asked, self.update_of(name))
+            blocks.get_submodule(name).register_forward_hook(hook)
 
     def _added_where_asked(
         self, update: LowRank, _: nn.Module, args: tuple[Tensor, ...], out: Tensor

@@ -10,33 +10,24 @@ heads, G = H / KV query heads that share one, D width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers.cache_utils import Cache
 
 from gem_rag.compute import probe
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter, Positions
 from gem_rag.compute.attend import attend
 from gem_rag.compute.base import Base
+from gem_rag.compute.block import ACTIVATIONS, Block, blocks_of, norm_of
+from gem_rag.compute.kv import Cache
 from gem_rag.compute.linear import Linear, Packed, Plain, can_pack
-from gem_rag.compute.norm import RmsNorm
-from gem_rag.compute.recognise import (
-    Block,
-    Unrecognised,
-    activation_of,
-    blocks_of,
-    eps_of,
-    gain_of,
-    head_dim_of,
-    head_of,
-    require_known,
-)
-from gem_rag.compute.replaced import restore, unmap
+from gem_rag.compute.outline import Outline, Source
+from gem_rag.compute.recognise import Modules, Unrecognised, outline_of
+from gem_rag.compute.replaced import replace_head, replace_in, restore, unmap
 
 __all__ = ["Decoder", "Mask", "Unrecognised", "check"]
 
@@ -70,33 +61,27 @@ class Decoder:
     Use `of`. Safe to use from several threads at once: a run changes nothing but its cache.
 
     Attributes:
+        outline: What it computes.
+        table: The embedding's weight, ``[vocab, hidden]``.
+        blocks: Each block's weights.
+        head: ``[n, hidden] -> [n, vocab]``.
         nbytes: Bytes of all weights held.
     """
 
-    def __init__(self, base: Base, *, replace: bool) -> None:
-        if replace:
-            unmap(base)
-        config = base.config
-        self._heads = int(config.num_attention_heads)
-        self._kv_heads = int(config.num_key_value_heads)
-        self._head_dim = head_dim_of(base)
-        self._window = int(getattr(config, "sliding_window", None) or 0)
-        self._scale = float(getattr(base.blocks[0].self_attn, "scaling", self._head_dim**-0.5))
-        self._eps = eps_of(base.decoder.norm)
-        self._activation = activation_of(base)
-        self._rotary = base.decoder.rotary_emb
-        self._rotary_kinds = base.rotary_kinds
-        self._table: Tensor = base.model.get_input_embeddings().weight.detach()
-        self._table_scale = getattr(base.model.get_input_embeddings(), "embed_scale", None)
-        self._norm = RmsNorm(gain_of(base.decoder.norm, self._eps), self._eps)
-        self._blocks = list(blocks_of(base, replace=replace))
-        self._head = head_of(base, replace=replace)
+    def __init__(
+        self, outline: Outline, source: Source, rotary: Callable[..., tuple[Tensor, Tensor]]
+    ) -> None:
+        self.outline = outline
+        self._activation = ACTIVATIONS[outline.activation]
+        self._rotary = rotary
+        self.table = source.tensor(outline.table)
+        self._norm = norm_of(outline.norm, outline.eps, source)
+        self.blocks = list(blocks_of(outline, source))
+        self.head = source.head(outline)
         self._fused: WeakKeyDictionary[Adapter, Fused] = WeakKeyDictionary()
-        held = sum(b.nbytes for b in self._blocks) + self._table.nbytes + self._norm.nbytes
-        tied = (
-            isinstance(self._head, Plain) and self._head.weight.data_ptr() == self._table.data_ptr()
-        )
-        self.nbytes: int = held + (0 if tied else self._head.nbytes)
+        held = sum(b.nbytes for b in self.blocks) + self.table.nbytes + self._norm.nbytes
+        tied = isinstance(self.head, Plain) and self.head.weight.data_ptr() == self.table.data_ptr()
+        self.nbytes: int = held + (0 if tied else self.head.nbytes)
 
     @classmethod
     def of(cls, base: Base, *, keep_weights: bool = False) -> Decoder:
@@ -111,11 +96,14 @@ class Decoder:
             Unrecognised: The model has something this forward does not compute, or they differ by
                 more than rounding. The model is then as it was.
         """
-        require_known(base)
+        outline = outline_of(base)
         with torch.no_grad():  # not inference mode: the weights may serve under gradients later
             expected = probe.outputs(base, base.run)
             try:
-                decoder = cls(base, replace=not keep_weights)
+                if not keep_weights:
+                    unmap(base)
+                source = Modules(base, replace=not keep_weights)
+                decoder = cls(outline, source, base.rotary)
                 found = probe.deviation(probe.outputs(base, decoder.run), expected)
                 if not found <= probe.BOUNDS.get(base.dtype, 0.0):
                     raise Unrecognised(f"deviates by {found:.1e} from transformers' forward")
@@ -145,7 +133,7 @@ class Decoder:
         Returns:
             The last of these blocks' output, through the final norm, ``[B, Q, hidden]``.
         """
-        x = inputs if inputs.is_floating_point() else self._embed(inputs)
+        x = inputs if inputs.is_floating_point() else self.embed_tokens(inputs)
         batch, queries, width = x.shape
         tables = self._tables(x, positions)
         acts = [
@@ -153,7 +141,7 @@ class Decoder:
         ]
         x = x.reshape(-1, width)  # (n, hidden)
         # As many blocks as the cache has layers: a model may embed from its first layers alone.
-        for i, (block, layer) in enumerate(zip(self._blocks, cache.layers, strict=False)):
+        for i, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=False)):
             here = [(rows, updates[i]) for rows, updates in acts]
             before, after, before_mlp, after_mlp = block.norms
             h = self._attention(block, before(x), batch, mask, layer, tables, here)
@@ -164,11 +152,12 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden] -> [..., vocab]``."""
-        return self._head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
+        return self.head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        x = functional.embedding(ids, self._table)
-        return x if self._table_scale is None else x * self._table_scale.to(x.dtype)
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Token vectors ``[..., hidden]`` as the first block gets them."""
+        x, scale = functional.embedding(ids, self.table), self.outline.table_scale
+        return x if scale is None else x * torch.tensor(scale, dtype=x.dtype)
 
     def _tables(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosines and signed sines ``[B, Q, 1, R]`` for each kind of layer, scaling included.
@@ -177,7 +166,7 @@ class Decoder:
         where only a part of each head is turned.
         """
         out = {}
-        for kind in self._rotary_kinds:
+        for kind in self.outline.rotary_kinds:
             cos, sin = self._rotary(x, positions, *([kind] if kind else []))  # (B, Q, R)
             half = sin.shape[-1] // 2
             signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
@@ -194,18 +183,19 @@ class Decoder:
         tables: dict[str, tuple[Tensor, Tensor]],
         acts: list[tuple[Tensor | None, dict[str, Update]]],
     ) -> Tensor:
-        heads, kv_heads, width = self._heads, self._kv_heads, self._head_dim
+        outline, kind = self.outline, block.outline.kind
+        heads, kv_heads, width = outline.heads, outline.kv_heads, outline.head_dim
         y = _linear(block.qkv, x, "qkv", acts).view(batch, -1, heads + 2 * kv_heads, width)
         qk, v = y[:, :, : heads + kv_heads], y[:, :, heads + kv_heads :]  # (B, Q, heads, D)
         if block.head_norm is not None:
-            qk = functional.rms_norm(qk, (width,), None, self._eps) * block.head_norm
-        if block.rotary:
-            qk = _turned(qk, *tables[block.kind if block.kind in tables else ""])
+            qk = functional.rms_norm(qk, (width,), None, outline.eps) * block.head_norm
+        if block.outline.rotary:
+            qk = _turned(qk, *tables[kind if kind in tables else ""])
         qk, v = qk.transpose(1, 2), v.transpose(1, 2)
         keys, values = layer.update(qk[:, heads:], v)  # appends; all so far, (B, KV, N, D)
-        window = self._window if block.kind == "sliding_attention" else 0
-        own = mask[block.kind] if isinstance(mask, dict) else mask
-        out = attend(qk[:, :heads], keys, values, own, window, self._scale)  # (B, H, Q, D)
+        window = outline.window if kind == "sliding_attention" else 0
+        own = mask[kind] if isinstance(mask, dict) else mask
+        out = attend(qk[:, :heads], keys, values, own, window, outline.scale)  # (B, H, Q, D)
         out = out.transpose(1, 2).reshape(-1, heads * width)
         return _linear(block.out, out, "out", acts)
 
@@ -224,18 +214,18 @@ class Decoder:
         Seen is what `Adapter.state` sees.
         """
         if torch.is_grad_enabled():  # they are being trained
-            return [self._fuse(adapter, i) for i in range(len(self._blocks))]
+            return [self._fuse(adapter, i) for i in range(len(self.blocks))]
         state = adapter.state()
         known = self._fused.get(adapter)
         if known is None or known[0] != state:
             with torch.no_grad():
-                fused = [self._fuse(adapter, i) for i in range(len(self._blocks))]
+                fused = [self._fuse(adapter, i) for i in range(len(self.blocks))]
             known = self._fused[adapter] = state, fused
         return known[1]
 
     def _fuse(self, adapter: Adapter, index: int) -> dict[str, Update]:
         out = {}
-        for fused, parts in self._blocks[index].parts.items():
+        for fused, parts in self.blocks[index].outline.parts.items():
             updates = [(adapter.update_of(f"{index}.{name}"), width) for name, width in parts]
             present = [u for u, _ in updates if u is not None]
             if not present:
@@ -254,6 +244,17 @@ class Decoder:
             kind = Packed if can_pack(a) and not a.requires_grad else Plain
             out[fused] = Update(kind(a), kind(b))
         return out
+
+
+def lend(decoder: Decoder, base: Base) -> None:
+    """Let a model that was loaded after the decoder compute with its weights and drop its own."""
+    unmap(base)
+    for block, module in zip(decoder.blocks, base.blocks, strict=True):
+        for fused, parts in block.outline.parts.items():
+            replace_in(module, block.linears[fused], parts)
+    table = nn.Parameter(decoder.table, requires_grad=False)
+    base.model.get_input_embeddings().weight = table
+    replace_head(base.model, decoder.head, tied=decoder.outline.tied)
 
 
 def check(base: Base, decoder: Decoder) -> float:

@@ -7,11 +7,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Positions
 from gem_rag.compute.attention import Role, Rule, Tokens, additive, span_mask, together
-from gem_rag.compute.kv import first_layers
+from gem_rag.compute.kv import Cache, first_layers
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
 from gem_rag.config import Pooling, Task
@@ -57,9 +56,7 @@ class Embedder:
         through once instead of twice, which is half the time of a question.
         """
         parts = self._parts
-        words = parts.base.embed_tokens(
-            torch.tensor(ids, dtype=torch.long, device=parts.base.device)
-        )
+        words = parts.embed_tokens(torch.tensor(ids, dtype=torch.long, device=parts.base.device))
         specials = parts.special_vectors.to(parts.base.dtype).expand(len(ids), -1, -1)
         inputs = torch.cat([words, specials], 1)  # (B, n + K, hidden)
         n, q = words.shape[1], inputs.shape[1]
@@ -188,7 +185,7 @@ class Embedder:
         index = torch.arange(padded.shape[1], device=device).expand(padded.shape)
         roles = torch.where(index < lengths[:, None], Role.SUFFIX, Role.PADDING)
         positions = queries.positions[:, -1:] + 1 + index
-        words = self._parts.base.embed_tokens(padded.to(device))
+        words = self._parts.embed_tokens(padded.to(device))
         return together(queries, Tokens(positions, roles)), torch.cat([inputs, words], 1)
 
     def _acting(self, special: Positions) -> list[Acting]:
@@ -205,7 +202,7 @@ class Embedder:
         positions = starts[:, None] + torch.arange(roles.shape[1], device=starts.device)
         vectors = self._parts.special_vectors.to(self._parts.base.dtype)
         if len(instruction):
-            words = self._parts.base.embed_tokens(instruction.to(self._parts.base.device))
+            words = self._parts.embed_tokens(instruction.to(self._parts.base.device))
             vectors = torch.cat([words, vectors])
         return Tokens(positions, roles), vectors.expand(batch, -1, -1)
 

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 from gem_rag.compute.attention import Role, Tokens
 
 KeyValues = Sequence[tuple[Tensor, Tensor]]  # each layer's keys and values, ``[H, n, D]``
+
+
+class Layer(Protocol):
+    """One decoder block's keys and values."""
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append ``[B, H, T, D]`` and return all that the new queries see."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens the longest row holds."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What was run before, layer by layer.
+
+    Attributes:
+        layers: Each block's; as many blocks are run.
+    """
+
+    layers: Sequence[Layer]
 
 
 def row_of(tokens: Tokens, cache: Cache, row: int) -> KeyValues:
@@ -31,40 +53,40 @@ def layers_of(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     return out
 
 
-class GrowingLayer(DynamicLayer):
-    """A cache layer that grows in place with room to spare; the seed tensors are never written.
+class GrowingLayer:
+    """Keys and values that grow in place with room to spare; the seed tensors are never written.
 
-    transformers' own layer copies the whole cache for each new token.
+    Attributes:
+        keys: ``[B, H, N, D]``; None at first.
+        values: Likewise.
     """
 
     def __init__(
         self, keys: Tensor | None = None, values: Tensor | None = None, room: int = 0
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys, self.values = keys, values
         self._room = room
         self._key_buffer: Tensor | None = None
         self._value_buffer: Tensor | None = None
-        if keys is not None and values is not None:
-            self.dtype, self.device = keys.dtype, keys.device
-            self.keys, self.values = keys, values
-            self.is_initialized = True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def length(self) -> int:
+        """How many tokens each row holds."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append ``[B, H, T, D]`` keys and values and return all of them."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = keys[:, :, :0], values[:, :, :0]
         if torch.is_grad_enabled():  # autograd needs tensors that are not written to again
-            return super().update(key_states, value_states, *args, **kwargs)
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        assert self.keys is not None
-        assert self.values is not None
-        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+            self.keys = torch.cat([self.keys, keys], 2)
+            self.values = torch.cat([self.values, values], 2)
+            return self.keys, self.values
+        start, end = self.length, self.length + keys.shape[2]
         self._key_buffer = self._with_room(self._key_buffer, self.keys, end)
         self._value_buffer = self._with_room(self._value_buffer, self.values, end)
-        self._key_buffer[:, :, start:end] = key_states
-        self._value_buffer[:, :, start:end] = value_states
+        self._key_buffer[:, :, start:end] = keys
+        self._value_buffer[:, :, start:end] = values
         self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
         return self.keys, self.values
 
@@ -76,11 +98,6 @@ class GrowingLayer(DynamicLayer):
         grown = held.new_empty(batch, heads, max(end, start + spare), width)
         grown[:, :, :start] = held
         return grown
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only."""
-        super().batch_select_indices(indices)
-        self._key_buffer = self._value_buffer = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +131,10 @@ class Aim:
 FEW = 16  # tokens of each row that are put in their places at once; more are copied row by row
 
 
-class SlotLayer(DynamicLayer):
-    """A cache layer whose rows end at different places, each with room to go on."""
+class SlotLayer:
+    """Keys and values whose rows end at different places, each with room to go on."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._held: tuple[Tensor, Tensor] | None = None  # [R, H, columns, D]
         self._aim: Aim
 
@@ -141,17 +157,13 @@ class SlotLayer(DynamicLayer):
         out[: held.shape[0], :, : held.shape[2]] = held
         return out
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put ``[b, H, T, D]`` at each aimed row's end; all of these rows up to the longest's."""
-        keys, values = (
-            held[self._aim.rows] for held in self._ready(key_states[0], value_states[0])
-        )
-        self._put(keys, key_states)
-        self._put(values, value_states)
-        end = max(self._aim.starts) + key_states.shape[2]
-        return keys[:, :, :end], values[:, :, :end]
+        held_keys, held_values = (held[self._aim.rows] for held in self._ready(keys[0], values[0]))
+        self._put(held_keys, keys)
+        self._put(held_values, values)
+        end = self.length + keys.shape[2]
+        return held_keys[:, :, :end], held_values[:, :, :end]
 
     def _ready(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """What is held, made for keys and values ``[H, n, D]`` such as these where it is not."""
@@ -190,8 +202,9 @@ class SlotLayer(DynamicLayer):
         keys, values = self._held
         return keys[row, :, :length], values[row, :, :length]
 
-    def get_seq_length(self) -> int:
-        """How much the longest aimed row holds: transformers asks."""
+    @property
+    def length(self) -> int:
+        """How much the longest aimed row holds."""
         return max(self._aim.starts)
 
 

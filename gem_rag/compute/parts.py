@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import EVERYWHERE, Acting, Adapter
+from gem_rag.compute.attention import Role, Tokens
 from gem_rag.compute.base import Base
 from gem_rag.compute.decoder import Decoder, Unrecognised
+from gem_rag.compute.kv import Cache, empty_cache, layers_of
 from gem_rag.compute.skill import Skill
 from gem_rag.config import GemConfig
 from gem_rag.errors import CheckpointError, GemError
 from gem_rag.text.codec import TextCodec
 
 log = logging.getLogger(__name__)
+MOVED = 0.02  # of the first layer's keys, on average: what moving may change, rounding included
 Forward = Literal["auto", "transformers"]
 
 
@@ -68,8 +71,7 @@ class Parts:
                 f"embed_layers is {self.embed_layers}, but {config.base.name} has "
                 f"{base.num_layers} layers; expected at most as many"
             )
-        blocks = base.blocks[: self.embed_layers]
-        self.adapter = Adapter(blocks, config.adapter, prefix=base.blocks_name)
+        self.adapter = base.new_adapter(config.adapter, self.embed_layers)
         self.special_vectors = nn.Parameter(
             torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
         )
@@ -183,6 +185,37 @@ class Parts:
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., hidden] -> [..., vocab]``."""
         return (self._fast or self.base).logits(hidden)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Token vectors ``[..., hidden]`` as the first block gets them."""
+        ours = self._fast if self.runs_fast else None  # no gradient reaches its table
+        return (ours or self.base).embed_tokens(ids)
+
+    @cached_property
+    def can_join(self) -> bool:
+        """Whether keys can be moved: read at p + d they must be those read at p, rotated by d.
+
+        In 16 bits the keys of upper layers differ by a third, rounded (SmolLM2's from the twelfth
+        on): there the rotated ones have to be nearer than those left as they are.
+        """
+        base = self.base
+        ids = torch.arange(2, 10, device=base.device)[None]
+        index = torch.arange(8, device=base.device)[None]
+        distance = min(37, base.max_context - 8)
+        with torch.inference_mode():
+            here, there = empty_cache(base.num_layers), empty_cache(base.num_layers)
+            self.run(ids, index, None, here)
+            tokens = Tokens(index + distance, torch.full_like(index, Role.PREFIX))
+            self.run(ids, index + distance, base.masks(tokens, tokens), there)
+            for i, ((a, _), (b, _)) in enumerate(
+                zip(layers_of(here), layers_of(there), strict=True)
+            ):
+                size = b.float().abs().mean()
+                left = (a.float() - b.float()).abs().mean() / size
+                turned = (base.rotate(a, distance, i).float() - b.float()).abs().mean() / size
+                if not turned <= (left if i else MOVED):
+                    return False
+        return True
 
     @property
     def weights_bytes(self) -> int:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.attention import Role, Tokens, together
 from gem_rag.compute.base import Base
-from gem_rag.compute.kv import empty_cache
+from gem_rag.compute.kv import Cache, empty_cache
 
 Run = Callable[[Tensor, Tensor, Any, Cache], Tensor]
 

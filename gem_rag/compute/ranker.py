@@ -8,11 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import EVERYWHERE
 from gem_rag.compute.attention import Tokens
-from gem_rag.compute.kv import row_of
+from gem_rag.compute.kv import Cache, row_of
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
 from gem_rag.compute.skill import Skill

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.adapter import Acting
 from gem_rag.compute.attention import Role, Tokens, positions_of, together
 from gem_rag.compute.batches import padded
-from gem_rag.compute.kv import KeyValues, empty_cache, layers_of, row_of, seeded_cache
+from gem_rag.compute.kv import Cache, KeyValues, empty_cache, layers_of, row_of, seeded_cache
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import EmbedsReadings, Reading
 from gem_rag.errors import ContextLengthError, ReadingError
@@ -245,7 +244,7 @@ class Reader:
         """Raise `ReadingError` unless these readings can be put together by `join`."""
         self.require_own(readings)
         base = self.parts.base
-        if not base.can_join:
+        if not self.parts.can_join:
             raise ReadingError(
                 "this base's keys cannot be moved to other positions (its rotary positions are not "
                 "plain rotations), so readings cannot be joined; read the texts together instead"

@@ -13,10 +13,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.attention import Role, Tokens
-from gem_rag.compute.kv import KeyValues, seeded_cache, side_by_side
+from gem_rag.compute.kv import Cache, KeyValues, seeded_cache, side_by_side
 from gem_rag.compute.packed import Packed
 
 

@@ -1,10 +1,8 @@
-"""From a transformers model to what our forward runs: known shapes only, weights fused."""
+"""From a transformers model to the outline of what our forward runs: known shapes only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,24 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gem_rag.compute.base import Base
-from gem_rag.compute.linear import Linear, Plain, choose, joined
-from gem_rag.compute.norm import RmsNorm
+from gem_rag.compute.block import ACTIVATIONS
+from gem_rag.compute.linear import Linear, choose, joined
+from gem_rag.compute.outline import BlockOutline, Gain, Outline
 from gem_rag.compute.quantised import Quantised
-from gem_rag.compute.replaced import Part, replace_in
+from gem_rag.compute.replaced import Part, is_tied, replace_head, replace_in
 
-# A tied output head is packed although the embedding table stays dense for look-ups, so these
-# weights stand twice (113 MB of 653 in float32 for the default model). One row of 49,152 x 576 took
-# 7.2 ms plain and 3.0 packed (8 rows: 22.2 and 4.6), in bfloat16 3.3 and 1.5 (4.0 and 2.2): a
-# seventh of a decoding step.
-PACK_TIED_HEAD = True
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-}
 # Each fused layer, and the modules it is made of: split (Llama) or already fused (Phi-3).
 SOURCES = {
     "qkv": (
@@ -65,37 +51,6 @@ class Unrecognised(Exception):  # noqa: N818
     """The model has something that our forward does not know; the message says what."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """One decoder block.
-
-    Attributes:
-        kind: ``full_attention`` or ``sliding_attention``: which mask it takes.
-        rotary: Whether its queries and keys are turned by position.
-        norms: Before and after attention, before and after the MLP.
-        head_norm: Gain ``[H + KV, D]`` of the norm over each query's and key's head, or None.
-        parts: For each fused layer, the names of its modules in the block and their widths.
-        qkv: ``[n, hidden] -> [n, (H + 2 KV) D]``; likewise the other three.
-    """
-
-    kind: str
-    rotary: bool
-    norms: tuple[RmsNorm, RmsNorm | None, RmsNorm, RmsNorm | None]
-    head_norm: Tensor | None
-    parts: dict[str, list[tuple[str, int]]]
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its weights."""
-        norms = [n for n in (*self.norms, self.head_norm) if n is not None]
-        layers = (self.qkv, self.out, self.gate_up, self.down)
-        return sum(n.nbytes for n in norms) + sum(layer.nbytes for layer in layers)
-
-
 def require_known(base: Base) -> None:
     """Raise `Unrecognised` unless everything in the model is something our forward computes."""
     config, decoder = base.config, base.decoder
@@ -118,13 +73,13 @@ def require_known(base: Base) -> None:
             raise Unrecognised(f"block {i} differs in {sorted(odd)}")
 
 
-def activation_of(base: Base) -> Callable[[Tensor], Tensor]:
+def activation_of(base: Base) -> str:
     """What bends the gate of the MLP."""
     config = base.config
     name = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
     if name not in ACTIVATIONS:
         raise Unrecognised(f"its activation is {name!r}")
-    return ACTIVATIONS[name]
+    return str(name)
 
 
 def _unknown(block: nn.Module, heads: int, head_dim: int) -> set[str]:
@@ -189,8 +144,8 @@ def eps_of(norm: Any) -> float:
     return float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 0.0)
 
 
-def gain_of(norm: Any, eps: float) -> Tensor:
-    """The gain with which `functional.rms_norm` does what the module does.
+def gain_of(name: str, norm: Any, eps: float) -> Gain:
+    """The gain with which `functional.rms_norm` does what the module of that name does.
 
     Raises:
         Unrecognised: None does: a mean is taken off, say, or epsilon is another.
@@ -199,50 +154,107 @@ def gain_of(norm: Any, eps: float) -> Tensor:
     x = torch.linspace(-1.0, 2.0, weight.numel(), dtype=weight.dtype, device=weight.device)
     expected = norm(x[None])[0]
     close = 1e-4 if weight.dtype == torch.float32 else 3e-2
-    for gain in (weight, 1 + weight):  # Gemma stores what is added to one
+    for plus_one in (False, True):
+        gain = weight + 1 if plus_one else weight
         found = functional.rms_norm(x, weight.shape, gain, eps)
         if eps == eps_of(norm) and torch.allclose(found, expected, rtol=close, atol=close):
-            return gain
+            return Gain(f"{name}.weight", plus_one)
     raise Unrecognised(f"its norm, {type(norm).__name__}, is no RMS norm of epsilon {eps}")
 
 
-def blocks_of(base: Base, *, replace: bool) -> Iterator[Block]:
-    """The blocks one by one; the modules of each are replaced before the next is made."""
+def outline_of(base: Base) -> Outline:
+    """What our forward has to compute.
+
+    Raises:
+        Unrecognised: Something in the model is not known to it.
+    """
+    require_known(base)
+    config, facts, model = base.config, base.facts, base.model
     eps = eps_of(base.decoder.norm)
-    for block, kind in zip(base.blocks, base.layer_types, strict=True):
-        modules = dict(block.named_modules())
-        norms = [n and RmsNorm(gain_of(modules[n], eps), eps) for n in _norms(modules)]
-        head_norm = _head_norm(modules, base, eps)
-        sources = _sources(modules)
-        linears = {f: fuse([modules[n] for n in names]) for f, names in sources.items()}
-        widths = {f: [(n, _out(modules[n])) for n in names] for f, names in sources.items()}
-        if replace:
-            for fused, parts in widths.items():
-                replace_in(block, linears[fused], parts)
-        yield Block(
-            kind=kind,
-            rotary=bool(getattr(modules["self_attn"], "use_rope", True)),
-            norms=(norms[0], norms[1], norms[2], norms[3]),  # type: ignore[arg-type]
-            head_norm=head_norm,
-            parts=widths,
-            **linears,
-        )
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    scale = getattr(embedding, "embed_scale", None)
+    return Outline(
+        heads=int(config.num_attention_heads),
+        kv_heads=int(config.num_key_value_heads),
+        head_dim=head_dim_of(base),
+        window=facts.window or 0,
+        scale=float(getattr(base.blocks[0].self_attn, "scaling", head_dim_of(base) ** -0.5)),
+        eps=eps,
+        activation=activation_of(base),
+        table=f"{names[id(embedding)]}.weight",
+        table_scale=None if scale is None else float(scale),
+        norm=gain_of(names[id(base.decoder.norm)], base.decoder.norm, eps),
+        head=names[id(head)],
+        tied=is_tied(model),
+        rotary_kinds=tuple(facts.turned_by),
+        blocks_name=facts.blocks_name,
+        blocks=tuple(
+            _block(f"{facts.blocks_name}.{i}", block, kind, eps)
+            for i, (block, kind) in enumerate(zip(base.blocks, facts.layer_types, strict=True))
+        ),
+    )
 
 
-def _out(linear: Any) -> int:
-    return int(linear.out_features)
+def _block(prefix: str, block: nn.Module, kind: str, eps: float) -> BlockOutline:
+    modules: dict[str, Any] = dict(block.named_modules())
+
+    def gain(name: str) -> Gain:
+        return gain_of(f"{prefix}.{name}", modules[name], eps)
+
+    norms = [gain(name) if name else None for name in _norms(modules)]
+    return BlockOutline(
+        kind=kind,
+        rotary=bool(getattr(modules["self_attn"], "use_rope", True)),
+        norms=(norms[0], norms[1], norms[2], norms[3]),
+        head_norms=(
+            (gain(HEAD_NORMS[0]), gain(HEAD_NORMS[1])) if HEAD_NORMS[0] in modules else None
+        ),
+        parts={
+            fused: [(name, int(modules[name].out_features)) for name in names]
+            for fused, names in _sources(modules).items()
+        },
+    )
 
 
-def _head_norm(modules: dict[str, nn.Module], base: Base, eps: float) -> Tensor | None:
-    """Both gains as one ``[H + KV, D]``: queries and keys are normed in one go."""
-    if HEAD_NORMS[0] not in modules:
-        return None
-    heads = int(base.config.num_attention_heads), int(base.config.num_key_value_heads)
-    gains = [
-        gain_of(modules[n], eps).expand(count, -1)
-        for n, count in zip(HEAD_NORMS, heads, strict=True)
-    ]
-    return torch.cat(gains)
+class Modules:
+    """A model's own modules as the `Source` of its outline.
+
+    Args:
+        base: The model.
+        replace: Replace its linear layers, block by block, by parts of the fused ones.
+    """
+
+    def __init__(self, base: Base, *, replace: bool) -> None:
+        self._base, self._replace = base, replace
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter."""
+        return self._base.model.get_parameter(name).detach()
+
+    def linear(self, names: Sequence[str]) -> Linear:
+        """Some of its linear layers as one."""
+        return fuse([self._base.model.get_submodule(name) for name in names])
+
+    def head(self, outline: Outline) -> Linear:
+        """The model's own is replaced, unless the embedding holds its weight."""
+        head: Any = self._base.model.get_output_embeddings()
+        if (own := quantised_in(head)) is not None:
+            return own
+        bias = None if head.bias is None else head.bias.detach()
+        # Packed, though a tied table stays dense for look-ups and its weights stand twice (113 MB
+        # of 653 in float32 for the default model): a row of 49,152 x 576 took 7.2 ms plain and 3.0
+        # packed, in bfloat16 3.3 and 1.5, a seventh of a decoding step.
+        whole = choose(head.weight.detach(), bias)
+        if self._replace:
+            replace_head(self._base.model, whole, tied=outline.tied)
+        return whole
+
+    def used(self, index: int, outline: BlockOutline, linears: Mapping[str, Linear]) -> None:
+        """Replace the modules of a block, before the next is made."""
+        if self._replace:
+            for fused, parts in outline.parts.items():
+                replace_in(self._base.blocks[index], linears[fused], parts)
 
 
 def quantised_in(module: Any) -> Quantised | None:
@@ -262,20 +274,3 @@ def fuse(modules: list[Any]) -> Linear:
     weights = [m.weight.detach() for m in modules]
     biases = [m.bias.detach() for m in modules if m.bias is not None]
     return choose(joined(weights), torch.cat(biases) if biases else None)
-
-
-def head_of(base: Base, *, replace: bool) -> Linear:
-    """The output head; the model's own is replaced, unless the embedding holds its weight."""
-    head: Any = base.model.get_output_embeddings()
-    if (own := quantised_in(head)) is not None:
-        return own
-    table = base.model.get_input_embeddings().weight
-    tied = head.weight is table
-    bias = None if head.bias is None else head.bias.detach()
-    if tied and not PACK_TIED_HEAD:
-        return Plain(head.weight.detach(), bias)
-    whole = choose(head.weight.detach(), bias)
-    if replace:
-        shared = table if tied else None
-        base.model.set_output_embeddings(Part(whole, slice(None), head, shared))
-    return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch.nn import functional
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear
 from gem_rag.compute.quantised import Quantised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _KEPT = (
     "training",
@@ -35,13 +38,13 @@ class Part(nn.Linear):
     ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = replaced.in_features, replaced.out_features
-        self.whole, self._rows, self._shared = whole, rows, shared
+        self.whole, self._rows, self.shared = whole, rows, shared
         _hand_on(replaced, self)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """This layer's own ``[out, in]``; a copy, unless it is shared with the embedding."""
-        return self.whole.dense()[self._rows] if self._shared is None else self._shared
+        return self.whole.dense()[self._rows] if self.shared is None else self.shared
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
@@ -62,9 +65,9 @@ class Part(nn.Linear):
     def restored(self) -> nn.Linear:
         """The layer this stands for: one of its own, quantised where the whole is."""
         if isinstance(self.whole, Quantised):
-            return Part(self.whole.part(self._rows), slice(None), self, self._shared)
+            return Part(self.whole.part(self._rows), slice(None), self, self.shared)
         out = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        own = self._shared
+        own = self.shared
         out.weight = nn.Parameter(self.weight, requires_grad=False) if own is None else own
         if self.bias is not None:
             out.bias = nn.Parameter(self.bias, requires_grad=False)
@@ -86,6 +89,20 @@ def replace_in(block: nn.Module, whole: Linear, parts: list[tuple[str, int]]) ->
         part = Part(whole, slice(start, start + width), getattr(block.get_submodule(owner), leaf))
         setattr(block.get_submodule(owner), leaf, part)
         start += width
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the output head's weight is the embedding's."""
+    head: Any = model.get_output_embeddings()
+    held = head.shared if isinstance(head, Part) else head.weight  # a part's would be made anew
+    return held is model.get_input_embeddings().weight
+
+
+def replace_head(model: PreTrainedModel, whole: Linear, *, tied: bool) -> None:
+    """Likewise for the output head; one that is tied shares the embedding's weight."""
+    head: Any = model.get_output_embeddings()
+    shared = model.get_input_embeddings().weight if tied else None
+    model.set_output_embeddings(Part(whole, slice(None), head, shared))
 
 
 def restore(base: Base) -> None:

@@ -36,7 +36,7 @@ class Skill:
     @classmethod
     def new(cls, base: Base, config: SkillConfig, card: str = "") -> Self:
         """An untrained skill, which changes nothing yet."""
-        return cls(config, Adapter(base.blocks, config.adapter, prefix=base.blocks_name), card)
+        return cls(config, base.new_adapter(config.adapter), card)
 
     @property
     def name(self) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.attention import Role, Tokens
 from gem_rag.compute.batches import padded
+from gem_rag.compute.kv import Cache
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.skill import Skilled, acting
 

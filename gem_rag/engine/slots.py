@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from gem_rag.compute.kv import Aim, KeyValues, SlotLayer
+from gem_rag.compute.kv import Aim, Cache, KeyValues, SlotLayer
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.skill import Skilled
 from gem_rag.compute.step import advance

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import Cache
 
 from gem_rag.compute.base import Base
-from gem_rag.compute.kv import GrowingLayer
+from gem_rag.compute.kv import Cache, GrowingLayer
+from gem_rag.compute.theirs import TheirCache, as_theirs
 
 
 def checkpoint_activations(base: Base) -> None:
@@ -27,21 +27,19 @@ def checkpoint_activations(base: Base) -> None:
 
 def _checkpointed(forward: Callable[..., Tensor], index: int, layers: int) -> Callable[..., Tensor]:
     def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        name = next((k for k, v in kwargs.items() if isinstance(v, Cache)), None)
+        name = next((k for k, v in kwargs.items() if isinstance(v, TheirCache)), None)
         if name is None or not torch.is_grad_enabled():
             return forward(hidden, *args, **kwargs)
-        layer: Any = kwargs.pop(name).layers[index]
+        layer: GrowingLayer = kwargs.pop(name).layers[index].own
         context = copy_context()  # the adapter is switched by it, and backward runs elsewhere
 
         def block(hidden: Tensor, keys: Tensor | None, values: Tensor | None) -> tuple[Any, ...]:
             own = GrowingLayer(keys, values)
-            cache = Cache(layers=[own if i == index else GrowingLayer() for i in range(layers)])
-            out = context.copy().run(forward, hidden, *args, **{name: cache}, **kwargs)
+            cache = Cache([own if i == index else GrowingLayer() for i in range(layers)])
+            out = context.copy().run(forward, hidden, *args, **{name: as_theirs(cache)}, **kwargs)
             return out, own.keys, own.values
 
         out, keys, values = checkpoint(block, hidden, layer.keys, layer.values, use_reentrant=False)
-        if not layer.is_initialized:
-            layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         result: Tensor = out
         return result
