@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gem_rag.checkpoints import outlines
 from gem_rag.checkpoints.base import (
     chosen_device,
     chosen_dtype,
@@ -25,6 +26,7 @@ from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
 from gem_rag.checkpoints.quantised import load_quantised
 from gem_rag.checkpoints.skills import SKILLS, load_skills, write_skill
 from gem_rag.compute.base import Base
+from gem_rag.compute.decoder import Decoder
 from gem_rag.compute.formats import QUANTISED
 from gem_rag.compute.parts import Forward, Parts
 from gem_rag.config import CONFIG_FILE, AdapterConfig, BaseIdentity, GemConfig
@@ -66,11 +68,11 @@ def load_parts(
             "it was made for, or train a checkpoint for this one"
         )
     dtype = chosen_dtype(dtype, chosen_device(device))
-    base, codec = _load(base_folder, found, device, dtype)
+    base, codec, decoder = _ready(base_folder, found, device, dtype, forward)
     parts = Parts(base, codec, config)
     _load_weights(parts, folder)
     parts.skills = load_skills(parts, folder)
-    parts.choose_forward(forward, keep_weights=False)
+    _choose_forward(parts, base_folder, forward, decoder)
     parts.path = folder
     return seal(parts)
 
@@ -81,19 +83,36 @@ def is_base(folder: Path) -> bool:
 
 
 def _base_parts(folder: Path, device: str, dtype: str, forward: Forward) -> Parts:
-    found = chosen_dtype(dtype, chosen_device(device))
+    name = chosen_dtype(dtype, chosen_device(device))
+    identity = BaseIdentity(str(folder), weights_hash(folder))
+    base, codec, decoder = _ready(folder, identity.weights, device, name, forward)
     none = AdapterConfig(rank=0)
-    parts = new_parts(
-        folder,
-        device=device,
-        dtype=found,
-        forward=forward,
-        keep_weights=False,
-        num_special_tokens=1,
-        adapter=none,
-    )
+    parts = _untrained(base, codec, identity, 0, decoder, num_special_tokens=1, adapter=none)
+    _choose_forward(parts, folder, forward, decoder)
     parts.embeds, parts.path = False, folder
-    return parts
+    return seal(parts)
+
+
+def _ready(
+    folder: Path, weights: str, device: str, dtype: str, forward: Forward
+) -> tuple[Base, TextCodec, Decoder | None]:
+    """A base to run: without transformers, where an outline of it is kept."""
+    ready = None
+    if forward == "auto":
+        ready = outlines.read(folder, weights, dtype, chosen_device(device))
+    if ready is None:
+        return *_load(folder, weights, device, dtype), None
+    _warn_of_rounding(ready.base, folder)
+    return ready
+
+
+def _choose_forward(parts: Parts, folder: Path, forward: Forward, decoder: Decoder | None) -> None:
+    if decoder is not None:
+        parts.take(decoder)
+        return
+    parts.choose_forward(forward, keep_weights=False)
+    if forward == "auto":
+        outlines.keep(parts, folder)
 
 
 def new_parts(
@@ -124,14 +143,28 @@ def new_parts(
     folder = resolve_base(base, revision)
     identity = BaseIdentity(str(base), weights_hash(folder), revision)
     loaded, codec = _load(folder, identity.weights, device, dtype, keep_weights, prepare)
-    text, ids = codec.preamble()
-    config = GemConfig(base=identity, preamble=text, preamble_ids=tuple(ids), **settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = Parts(loaded, codec, config)
-        _start_token_vectors(parts)
+    parts = _untrained(loaded, codec, identity, seed, **settings)
     parts.choose_forward(forward, keep_weights=keep_weights)
     return seal(parts)
+
+
+def _untrained(
+    base: Base,
+    codec: TextCodec,
+    identity: BaseIdentity,
+    seed: int,
+    decoder: Decoder | None = None,
+    **settings: Any,
+) -> Parts:
+    text, ids = codec.preamble()
+    config = GemConfig(base=identity, preamble=text, preamble_ids=tuple(ids), **settings)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        parts = Parts(base, codec, config)
+        if decoder is not None:
+            parts.take(decoder)
+        _start_token_vectors(parts)
+    return parts
 
 
 def _load(
@@ -148,16 +181,21 @@ def _load(
         return Base(model), TextCodec(tokenizer)
     where = chosen_device(device)
     model, exact = load_quantised(folder, weights, dtype, where, partial(load_floats, folder))
-    if dtype == "int4" and not exact:
-        warnings.warn(ROUNDS.format(folder.name), stacklevel=4)
-    return Base(model, dtype, rounded=not exact), TextCodec(load_tokenizer(folder))
+    base = Base(model, dtype, rounded=not exact)
+    _warn_of_rounding(base, folder)
+    return base, TextCodec(load_tokenizer(folder))
+
+
+def _warn_of_rounding(base: Base, folder: Path) -> None:
+    if base.number_format == "int4" and base.rounded:
+        warnings.warn(ROUNDS.format(folder.name), stacklevel=5)
 
 
 def _start_token_vectors(parts: Parts) -> None:
     """Special tokens start as the average word, each a little different."""
-    vocabulary = parts.base.model.get_input_embeddings().weight.shape[0]
-    sample = torch.randint(vocabulary, (min(4096, int(vocabulary)),))
-    words = parts.base.embed_tokens(sample.to(parts.base.device)).float()
+    rows = parts.base.facts.table_rows
+    sample = torch.randint(rows, (min(4096, rows),))
+    words = parts.embed_tokens(sample.to(parts.base.device)).float()
     noise = torch.randn(parts.special_vectors.shape).to(words.device)
     with torch.no_grad():
         parts.special_vectors.copy_(words.mean(0) + noise * words.std(0))

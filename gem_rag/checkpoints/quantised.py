@@ -8,7 +8,7 @@ identity, and may not be ours. A cache that cannot be written costs time only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_rag.compute.formats import computed_in, require_available
-from gem_rag.compute.quantised import GROUP, INT8_INPUTS, KINDS, Codes
+from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_over
 from gem_rag.compute.replaced import Part
 from gem_rag.files import atomic_dir, cache_dir
 from gem_rag.progress import quiet_transformers, status
@@ -55,13 +55,12 @@ def load_quantised(
     """
     require_available(name, device)
     dtype = computed_in(name, device)
-    kept = cache_dir() / "quantised" / f"{weights}-{name}"
-    tensors, exact = _read(kept)
+    tensors, exact = _read(weights, name)
     model = None if tensors is None else _skeleton(folder, tensors, dtype)
     if model is None or tensors is None:
         model = floats()
         tensors, exact = _quantised(model, name)
-        _keep(kept, tensors, exact)
+        _keep(cache_dir() / "quantised" / f"{weights}-{name}", tensors, exact)
     _install(model, tensors, device, dtype)
     for parameter in model.parameters():  # and no buffers: rounded frequencies are other positions
         parameter.data = parameter.data.to(dtype)
@@ -96,16 +95,50 @@ def _install(model: Any, tensors: Tensors, device: torch.device, dtype: torch.dt
     table = model.get_input_embeddings().weight
     start = f"{PREFIX}codes/"
     for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
-        own = {part: tensors.get(f"{PREFIX}{part}/{layer}") for part in Codes.PARTS}
-        codes = Codes(**{part: t for part, t in own.items() if t is not None})
+        codes = codes_in(tensors, tensors.__getitem__, layer)
+        assert codes is not None
         module = model.get_submodule(layer)
-        kind = KINDS["int8" if codes.middles is None else "int4"]
         bias = None if module.bias is None else module.bias.detach().to(device, dtype)
         # The embedding's weight stays what it is, for looking up, where the head shares it.
         shared = table if module.weight is table else None
-        part = Part(kind(codes.to(device, dtype), bias), slice(None), module, shared)
+        part = Part(layer_over(codes.to(device, dtype), bias), slice(None), module, shared)
         owner, _, leaf = layer.rpartition(".")
         setattr(model.get_submodule(owner), leaf, part)
+
+
+def codes_in(names: Container[str], tensor: Callable[[str], Tensor], layer: str) -> Codes | None:
+    """A layer's codes among what was kept; None where it is not quantised.
+
+    Args:
+        names: Of all that was kept.
+        tensor: One of these by its name.
+        layer: The module's name.
+    """
+    stored = {part: f"{PREFIX}{part}/{layer}" for part in Codes.PARTS}
+    if stored["codes"] not in names:
+        return None
+    return Codes(**{part: tensor(name) for part, name in stored.items() if name in names})
+
+
+def kept_file(weights: str, name: str) -> tuple[Path, bool] | None:
+    """Where a base's weights in a quantised format are kept, and whether they are exactly the
+    base's; None if they are not there, or were made by an older version.
+
+    Args:
+        weights: Hash of the base's weights.
+        name: ``int8`` or ``int4``.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = cache_dir() / "quantised" / f"{weights}-{name}" / FILE
+    try:
+        with safe_open(file, framework="pt") as opened:
+            facts = opened.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    if facts.get("rounding") != ROUNDING_VERSION:
+        return None
+    return file, facts.get("exact") == str(True)
 
 
 def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
@@ -146,17 +179,17 @@ def _skeleton(folder: Path, tensors: Tensors, dtype: torch.dtype) -> Any | None:
     return None if any(t.is_meta for n, t in there.items() if n not in quantised) else model.eval()
 
 
-def _read(kept: Path) -> tuple[Tensors | None, bool]:
+def _read(weights: str, name: str) -> tuple[Tensors | None, bool]:
     """What was kept, mapped into memory, and whether it is exact; None if nothing was, or it is
     damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    kept = kept_file(weights, name)
+    if kept is None:
+        return None, False
+    file, exact = kept
     try:
-        with safe_open(kept / FILE, framework="pt") as file:
-            facts = file.metadata() or {}
-        if facts.get("rounding") != ROUNDING_VERSION:
-            return None, False
-        return load_file(kept / FILE), facts.get("exact") == str(True)
+        return load_file(file), exact
     except (OSError, SafetensorError):
         return None, False

@@ -25,6 +25,7 @@ class Facts:
     Attributes:
         hidden_size: Width of the hidden states.
         vocabulary: Number of logits.
+        table_rows: Of the embedding.
         kv_width: Of a token's keys in one layer, all heads.
         layer_types: Kind of attention of each layer.
         declares_types: Whether the config names them: such a model takes a mask for each kind.
@@ -39,6 +40,7 @@ class Facts:
 
     hidden_size: int
     vocabulary: int
+    table_rows: int
     kv_width: int
     layer_types: tuple[str, ...]
     declares_types: bool
@@ -101,6 +103,7 @@ def facts_of(model: PreTrainedModel) -> Facts:
     return Facts(
         hidden_size=int(config.hidden_size),
         vocabulary=int(config.vocab_size),
+        table_rows=len(model.get_input_embeddings().weight),
         kv_width=shared * width,
         layer_types=types,
         declares_types=bool(getattr(config, "layer_types", None)),

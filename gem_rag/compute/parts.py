@@ -152,11 +152,14 @@ class Parts:
             self.forward_note = "transformers', as asked for"
             return
         try:
-            self.decoder = Decoder.of(self.base, keep_weights=keep_weights)
-            self.forward_note = "our own"
+            self.take(Decoder.of(self.base, keep_weights=keep_weights))
         except Unrecognised as error:
             self.forward_note = f"transformers': {error}"
             log.info("%s runs on transformers' forward: %s", self.config.base.name, error)
+
+    def take(self, decoder: Decoder) -> None:
+        """Run on this forward."""
+        self.decoder, self.forward_note = decoder, "our own"
 
     @property
     def runs_fast(self) -> bool:

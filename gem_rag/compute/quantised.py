@@ -231,6 +231,11 @@ class Int4(Quantised):
 KINDS: dict[str, type[Quantised]] = {"int8": Int8, "int4": Int4}
 
 
+def layer_over(codes: Codes, bias: Tensor | None = None) -> Quantised:
+    """The layer of the kind that its codes are."""
+    return KINDS["int8" if codes.middles is None else "int4"](codes, bias)
+
+
 def _to_int8(weight: Tensor) -> Codes:
     # A scale that bfloat16 holds exactly, rounded up: the codes take up what it is too large.
     scales = (weight.abs().amax(1) / 127 * (1 + 2**-8)).clamp(min=1e-12).bfloat16().float()

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gem_rag.errors import GemError, UnsupportedModelError
+from gem_rag.text.kept import KeptTokenizer
 from gem_rag.text.template import ChatTemplate, ControlMarks, Message
 from gem_rag.text.tools import Tool
 
@@ -32,16 +33,19 @@ class TextCodec:
     padding and truncation on it for each call ("Already borrowed").
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | KeptTokenizer) -> None:
         from tokenizers import Tokenizer
 
-        if not tokenizer.is_fast:
+        self._tokenizer = tokenizer
+        if isinstance(tokenizer, KeptTokenizer):
+            serialized = tokenizer.serialized
+        elif tokenizer.is_fast:
+            serialized = tokenizer.backend_tokenizer.to_str()
+        else:
             raise UnsupportedModelError(
                 f"{type(tokenizer).__name__} is a slow tokenizer; expected one with a "
                 "tokenizer.json"
             )
-        self.tokenizer = tokenizer
-        serialized = tokenizer.backend_tokenizer.to_str()
         self._template = Tokenizer.from_str(serialized)
         self._words = Tokenizer.from_str(serialized)
         # A document that contains "<|im_end|>" must not end the user's turn.
@@ -52,6 +56,12 @@ class TextCodec:
         added = self._template.get_added_tokens_decoder().values()
         self._marks = ControlMarks([token.content for token in added if token.special])
         self.template = ChatTemplate(tokenizer, self._marks)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """transformers' own; where it was not loaded yet, it is now."""
+        own = self._tokenizer
+        return own.load() if isinstance(own, KeptTokenizer) else own
 
     @property
     def backend(self) -> Tokenizer:
@@ -106,9 +116,9 @@ class TextCodec:
         text = self.template.before_words
         if ids := self.encode(text):
             return text, ids
-        bos = self.tokenizer.bos_token_id
+        bos = self._tokenizer.bos_token_id
         if bos is not None:
-            return str(self.tokenizer.bos_token), [int(bos)]
+            return str(self._tokenizer.bos_token), [int(bos)]
         return "\n", self.encode("\n")[:1]
 
     @cached_property
@@ -119,7 +129,7 @@ class TextCodec:
     @property
     def end_ids(self) -> list[int]:
         """The tokenizer's own end-of-sequence id, if it has one."""
-        eos = self.tokenizer.eos_token_id
+        eos = self._tokenizer.eos_token_id
         return [] if eos is None else [int(eos)]
 
     def prompt_ids(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from gem_rag.errors import GemError
+from gem_rag.text.kept import KeptTokenizer
 from gem_rag.text.tools import CALL_START, Tool, with_tools
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class ChatTemplate:
         marks: Put around control tokens in what messages say.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: ControlMarks) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | KeptTokenizer, marks: ControlMarks
+    ) -> None:
         self._tokenizer = tokenizer
         self._marks = marks
 

@@ -1,0 +1,259 @@
+"""What was found out about a base, kept so that the next process starts without transformers.
+
+``outlines/<key>/``: facts and outline as JSON, and the tokenizer's own. The weights are those of the
+base's folder (or of ``quantised/``); nothing of them is copied. The key holds all that an outline
+depends on, so what is there is never changed, and what cannot be read is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from gem_rag.checkpoints.base import load_floats, load_tokenizer
+from gem_rag.checkpoints.quantised import kept_file, load_quantised
+from gem_rag.checkpoints.tensors import Files
+from gem_rag.compute.base import Base, Unloaded
+from gem_rag.compute.decoder import Decoder, lend
+from gem_rag.compute.facts import Facts, Rotary, fixed_rotary
+from gem_rag.compute.formats import FORMATS, QUANTISED, computed_in, require_available
+from gem_rag.compute.outline import BlockOutline, Gain, Outline
+from gem_rag.compute.parts import Parts
+from gem_rag.files import atomic_dir, cache_dir
+from gem_rag.text.codec import TextCodec
+from gem_rag.text.kept import KeptTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+# Raised when what is kept, or what is made of it, changes.
+OUTLINE_VERSION = "1"
+OUTLINE, TOKENIZER = "outline.json", "tokenizer.json"
+CHECKED_POSITIONS = 64
+EXAMPLE = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": 'One <b>&</b> "two"\nlines?'},
+    {"role": "assistant", "content": " Yes. "},
+    {"role": "user", "content": "\u00e9 \u6f22"},
+]
+
+
+class Ready(NamedTuple):
+    """What a kept outline makes of a base's folder."""
+
+    base: Base
+    codec: TextCodec
+    decoder: Decoder
+
+
+def read(folder: Path, weights: str, name: str, device: torch.device) -> Ready | None:
+    """A base that runs on our forward, made without its modules; None where nothing is kept of it.
+
+    Args:
+        folder: The base's.
+        weights: Hash of its weights.
+        name: The number format.
+        device: Where to.
+
+    Raises:
+        OptionError: The format has no kernel there; those that have are named.
+    """
+    from safetensors import SafetensorError
+
+    kept = _place(folder, weights)
+    if name not in FORMATS or not (kept / OUTLINE).exists():
+        return None
+    require_available(name, device)
+    quantised = kept_file(weights, name) if name in QUANTISED else None
+    if name in QUANTISED and quantised is None:
+        return None
+    files = [quantised[0]] if quantised else sorted(folder.glob("*.safetensors"))
+    dtype = computed_in(name, device)
+    try:
+        data = json.loads((kept / OUTLINE).read_text(encoding="utf-8"))
+        outline, facts = _outline(data["outline"]), _facts(data["facts"])
+        rotary = Rotary(
+            {k: torch.tensor(f, device=device) for k, f in data["frequencies"].items()},
+            facts.turned_by,
+        )
+        load = partial(_load_model, folder, weights, name, device)
+        base = Base(
+            Unloaded(facts, rotary, dtype, device, load),
+            name if name in QUANTISED else None,
+            rounded=quantised is not None and not quantised[1],
+        )
+        with torch.no_grad():
+            decoder = Decoder(outline, Files(files, dtype, device), rotary)
+        tokenizer = KeptTokenizer(
+            serialized=(kept / TOKENIZER).read_text(encoding="utf-8"),
+            load=partial(load_tokenizer, folder),
+            **data["tokenizer"],
+        )
+        codec = TextCodec(tokenizer)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        log.info("what was kept of %s in %s cannot be used: %s", folder.name, kept, error)
+        return None
+    base.once_loaded(partial(lend, decoder, base))
+    return Ready(base, codec, decoder)
+
+
+def keep(parts: Parts, folder: Path) -> None:
+    """Keep what was found out about a base, if all of it can be made again from its files alone.
+
+    Args:
+        parts: Over the loaded base, running on our forward.
+        folder: The base's.
+    """
+    kept = _place(folder, parts.config.base.weights)
+    if parts.decoder is None or (kept / OUTLINE).exists():
+        return
+    rotary = fixed_rotary(parts.base.model, parts.base.facts)
+    tokenizer = KeptTokenizer.of(parts.codec.tokenizer, partial(load_tokenizer, folder))
+    with torch.no_grad():
+        why = (
+            _other_positions(parts.base, rotary)
+            or _other_words(parts.codec.tokenizer, tokenizer)
+            or _other_weights(parts, folder)
+        )
+    if why or rotary is None:
+        log.info("no outline of %s is kept: %s", folder.name, why)
+        return
+    told = asdict(tokenizer)
+    serialized = told.pop("serialized")
+    del told["load"]
+    data = {
+        "facts": asdict(parts.base.facts),
+        "outline": asdict(parts.decoder.outline),
+        "frequencies": {k: f.cpu().tolist() for k, f in rotary.frequencies.items()},
+        "tokenizer": told,
+    }
+    try:
+        with atomic_dir(kept) as fresh:
+            (fresh / TOKENIZER).write_text(serialized, encoding="utf-8")
+            (fresh / OUTLINE).write_text(json.dumps(data), encoding="utf-8")
+    except (OSError, TypeError) as error:
+        log.info("no outline of %s is kept: %s", folder.name, error)
+
+
+def _place(folder: Path, weights: str) -> Path:
+    """By all that an outline depends on: the weights, the files beside them, and whose code read
+    them."""
+    digest = hashlib.sha256(f"{OUTLINE_VERSION} {version('transformers')} {weights}".encode())
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model"):
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return cache_dir() / "outlines" / digest.hexdigest()
+
+
+def _load_model(folder: Path, weights: str, name: str, device: torch.device) -> PreTrainedModel:
+    if name in QUANTISED:
+        return load_quantised(folder, weights, name, device, partial(load_floats, folder))[0]
+    model: Any = load_floats(folder, computed_in(name, device))
+    placed: PreTrainedModel = model.to(device)
+    return placed
+
+
+def _other_positions(base: Base, rotary: Rotary | None) -> str:
+    """How fixed frequencies differ from the model's own positions; empty if they do not."""
+    if rotary is None:
+        return "its positions change with the text's length"
+    x = torch.zeros(1, device=base.device, dtype=base.dtype)
+    last = base.max_context - 1
+    at = torch.tensor([[*range(min(CHECKED_POSITIONS, last)), last]], device=base.device)
+    for kind in filter(None, base.facts.turned_by) if "" not in base.facts.turned_by else [""]:
+        named = [kind] if kind else []
+        for ours, theirs in zip(rotary(x, at, *named), base.rotary(x, at, *named), strict=True):
+            if not torch.equal(ours, theirs):
+                return "its positions are not those of its frequencies"
+    return ""
+
+
+def _other_words(theirs: PreTrainedTokenizerBase, ours: KeptTokenizer) -> str:
+    """How the template reads otherwise without transformers; empty if it does not."""
+    if not ours.chat_template:
+        return ""
+    if not isinstance(ours.chat_template, str):
+        return "it has several chat templates"
+    for messages in (EXAMPLE, EXAMPLE[1:2]):
+        try:
+            expected = theirs.apply_chat_template(
+                messages, tools=None, tokenize=False, add_generation_prompt=True
+            )
+        except Exception:  # some refuse a system message, each in its own way
+            continue
+        if ours.apply_chat_template(messages, add_generation_prompt=True) != expected:
+            return "its chat template reads otherwise"
+    return ""
+
+
+def _other_weights(parts: Parts, folder: Path) -> str:
+    """How what its files hold differs from the model's parameters; empty if it does not."""
+    base, outline = parts.base, parts.decoder and parts.decoder.outline
+    assert outline is not None
+    files = Files(sorted(folder.glob("*.safetensors")), base.dtype, base.device)
+    quantised = base.number_format in QUANTISED
+    linears = [
+        f"{outline.blocks_name}.{i}.{name}"
+        for i, block in enumerate(outline.blocks)
+        for part in block.parts.values()
+        for name, _ in part
+    ]
+    gains = [
+        f"{g.name}"
+        for block in outline.blocks
+        for g in (*block.norms, *(block.head_norms or ()))
+        if g is not None
+    ]
+    names = [outline.table, outline.norm.name, *gains]
+    names += [f"{name}.weight" for name in linears if not quantised]
+    names += [f"{name}.bias" for name in linears if f"{name}.bias" in files]
+    if not outline.tied:
+        names += [f"{outline.head}.weight"] * (not quantised)
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        own = getattr(base.model.get_submodule(owner), leaf, None)
+        if name not in files or own is None or not torch.equal(files.tensor(name), own):
+            return f"{name} is not the file's"
+    biased = [name for name in linears if base.model.get_submodule(name).bias is not None]
+    if any(f"{name}.bias" not in files for name in biased):
+        return "it has biases that are in no file"
+    return ""
+
+
+def _facts(data: dict[str, Any]) -> Facts:
+    fixed = {
+        "layer_types": tuple(data["layer_types"]),
+        "end_ids": tuple(data["end_ids"]),
+        "linears": {name: (int(w), int(o)) for name, (w, o) in data["linears"].items()},
+    }
+    return Facts(**(data | fixed))
+
+
+def _outline(data: dict[str, Any]) -> Outline:
+    fixed = {
+        "norm": Gain(**data["norm"]),
+        "rotary_kinds": tuple(data["rotary_kinds"]),
+        "blocks": tuple(map(_block, data["blocks"])),
+    }
+    return Outline(**(data | fixed))
+
+
+def _block(data: dict[str, Any]) -> BlockOutline:
+    first, second, third, fourth = (gain and Gain(**gain) for gain in data["norms"])
+    heads = data["head_norms"]
+    return BlockOutline(
+        kind=data["kind"],
+        rotary=data["rotary"],
+        norms=(first, second, third, fourth),
+        head_norms=None if heads is None else (Gain(**heads[0]), Gain(**heads[1])),
+        parts={f: [(name, int(out)) for name, out in own] for f, own in data["parts"].items()},
+    )
