@@ -1,8 +1,8 @@
 """What was found out about a base, kept so that the next process starts without transformers.
 
-``outlines/<key>/``: facts and outline as JSON, and the tokenizer's own. The weights are those of the
-base's folder (or of ``quantised/``); nothing of them is copied. The key holds all that an outline
-depends on, so what is there is never changed, and what cannot be read is made again.
+``outlines/<key>/``: facts and outline as JSON, and the tokenizer's own. The weights are those in
+the base's folder (or in ``quantised/``); nothing of them is copied. The key holds all that an
+outline depends on, so what is there is never changed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def keep(parts: Parts, folder: Path) -> None:
         why = (
             _other_positions(parts.base, rotary)
             or _other_words(parts.codec.tokenizer, tokenizer)
-            or _other_weights(parts, folder)
+            or _other_weights(parts.base, parts.decoder.outline, folder)
         )
     if why or rotary is None:
         log.info("no outline of %s is kept: %s", folder.name, why)
@@ -195,37 +195,21 @@ def _other_words(theirs: PreTrainedTokenizerBase, ours: KeptTokenizer) -> str:
     return ""
 
 
-def _other_weights(parts: Parts, folder: Path) -> str:
+def _other_weights(base: Base, outline: Outline, folder: Path) -> str:
     """How what its files hold differs from the model's parameters; empty if it does not."""
-    base, outline = parts.base, parts.decoder and parts.decoder.outline
-    assert outline is not None
     files = Files(sorted(folder.glob("*.safetensors")), base.dtype, base.device)
-    quantised = base.number_format in QUANTISED
-    linears = [
-        f"{outline.blocks_name}.{i}.{name}"
-        for i, block in enumerate(outline.blocks)
-        for part in block.parts.values()
-        for name, _ in part
-    ]
-    gains = [
-        f"{g.name}"
-        for block in outline.blocks
-        for g in (*block.norms, *(block.head_norms or ()))
-        if g is not None
-    ]
-    names = [outline.table, outline.norm.name, *gains]
-    names += [f"{name}.weight" for name in linears if not quantised]
-    names += [f"{name}.bias" for name in linears if f"{name}.bias" in files]
-    if not outline.tied:
-        names += [f"{outline.head}.weight"] * (not quantised)
+    layers = [*outline.linears, *([] if outline.tied else [outline.head])]
+    biased = [name for name in layers if base.model.get_submodule(name).bias is not None]
+    if {name for name in layers if f"{name}.bias" in files} != set(biased):
+        return "it has other biases than its files"
+    names = [outline.table, *outline.gains, *(f"{name}.bias" for name in biased)]
+    if base.number_format not in QUANTISED:  # those are kept by the names of the model's layers
+        names += [f"{name}.weight" for name in layers]
     for name in names:
-        owner, _, leaf = name.rpartition(".")
-        own = getattr(base.model.get_submodule(owner), leaf, None)
-        if name not in files or own is None or not torch.equal(files.tensor(name), own):
-            return f"{name} is not the file's"
-    biased = [name for name in linears if base.model.get_submodule(name).bias is not None]
-    if any(f"{name}.bias" not in files for name in biased):
-        return "it has biases that are in no file"
+        module, _, leaf = name.rpartition(".")
+        own = getattr(base.model.get_submodule(module), leaf)
+        if name not in files or not torch.equal(files.tensor(name), own):
+            return f"{name} is not that of its files"
     return ""
 
 

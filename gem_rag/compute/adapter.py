@@ -116,7 +116,9 @@ class Adapter(nn.Module):
     def hang_on(self, blocks: nn.ModuleList) -> None:
         """Add what it adds to the outputs of these blocks' linear layers, where a pass asks."""
         for name in self._names:
-            hook = partial(self._added_where_asked, self.update_of(name))
+            update = self.update_of(name)
+            assert update is not None
+            hook = partial(self._added_where_asked, update)
             blocks.get_submodule(name).register_forward_hook(hook)
 
     def _added_where_asked(

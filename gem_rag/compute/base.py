@@ -77,8 +77,8 @@ class Base:
         self._number_format = number_format
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The model itself; where it was not loaded yet, it is now."""
+    def model(self) -> Any:
+        """The ``PreTrainedModel`` itself; where it was not loaded yet, it is now."""
         if isinstance(self._held, Unloaded):
             with _loading, torch.inference_mode(False), torch.no_grad():
                 if isinstance(self._held, Unloaded):

@@ -63,9 +63,11 @@ def blocks_of(outline: Outline, source: Source) -> Iterator[Block]:
     """The blocks one by one; the source may give up each one's weights before the next is made."""
     for index, block in enumerate(outline.blocks):
         prefix = f"{outline.blocks_name}.{index}"
-        norms = [gain and norm_of(gain, outline.eps, source) for gain in block.norms]
-        assert norms[0] is not None
-        assert norms[2] is not None
+        first, second, third, fourth = (
+            None if gain is None else norm_of(gain, outline.eps, source) for gain in block.norms
+        )
+        assert first is not None
+        assert third is not None
         linears = {
             fused: source.linear([f"{prefix}.{name}" for name, _ in parts])
             for fused, parts in block.parts.items()
@@ -73,7 +75,7 @@ def blocks_of(outline: Outline, source: Source) -> Iterator[Block]:
         source.used(index, block, linears)
         yield Block(
             outline=block,
-            norms=(norms[0], norms[1], norms[2], norms[3]),
+            norms=(first, second, third, fourth),
             head_norm=_head_norm(outline, block, source),
             **linears,
         )

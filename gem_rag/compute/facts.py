@@ -86,7 +86,7 @@ def decoder_of(model: PreTrainedModel) -> Any:
     return decoder
 
 
-def facts_of(model: PreTrainedModel) -> Facts:
+def facts_of(model: Any) -> Facts:
     """A model's facts.
 
     Raises:
@@ -195,9 +195,8 @@ def fixed_rotary(model: PreTrainedModel, facts: Facts) -> Rotary | None:
     frequencies = {
         kind: getattr(module, _of_kind(kind, "inv_freq"), None) for kind in facts.turned_by
     }
-    if any(found is None for found in frequencies.values()):
-        return None
-    return Rotary({k: f.detach().float() for k, f in frequencies.items()}, facts.turned_by)
+    known = {kind: f.detach().float() for kind, f in frequencies.items() if f is not None}
+    return Rotary(known, facts.turned_by) if known.keys() == frequencies.keys() else None
 
 
 def _of_kind(kind: str, name: str) -> str:

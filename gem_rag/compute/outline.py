@@ -85,6 +85,22 @@ class Outline:
     blocks_name: str
     blocks: tuple[BlockOutline, ...]
 
+    @property
+    def gains(self) -> list[str]:
+        """Names of all norms' parameters."""
+        of_blocks = [g for b in self.blocks for g in (*b.norms, *(b.head_norms or ()))]
+        return [gain.name for gain in (self.norm, *of_blocks) if gain is not None]
+
+    @property
+    def linears(self) -> list[str]:
+        """Names of all linear layers in the blocks."""
+        return [
+            f"{self.blocks_name}.{index}.{name}"
+            for index, block in enumerate(self.blocks)
+            for parts in block.parts.values()
+            for name, _ in parts
+        ]
+
 
 class Source(Protocol):
     """Where the weights of an outline are."""

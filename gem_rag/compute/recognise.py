@@ -230,7 +230,8 @@ class Modules:
 
     def tensor(self, name: str) -> Tensor:
         """A parameter."""
-        return self._base.model.get_parameter(name).detach()
+        tensor: Tensor = self._base.model.get_parameter(name).detach()
+        return tensor
 
     def linear(self, names: Sequence[str]) -> Linear:
         """Some of its linear layers as one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from torch.nn import functional
 from gem_rag.compute.base import Base
 from gem_rag.compute.linear import Linear
 from gem_rag.compute.quantised import Quantised
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _KEPT = (
     "training",
@@ -91,14 +88,14 @@ def replace_in(block: nn.Module, whole: Linear, parts: list[tuple[str, int]]) ->
         start += width
 
 
-def is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: Any) -> bool:
     """Whether the output head's weight is the embedding's."""
     head: Any = model.get_output_embeddings()
     held = head.shared if isinstance(head, Part) else head.weight  # a part's would be made anew
     return held is model.get_input_embeddings().weight
 
 
-def replace_head(model: PreTrainedModel, whole: Linear, *, tied: bool) -> None:
+def replace_head(model: Any, whole: Linear, *, tied: bool) -> None:
     """Likewise for the output head; one that is tied shares the embedding's weight."""
     head: Any = model.get_output_embeddings()
     shared = model.get_input_embeddings().weight if tied else None
