@@ -14,6 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+_loading = RLock()  # modules of a base that was made without
 # Raised when what is kept, or what is made of it, changes.
 OUTLINE_VERSION = "1"
 OUTLINE, TOKENIZER = "outline.json", "tokenizer.json"
@@ -87,7 +89,7 @@ def read(folder: Path, weights: str, name: str, device: torch.device) -> Ready |
         )
         load = partial(_load_model, folder, weights, name, device)
         base = Base(
-            Unloaded(facts, rotary, dtype, device, load),
+            Unloaded(facts, rotary, dtype, device, load, _loading),
             name if name in QUANTISED else None,
             rounded=quantised is not None and not quantised[1],
         )
@@ -102,7 +104,7 @@ def read(folder: Path, weights: str, name: str, device: torch.device) -> Ready |
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         log.info("what was kept of %s in %s cannot be used: %s", folder.name, kept, error)
         return None
-    base.once_loaded(partial(lend, decoder, base))
+    base.once_loaded(partial(lend, decoder))
     return Ready(base, codec, decoder)
 
 
@@ -113,8 +115,7 @@ def keep(parts: Parts, folder: Path) -> None:
         parts: Over the loaded base, running on our forward.
         folder: The base's.
     """
-    kept = _place(folder, parts.config.base.weights)
-    if parts.decoder is None or (kept / OUTLINE).exists():
+    if parts.decoder is None:
         return
     rotary = fixed_rotary(parts.base.model, parts.base.facts)
     tokenizer = KeptTokenizer.of(parts.codec.tokenizer, partial(load_tokenizer, folder))
@@ -137,7 +138,7 @@ def keep(parts: Parts, folder: Path) -> None:
         "tokenizer": told,
     }
     try:
-        with atomic_dir(kept) as fresh:
+        with atomic_dir(_place(folder, parts.config.base.weights)) as fresh:
             (fresh / TOKENIZER).write_text(serialized, encoding="utf-8")
             (fresh / OUTLINE).write_text(json.dumps(data), encoding="utf-8")
     except (OSError, TypeError) as error:

@@ -113,8 +113,9 @@ class Adapter(nn.Module):
                 self._names[name] = name.replace(".", "/")
                 self.updates[self._names[name]] = LowRank(shape, config.rank, device)
 
-    def hang_on(self, blocks: nn.ModuleList) -> None:
-        """Add what it adds to the outputs of these blocks' linear layers, where a pass asks."""
+    def hang_on(self, model: nn.Module) -> None:
+        """Add what it adds to the outputs of a model's linear layers, where a pass asks."""
+        blocks = model.get_submodule(self.prefix)
         for name in self._names:
             update = self.update_of(name)
             assert update is not None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from threading import RLock
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +22,6 @@ from gem_rag.config import AdapterConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_loading = RLock()
-
 
 @dataclass(frozen=True)
 class Unloaded:
@@ -35,6 +33,7 @@ class Unloaded:
         dtype: It computes in.
         device: It will be on.
         load: Makes it, with its weights.
+        guard: One thread at a time may.
     """
 
     facts: Facts
@@ -42,6 +41,7 @@ class Unloaded:
     dtype: torch.dtype
     device: torch.device
     load: Callable[[], PreTrainedModel]
+    guard: AbstractContextManager[Any]
 
 
 class Base:
@@ -72,27 +72,36 @@ class Base:
         else:
             self.facts = facts_of(model.eval().requires_grad_(False))
         self._shallow: dict[int, Any] = {}
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: list[Callable[[Any], object]] = []
         self.rounded = rounded
         self._number_format = number_format
 
     @property
     def model(self) -> Any:
         """The ``PreTrainedModel`` itself; where it was not loaded yet, it is now."""
-        if isinstance(self._held, Unloaded):
-            with _loading, torch.inference_mode(False), torch.no_grad():
-                if isinstance(self._held, Unloaded):
-                    self._held = self._held.load().eval().requires_grad_(False)
-                    while self._waiting:
-                        self._waiting.pop(0)()
+        held = self._held
+        if isinstance(held, Unloaded):
+            with held.guard, torch.inference_mode(False), torch.no_grad():
+                if self._held is held:
+                    self._load(held)
         return self._held
 
-    def once_loaded(self, do: Callable[[], object]) -> None:
-        """Do something with the modules as soon as they are there."""
-        if isinstance(self._held, Unloaded):
-            self._waiting.append(do)
-        else:
-            do()
+    def _load(self, held: Unloaded) -> None:
+        model = held.load().eval().requires_grad_(False)
+        for do in self._waiting:
+            do(model)
+        self._waiting.clear()
+        self._held = model
+
+    def once_loaded(self, do: Callable[[Any], object]) -> None:
+        """Do something with the model as soon as it is there."""
+        held = self._held
+        if isinstance(held, Unloaded):
+            with held.guard:
+                if self._held is held:
+                    self._waiting.append(do)
+                    return
+        do(self._held)
 
     @property
     def config(self) -> Any:
@@ -124,11 +133,8 @@ class Base:
             if layers is None or int(name.split(".", 1)[0]) < layers
         }
         adapter = Adapter(linears, config, self.facts.blocks_name, self.device)
-        self.once_loaded(partial(self._hang, adapter))
+        self.once_loaded(adapter.hang_on)
         return adapter
-
-    def _hang(self, adapter: Adapter) -> None:
-        adapter.hang_on(self.blocks)
 
     @property
     def layer_types(self) -> tuple[str, ...]:

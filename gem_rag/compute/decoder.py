@@ -101,7 +101,7 @@ class Decoder:
             expected = probe.outputs(base, base.run)
             try:
                 if not keep_weights:
-                    unmap(base)
+                    unmap(base.model)
                 source = Modules(base, replace=not keep_weights)
                 decoder = cls(outline, source, base.rotary)
                 found = probe.deviation(probe.outputs(base, decoder.run), expected)
@@ -246,15 +246,16 @@ class Decoder:
         return out
 
 
-def lend(decoder: Decoder, base: Base) -> None:
+def lend(decoder: Decoder, model: Any) -> None:
     """Let a model that was loaded after the decoder compute with its weights and drop its own."""
-    unmap(base)
-    for block, module in zip(decoder.blocks, base.blocks, strict=True):
+    unmap(model)
+    outline = decoder.outline
+    for index, block in enumerate(decoder.blocks):
+        module = model.get_submodule(f"{outline.blocks_name}.{index}")
         for fused, parts in block.outline.parts.items():
             replace_in(module, block.linears[fused], parts)
-    table = nn.Parameter(decoder.table, requires_grad=False)
-    base.model.get_input_embeddings().weight = table
-    replace_head(base.model, decoder.head, tied=decoder.outline.tied)
+    model.get_input_embeddings().weight = nn.Parameter(decoder.table, requires_grad=False)
+    replace_head(model, decoder.head, tied=outline.tied)
 
 
 def check(base: Base, decoder: Decoder) -> float:

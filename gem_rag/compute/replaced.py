@@ -110,14 +110,14 @@ def restore(base: Base) -> None:
                 setattr(owner, name, child.restored())
 
 
-def unmap(base: Base) -> None:
+def unmap(model: Any) -> None:
     """Copy what stays (norms, the embedding) out of the weights' file, so that its pages are freed.
 
     transformers maps the file into memory; one small tensor left in it would keep all of it there.
     """
-    own = (m for m in base.model.modules() if isinstance(m, nn.Linear) and not isinstance(m, Part))
+    own = (m for m in model.modules() if isinstance(m, nn.Linear) and not isinstance(m, Part))
     linears = {id(m.weight) for m in own}  # a part's would be made anew, to be thrown away
-    linears.discard(id(base.model.get_input_embeddings().weight))  # tied to the head
-    for parameter in base.model.parameters():
+    linears.discard(id(model.get_input_embeddings().weight))  # tied to the head
+    for parameter in model.parameters():
         if id(parameter) not in linears:
             parameter.data = parameter.data.clone()
