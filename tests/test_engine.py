@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tiny import TEXTS, disturb
 
 from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.slots import Slots
+from gem_rag.engine.work import one_request
 from gem_rag.errors import EngineFull, GemError
 from gem_rag.model import create
 
@@ -296,3 +298,26 @@ def test_a_script_may_end_while_something_is_computed(base_folder, use):
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_what_a_question_asks_for_in_turn_waits_as_one_request(idle):
+    done, hold = [], threading.Event()
+
+    def question():
+        with one_request():
+            for part in ("embedded", "ranked", "ranked on"):
+                idle.call(partial(done.append, part))
+
+    def other(number):
+        idle.call(lambda: (time.sleep(0.05), done.append(number)))  # time for the question to go on
+
+    asking = [threading.Thread(target=idle.call, args=(hold.wait,))]
+    asking += [threading.Thread(target=question)]
+    asking += [threading.Thread(target=other, args=(i,)) for i in range(8)]
+    for queued, thread in enumerate(asking):
+        thread.start()
+        until(lambda queued=queued: idle.stats().queued >= queued)
+    hold.set()
+    for thread in asking:
+        thread.join()
+    assert done.index("ranked on") <= 5  # each of the others came before it was asked for

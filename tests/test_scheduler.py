@@ -174,3 +174,14 @@ def test_a_row_that_is_wider_than_the_limit_runs_alone():
     assert scheduler.next() == Step((wide, other))
     scheduler.limits = Limits(rows=4)
     assert scheduler.next() == Step((wide,))
+
+
+def test_what_a_request_asks_for_later_does_not_wait_behind_requests_that_came_after_it():
+    scheduler = Scheduler(Limits())
+    mine = scheduler.add_unit("my question embedded")
+    scheduler.add_unit("another's")
+    assert scheduler.next() == Unit("my question embedded")
+    scheduler.add_unit("my passages ranked", mine)
+    scheduler.add_unit("a third's")
+    units = [scheduler.next().work for _ in range(3)]
+    assert units == ["my passages ranked", "another's", "a third's"]

@@ -6,9 +6,11 @@ how long that took.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 # Other work may take as much time as the steps of running rows took, and borrow this much at once.
@@ -112,9 +114,16 @@ class Scheduler(Generic[R, U]):
         for row in rows:
             self._waiting.append((self._arrival(), row))
 
-    def add_unit(self, unit: U) -> None:
-        """Queue other work."""
-        self._units.append((self._arrival(), unit))
+    def add_unit(self, unit: U, arrival: int | None = None) -> int:
+        """Queue other work; when it arrived.
+
+        Args:
+            unit: The work.
+            arrival: When the first of the request that it belongs to did, if that is not now.
+        """
+        arrival = self._arrival() if arrival is None else arrival
+        insort(self._units, (arrival, unit), key=itemgetter(0))
+        return arrival
 
     def _arrival(self) -> int:
         self._arrived += 1

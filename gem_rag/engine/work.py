@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from threading import Event
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +30,42 @@ def require_wanted() -> None:
     """Raise `GivenUp` inside a work that nobody waits for any more."""
     if given_up()():
         raise GivenUp
+
+
+@dataclass
+class Place:
+    """Where a request stands in the queue.
+
+    Attributes:
+        arrival: When the first of what it asks for was queued; None before.
+    """
+
+    arrival: int | None = None
+
+
+_place: ContextVar[Place | None] = ContextVar("gem_place", default=None)
+
+
+@contextmanager
+def one_request() -> Iterator[None]:
+    """What is asked of an engine inside the block, one after another, waits as one.
+
+    A question is embedded and its passages ranked a few at a time: behind many others each of these
+    would wait as long as a whole request does.
+    """
+    if _place.get() is not None:  # part of a larger one
+        yield
+        return
+    token = _place.set(Place())
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def place() -> Place | None:
+    """The running request's."""
+    return _place.get()
 
 
 class Work(Generic[T]):

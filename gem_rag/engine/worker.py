@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from gem_rag.engine.answers import Answer
 from gem_rag.engine.runner import Runner, Task, Written
 from gem_rag.engine.scheduler import Limits, Prompt, Scheduler, Step, Unit
-from gem_rag.engine.work import require_wanted
+from gem_rag.engine.work import Place, place, require_wanted
 from gem_rag.errors import EngineFull, GemError
 from gem_rag.forks import in_child
 
@@ -67,13 +68,18 @@ class Worker:
         if threading.current_thread() is self._thread:
             return run()  # asked for by what runs now, such as a logits hook
         task = Task(run)
-        self._queue(lambda: self.scheduler.add_unit(task), wait)
+        self._queue(partial(self._add, task, place()), wait)
         try:
             result: T = task.future.result()
         except BaseException:
             task.future.cancel()  # the wait was interrupted
             raise
         return result
+
+    def _add(self, task: Task, mine: Place | None) -> None:
+        arrival = self.scheduler.add_unit(task, mine and mine.arrival)
+        if mine is not None:
+            mine.arrival = arrival
 
     def submit(self, answers: Iterable[Answer], *, wait: bool = True) -> None:
         """Queue answers.

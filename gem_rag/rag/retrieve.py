@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
 from gem_rag.config import RelevanceWeights
+from gem_rag.engine.work import one_request
 from gem_rag.errors import ContextLengthError, GemError
 from gem_rag.index.filters import Where
 from gem_rag.index.protocol import Index
@@ -115,6 +116,7 @@ class Choice:
         """
         return self.ordered(question, found)[: self.k]
 
+    @one_request()
     def ordered(self, question: str, found: Sequence[Candidate[T]]) -> list[Chosen[T]]:
         """`best`, and after them in their order all others that were ranked on the way."""
         near = [
@@ -206,6 +208,7 @@ class Retriever:
         self._index = index
         self._store = store
 
+    @one_request()
     def find(
         self,
         question: str,
