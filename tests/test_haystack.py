@@ -195,7 +195,7 @@ def test_options_are_honoured_or_named(generator):
     with pytest.raises(OptionError, match="did you mean 'temperature'"):
         generator(generation_kwargs={"temprature": 1})
     with pytest.raises(GenerationTimeout):
-        generator(timeout=1e-6).run("Who wrote it?")
+        generator(timeout=1e-6, generation_kwargs={"max_tokens": 900}).run("Who wrote it?")
 
 
 def test_chunks_are_the_answer_and_the_last_says_how_it_ended(generator):

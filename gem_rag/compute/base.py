@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gem_rag.compute.adapter import Acting, Adapter, applied
 from gem_rag.compute.attention import Rule, Tokens, additive, visible
-from gem_rag.compute.facts import Facts, Rotary, decoder_of, facts_of
+from gem_rag.compute.facts import Facts, Rotary, decoder_of, end_ids_of, facts_of
 from gem_rag.compute.kv import Cache
 from gem_rag.config import AdapterConfig
 
@@ -184,7 +184,8 @@ class Base:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as the model's generation config declares them."""
-        return self.facts.end_ids
+        held = self._held  # who has the model may have set others
+        return self.facts.end_ids if isinstance(held, Unloaded) else end_ids_of(held)
 
     @property
     def max_context(self) -> int:

@@ -109,7 +109,7 @@ def facts_of(model: Any) -> Facts:
         declares_types=bool(getattr(config, "layer_types", None)),
         window=None if window is None else int(window),
         max_context=_max_context(config),
-        end_ids=_end_ids(model),
+        end_ids=end_ids_of(model),
         blocks_name=next(n for n, m in model.named_modules() if m is decoder.layers),
         linears={
             name: (int(module.in_features), int(module.out_features))
@@ -163,7 +163,7 @@ def _max_context(config: Any) -> int:
     return limit
 
 
-def _end_ids(model: Any) -> tuple[int, ...]:
+def end_ids_of(model: Any) -> tuple[int, ...]:
     """As the model's generation config declares them."""
     declared = model.generation_config.eos_token_id
     return (declared,) if isinstance(declared, int) else tuple(declared or ())
