@@ -8,7 +8,8 @@ identity, and may not be ours. A cache that cannot be written costs time only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.compute.formats import computed_in, require_available
-from gem_rag.compute.quantised import GROUP, INT8_INPUTS, KINDS, Codes
+from gem_rag.checkpoints.base import load_floats
+from gem_rag.checkpoints.embedded import converted
+from gem_rag.compute.formats import computed_in, is_available, require_available
+from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_of
 from gem_rag.compute.replaced import Part
 from gem_rag.files import atomic_dir, cache_dir
 from gem_rag.progress import quiet_transformers, status
@@ -55,7 +58,7 @@ def load_quantised(
     """
     require_available(name, device)
     dtype = computed_in(name, device)
-    kept = cache_dir() / "quantised" / f"{weights}-{name}"
+    kept = _place(weights, name)
     tensors, exact = _read(kept)
     model = None if tensors is None else _skeleton(folder, tensors, dtype)
     if model is None or tensors is None:
@@ -66,6 +69,43 @@ def load_quantised(
     for parameter in model.parameters():  # and no buffers: rounded frequencies are other positions
         parameter.data = parameter.data.to(dtype)
     return model.to(device), exact
+
+
+def exact_codes(folder: Path, weights: str, device: torch.device) -> dict[str, Codes]:
+    """What stands for the weights of a base's linear layers, by module, where int4 is known to hold
+    them exactly: of the embedded base, and of any that was found to be so when it was loaded in
+    int4. Mapped into memory. Nothing where no kernel is, or where it would be made at each start
+    because it cannot be kept.
+
+    Args:
+        folder: The base's.
+        weights: Hash of its weights.
+        device: Where the base is computed.
+    """
+    if device.type != "cpu" or not is_available("int4", device):
+        return {}
+    kept = _place(weights, "int4")
+    tensors, exact = _read(kept)
+    if tensors is None and folder == converted():
+        tensors, exact = _made(kept, folder)
+    return dict(_codes(tensors)) if tensors is not None and exact else {}
+
+
+def _made(kept: Path, folder: Path) -> tuple[Tensors | None, bool]:
+    """A base's int4 weights, made only where there is a place to keep them."""
+    try:
+        with atomic_dir(kept) as fresh:
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            if shutil.disk_usage(fresh).free < size:
+                raise OSError(f"less than {size} bytes are free")
+            _write(fresh, *_quantised(load_floats(folder), "int4"))
+    except OSError as error:
+        log.info("few rows are not computed in int4 (%s): its weights cannot be kept", error)
+    return _read(kept)
+
+
+def _place(weights: str, name: str) -> Path:
+    return cache_dir() / "quantised" / f"{weights}-{name}"
 
 
 def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
@@ -94,32 +134,44 @@ def _kind(module: nn.Linear, name: str, *, is_head: bool) -> str:
 def _install(model: Any, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> None:
     """Put the quantised layers where the model's own were."""
     table = model.get_input_embeddings().weight
-    start = f"{PREFIX}codes/"
-    for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
-        own = {part: tensors.get(f"{PREFIX}{part}/{layer}") for part in Codes.PARTS}
-        codes = Codes(**{part: t for part, t in own.items() if t is not None})
+    for layer, codes in _codes(tensors):
         module = model.get_submodule(layer)
-        kind = KINDS["int8" if codes.middles is None else "int4"]
         bias = None if module.bias is None else module.bias.detach().to(device, dtype)
         # The embedding's weight stays what it is, for looking up, where the head shares it.
         shared = table if module.weight is table else None
-        part = Part(kind(codes.to(device, dtype), bias), slice(None), module, shared)
+        part = Part(layer_of(codes.to(device, dtype), bias), slice(None), module, shared)
         owner, _, leaf = layer.rpartition(".")
         setattr(model.get_submodule(owner), leaf, part)
 
 
-def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
-    from safetensors.torch import save_file
+def _codes(tensors: Tensors) -> Iterator[tuple[str, Codes]]:
+    """The codes among what was kept, by module."""
+    start = f"{PREFIX}codes/"
+    for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
+        own = {part: tensors.get(f"{PREFIX}{part}/{layer}") for part in Codes.PARTS}
+        yield layer, Codes(**{part: t for part, t in own.items() if t is not None})
 
+
+def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
     try:
         with atomic_dir(kept) as fresh:
-            # What is tied stands once, by its first name, as which it is tied again.
-            places = {t.data_ptr(): name for name, t in reversed(tensors.items())}
-            whole = {name: tensors[name].contiguous() for name in places.values()}
-            facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
-            save_file(whole, fresh / FILE, facts)
+            _write(fresh, tensors, exact)
     except OSError as error:
         log.info("the rounded weights are not kept (%s): they are made again next time", error)
+
+
+def _write(fresh: Path, tensors: Tensors, exact: bool) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # What is tied stands once, by its first name, as which it is tied again.
+    places = {t.data_ptr(): name for name, t in reversed(tensors.items())}
+    whole = {name: tensors[name].contiguous() for name in places.values()}
+    facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
+    try:
+        save_file(whole, fresh / FILE, facts)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from error
 
 
 def _skeleton(folder: Path, tensors: Tensors, dtype: torch.dtype) -> Any | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gem_rag.compute.adapter import Acting, applied
 from gem_rag.compute.attention import Role, Rule, Tokens, additive, visible
 from gem_rag.compute.kv import empty_cache, layers_of
+from gem_rag.compute.quantised import Codes
 from gem_rag.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -34,13 +35,20 @@ class Base:
         model: The loaded model.
         number_format: Of its weights, where it is not the dtype that is computed in.
         rounded: Whether that changed them so much that vectors are others.
+        codes: What stands for the weights of its linear layers, by module: for our own forward,
+            which takes them over.
 
     Raises:
         UnsupportedModelError: The architecture cannot be read and embedded; the message says why.
     """
 
     def __init__(
-        self, model: PreTrainedModel, number_format: str | None = None, *, rounded: bool = False
+        self,
+        model: PreTrainedModel,
+        number_format: str | None = None,
+        *,
+        rounded: bool = False,
+        codes: Mapping[str, Codes] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.config = model.config.get_text_config()
@@ -52,6 +60,7 @@ class Base:
         self._shallow: dict[int, Any] = {}
         self.rounded = rounded
         self._number_format = number_format
+        self._codes = codes or {}
         self._check()
 
     def _check(self) -> None:
@@ -118,8 +127,19 @@ class Base:
 
     @property
     def number_format(self) -> str:
-        """Of the weights: a dtype's name, ``int8`` or ``int4``."""
+        """Of the weights: a dtype's name, ``int8``, ``int4`` or ``bfloat16+int4``."""
         return self._number_format or str(self.dtype).removeprefix("torch.")
+
+    def codes_of(self, modules: Sequence[str]) -> list[Codes]:
+        """What stands for the weights of some modules; nothing unless it is there for each."""
+        found = [self._codes[name] for name in modules if name in self._codes]
+        return found if len(found) == len(modules) else []
+
+    def drop_codes(self, *, used: bool) -> None:
+        """Let go of them: they have been laid out (`used`), or the floats serve alone."""
+        if self._codes and not used:
+            self._number_format = None
+        self._codes = {}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -148,6 +148,7 @@ class Parts:
             raise ValueError(f"forward is {forward!r}; expected one of {get_args(Forward)}")
         if forward == "transformers":
             self.forward_note = "transformers', as asked for"
+            self.base.drop_codes(used=False)
             return
         try:
             self.decoder = Decoder.of(self.base, keep_weights=keep_weights)
@@ -155,6 +156,7 @@ class Parts:
         except Unrecognised as error:
             self.forward_note = f"transformers': {error}"
             log.info("%s runs on transformers' forward: %s", self.config.base.name, error)
+        self.base.drop_codes(used=self.decoder is not None)
 
     @property
     def runs_fast(self) -> bool:

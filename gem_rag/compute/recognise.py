@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gem_rag.compute.base import Base
-from gem_rag.compute.linear import Linear, Plain, choose, joined
+from gem_rag.compute.both import chosen
+from gem_rag.compute.linear import Linear, Plain, joined
 from gem_rag.compute.norm import RmsNorm
-from gem_rag.compute.quantised import Quantised
+from gem_rag.compute.quantised import Codes, Quantised
 from gem_rag.compute.replaced import Part, replace_in
 
 # A tied output head is packed although the embedding table stays dense for look-ups, so these
@@ -209,12 +210,17 @@ def gain_of(norm: Any, eps: float) -> Tensor:
 def blocks_of(base: Base, *, replace: bool) -> Iterator[Block]:
     """The blocks one by one; the modules of each are replaced before the next is made."""
     eps = eps_of(base.decoder.norm)
-    for block, kind in zip(base.blocks, base.layer_types, strict=True):
+    layers = zip(base.blocks, base.layer_types, strict=True)
+    for i, (block, kind) in enumerate(layers):
         modules = dict(block.named_modules())
         norms = [n and RmsNorm(gain_of(modules[n], eps), eps) for n in _norms(modules)]
         head_norm = _head_norm(modules, base, eps)
         sources = _sources(modules)
-        linears = {f: fuse([modules[n] for n in names]) for f, names in sources.items()}
+        place = f"{base.blocks_name}.{i}"
+        linears = {
+            f: fuse([modules[n] for n in names], base.codes_of([f"{place}.{n}" for n in names]))
+            for f, names in sources.items()
+        }
         widths = {f: [(n, _out(modules[n])) for n in names] for f, names in sources.items()}
         if replace:
             for fused, parts in widths.items():
@@ -251,8 +257,13 @@ def quantised_in(module: Any) -> Quantised | None:
     return whole if isinstance(whole, Quantised) else None
 
 
-def fuse(modules: list[Any]) -> Linear:
-    """Linear layers of one input as one layer; quantised ones stay what they are."""
+def fuse(modules: list[Any], codes: Sequence[Codes] = ()) -> Linear:
+    """Linear layers of one input as one layer; quantised ones stay what they are.
+
+    Args:
+        modules: The layers.
+        codes: What stands for the weight of each, where the base has that too.
+    """
     quantised = [layer for layer in map(quantised_in, modules) if layer is not None]
     if quantised:
         kind = type(quantised[0])
@@ -261,7 +272,7 @@ def fuse(modules: list[Any]) -> Linear:
         return kind.fused(quantised)
     weights = [m.weight.detach() for m in modules]
     biases = [m.bias.detach() for m in modules if m.bias is not None]
-    return choose(joined(weights), torch.cat(biases) if biases else None)
+    return chosen(joined(weights), torch.cat(biases) if biases else None, codes)
 
 
 def head_of(base: Base, *, replace: bool) -> Linear:
@@ -274,7 +285,8 @@ def head_of(base: Base, *, replace: bool) -> Linear:
     bias = None if head.bias is None else head.bias.detach()
     if tied and not PACK_TIED_HEAD:
         return Plain(head.weight.detach(), bias)
-    whole = choose(head.weight.detach(), bias)
+    name = next(n for n, module in base.model.named_modules() if module is head)
+    whole = chosen(head.weight.detach(), bias, base.codes_of([name]))
     if replace:
         shared = table if tied else None
         base.model.set_output_embeddings(Part(whole, slice(None), head, shared))
