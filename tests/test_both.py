@@ -180,6 +180,14 @@ def test_its_int4_weights_are_made_at_the_first_load_alone(bundled, own_cache, m
     assert np.array_equal(again.embed_documents(WRITTEN), first)
 
 
+def test_pull_makes_them_ahead_of_time(bundled, own_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("gem_rag.checkpoints.embedded.embedded_base", lambda: tmp_path / "base")
+    assert CliRunner().invoke(cli.app, ["pull"]).exit_code == 0
+    assert list((own_cache / "quantised").glob("*-int4/model.safetensors"))
+    monkeypatch.setattr(quantised, "load_floats", fail)
+    assert loaded(bundled).base.number_format == BOTH
+
+
 def test_where_they_cannot_be_kept_they_are_not_made(bundled, own_cache, monkeypatch):
     monkeypatch.setattr(quantised, "load_floats", fail)
     own_cache.mkdir(exist_ok=True)

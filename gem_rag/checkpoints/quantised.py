@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoints.base import load_floats
+from gem_rag.checkpoints.base import chosen_dtype, load_floats
 from gem_rag.checkpoints.embedded import converted
-from gem_rag.compute.formats import computed_in, is_available, require_available
+from gem_rag.compute.formats import BOTH, computed_in, is_available, require_available
 from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_of
 from gem_rag.compute.replaced import Part
 from gem_rag.files import atomic_dir, cache_dir
@@ -91,6 +91,13 @@ def exact_codes(folder: Path, weights: str, device: torch.device) -> dict[str, C
     return dict(_codes(tensors)) if tensors is not None and exact else {}
 
 
+def make_ahead(folder: Path, weights: str) -> None:
+    """What the first load of the embedded base would make, where the default format has it."""
+    cpu = torch.device("cpu")
+    if chosen_dtype("auto", cpu) == BOTH:
+        exact_codes(folder, weights, cpu)
+
+
 def _made(kept: Path, folder: Path) -> tuple[Tensors | None, bool]:
     """A base's int4 weights, made only where there is a place to keep them."""
     try:
@@ -115,7 +122,7 @@ def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
     tensors: Tensors = dict(model.state_dict())
     exact = True
     # Not inference mode: a backward pass through the layers keeps their scales.
-    with status(f"rounding the weights to {name} (once)"), torch.no_grad():
+    with status(f"making {name} weights (once)"), torch.no_grad():
         for layer, module in model.named_modules():
             if type(module) is nn.Linear and module.in_features % INT8_INPUTS == 0:
                 codes = Codes.of(module.weight, _kind(module, name, is_head=module is head))
