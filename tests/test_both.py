@@ -17,7 +17,7 @@ from gem_rag.checkpoints import quantised
 from gem_rag.checkpoints.folder import load_parts
 from gem_rag.compute.both import FEW, Both
 from gem_rag.compute.formats import BOTH
-from gem_rag.compute.linear import choose
+from gem_rag.compute.linear import choose, hardware_bf16
 from gem_rag.compute.quantised import Codes, layer_of
 from gem_rag.config import AdapterConfig
 from gem_rag.errors import OptionError
@@ -257,3 +257,22 @@ def test_the_command_line_says_it(known):
     asked = ["info", "--model", str(known), "--json"]
     facts = json.loads(CliRunner().invoke(cli.app, asked).stdout)["model"]
     assert facts["dtype"] == BOTH
+
+
+# -- the default model
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not hardware_bf16(), reason="the default is float32 here")
+def test_the_default_model_reads_in_bfloat16_and_writes_in_int4(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delenv("GEM_RAG_DTYPE")
+    model, plain = GemModel.from_pretrained(), GemModel.from_pretrained(dtype="bfloat16")
+    assert (model.base.number_format, plain.base.number_format) == (BOTH, "bfloat16")
+    assert model.fingerprint == plain.fingerprint
+    texts = ["The warranty of the kettle is seven years.", "Rivers run to the sea. " * 40]
+    assert cosines(model.embed_documents(texts), plain.embed_documents(texts)).min() > 0.999
+    for one in (model, plain):
+        (reading,) = one.read(texts[:1])
+        said = one.generate("How long is the warranty?", after=reading, temperature=0)
+        assert "seven years" in said.text
