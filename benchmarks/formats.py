@@ -3,14 +3,15 @@
 One model is loaded at a time. Needs the extra ``eval``::
 
     python benchmarks/formats.py --stsb stsb-en-dev.csv
-    python benchmarks/formats.py --kernels     # rows from which widening weights is the faster
+    python benchmarks/formats.py --kernels     # rows from which floats are the faster
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from gem_rag.compute.formats import FORMATS
 from gem_rag.compute.kv import empty_cache
+from gem_rag.compute.linear import Packed
 from gem_rag.compute.quantised import KINDS, Codes
 from gem_rag.errors import OptionError
 from gem_rag.model import GemModel
@@ -34,10 +36,12 @@ EXACT = "float32"
 ALIKE = 0.999  # cosine from which vectors of two formats share an index
 PERPLEXITY_TEXTS, PERPLEXITY_TOKENS = 60, 256
 TOP = 10
-# Layers ``(out, in)`` of a block of the default model.
-SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
-BLOCKS = 30
-ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+# Layers ``(out, in)`` of the default model: of its 30 blocks, and its output head.
+LAYERS = {
+    "blocks": ((960, 576), (576, 576), (3072, 576), (576, 1536)) * 30,
+    "head": ((49152, 576),),
+}
+ROWS = (1, 2, 4, 5, 8, 9, 12, 16, 24, 32, 48, 64, 128, 256)
 
 
 class Items:
@@ -163,29 +167,32 @@ def _compared(found: dict[str, Any], exact: dict[str, Any]) -> dict[str, Any]:
 
 
 def kernels() -> dict[str, Any]:
-    """Milliseconds of all layers of the default model by rows: integer kernel and widened."""
+    """Milliseconds of all layers of the default model by rows: the integer kernel, widened weights
+    and packed bfloat16."""
     report: dict[str, Any] = {}
-    for name, kind in KINDS.items():
-        where = torch.device("cpu")
-        layers = [
-            kind(Codes.of(torch.randn(shape) * 0.05, name).to(where, torch.bfloat16))
-            for _ in range(BLOCKS)
-            for shape in SHAPES
-        ]
+    where = torch.device("cpu")
+    for (name, kind), (part, shapes) in product(KINDS.items(), LAYERS.items()):
+        codes = [Codes.of(torch.randn(s) * 0.05, name).to(where, torch.bfloat16) for s in shapes]
+        layers = [kind(one) for one in codes]
+        floats = [Packed(one.dense()) for one in codes]
         for rows in ROWS:
-            inputs = [torch.randn(rows, i).bfloat16() for _, i in SHAPES] * BLOCKS
-            report[f"{name}, {rows} rows"] = [
-                _least(lambda: [one.narrow(x) for one, x in zip(layers, inputs, strict=True)]),  # noqa: B023
-                _least(lambda: [one.wide(x) for one, x in zip(layers, inputs, strict=True)]),  # noqa: B023
+            inputs = [torch.randn(rows, i).bfloat16() for _, i in shapes]
+            report[f"{name}, {part}, {rows} rows"] = [
+                _least([one.narrow for one in layers], inputs),
+                _least([one.wide for one in layers], inputs),
+                _least(floats, inputs),
             ]
     return report
 
 
-def _least(work: Callable[[], Any], turns: int = 5) -> float:
+def _least(
+    products: Sequence[Callable[[Tensor], Tensor]], inputs: Sequence[Tensor], turns: int = 5
+) -> float:
     times = []
     for _ in range(turns):
         start = time.perf_counter()
-        work()
+        for one, x in zip(products, inputs, strict=True):
+            one(x)
         times.append(time.perf_counter() - start)
     return 1e3 * min(times)
 

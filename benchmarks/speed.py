@@ -83,7 +83,7 @@ class Table:
         """This code, in the formats that can be had."""
         for name in FORMATS:
             side = self._gem(name, sys.executable)
-            if name == "bfloat16" and not hardware_bf16():
+            if name.startswith("bfloat16") and not hardware_bf16():
                 self.left_out[name] = NO_BF16
                 continue
             try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Which sides there are. The number formats of this code, as `GemModel.from_pretrained` takes them:
-FORMATS = ("float32", "bfloat16", "int8", "int4")
+FORMATS = ("float32", "bfloat16", "bfloat16+int4", "int8", "int4")
 TODAY = "today"  # an older commit's code, as it comes
 TWO_MODELS = "two models"  # all-MiniLM-L6-v2, FAISS and the same LLM, as LangChain's packages come
 TWO_MODELS_BF16 = "two models, bfloat16"

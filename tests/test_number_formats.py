@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, TEXTS, make_base
+from tiny import FAMILIES, TEXTS, make_base, make_four_bits
 from typer.testing import CliRunner
 
 from gem_rag import cli
@@ -234,14 +234,7 @@ def test_int4_that_rounds_says_so(checkpoint):
 
 @pytest.mark.filterwarnings("error:int4 rounds")
 def test_weights_that_were_int4_keep_the_fingerprint(tmp_path):
-    base = make_base(tmp_path / "base")
-    file = base / "model.safetensors"
-    tensors = load_file(file)
-    for name, weight in tensors.items():
-        if "_proj" in name:
-            tensors[name] = Codes.of(weight, "int4").dense()
-    save_file(tensors, file, {"format": "pt"})
-    saved = create(base).save_pretrained(tmp_path / "checkpoint")
+    saved = create(make_four_bits(tmp_path / "base")).save_pretrained(tmp_path / "checkpoint")
     exact, rounded = loaded(saved, "float32"), loaded(saved, "int4")
     assert rounded.fingerprint == exact.fingerprint
     assert cosines(rounded.embed_documents(TEXTS), exact.embed_documents(TEXTS)).min() > 0.99

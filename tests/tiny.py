@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from gem_rag.compute.quantised import Codes
 from gem_rag.model import GemModel
 
 TEXTS = [
@@ -97,6 +98,19 @@ def make_base(folder: Path, family: str = "llama", *, template: bool = True, **s
     model.generation_config.eos_token_id = 1
     model.save_pretrained(folder)
     save_tokenizer(folder, template=template)
+    return folder
+
+
+def make_four_bits(folder: Path, family: str = "llama") -> Path:
+    """A base whose weights were 4 bits once, as those out of a GGUF file of Q4_1."""
+    from safetensors.torch import load_file, save_file
+
+    file = make_base(folder, family) / "model.safetensors"
+    tensors = load_file(file)
+    for name, weight in tensors.items():
+        if name.endswith("_proj.weight"):
+            tensors[name] = Codes.of(weight, "int4").dense()
+    save_file(tensors, file, {"format": "pt"})
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gem_rag.compute.formats import QUANTISED, computed_in
+from gem_rag.compute.formats import BOTH, QUANTISED, computed_in
 from gem_rag.compute.linear import hardware_bf16
 from gem_rag.errors import CheckpointError, OptionError
 from gem_rag.progress import quiet_transformers
@@ -79,7 +79,7 @@ def _loading(folder: Path) -> Iterator[None]:
 
 def chosen_dtype(dtype: str, device: torch.device) -> str:
     """A number format's name, or ``auto``: what the environment variable GEM_RAG_DTYPE says; else
-    on a CPU bfloat16 where it computes that itself and float32 elsewhere, on other devices the
+    on a CPU `BOTH` where it computes bfloat16 itself and float32 elsewhere, on other devices the
     base's own.
     """
     named = str(dtype).removeprefix("torch.")
@@ -87,7 +87,7 @@ def chosen_dtype(dtype: str, device: torch.device) -> str:
         named = os.environ.get("GEM_RAG_DTYPE", "").removeprefix("torch.") or "auto"
     if named != "auto" or device.type != "cpu":
         return named
-    return "bfloat16" if hardware_bf16() else "float32"
+    return BOTH if hardware_bf16() else "float32"
 
 
 def chosen_device(device: str) -> torch.device:

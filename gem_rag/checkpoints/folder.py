@@ -23,11 +23,11 @@ from gem_rag.checkpoints.card import CARD, default_card
 from gem_rag.checkpoints.embedded import embedded_base
 from gem_rag.checkpoints.fingerprint import seal, token_tensors, weights_hash
 from gem_rag.checkpoints.names import EMBEDDED_BASE, OWN_BASE, resolve_base
-from gem_rag.checkpoints.quantised import load_quantised
+from gem_rag.checkpoints.quantised import exact_codes, load_quantised
 from gem_rag.checkpoints.skills import SKILLS, load_skills, write_skill
 from gem_rag.compute.base import Base
 from gem_rag.compute.decoder import Decoder
-from gem_rag.compute.formats import QUANTISED
+from gem_rag.compute.formats import BOTH, QUANTISED
 from gem_rag.compute.parts import Forward, Parts
 from gem_rag.config import CONFIG_FILE, AdapterConfig, BaseIdentity, GemConfig
 from gem_rag.errors import CheckpointError
@@ -176,10 +176,11 @@ def _load(
     prepare: Callable[[PreTrainedModel], object] | None = None,
 ) -> tuple[Base, TextCodec]:
     """A base in any number format; `floats`: in one that it can be trained in."""
-    if floats or dtype not in QUANTISED:
-        model, tokenizer = load_base(folder, device=device, dtype=dtype, prepare=prepare)
-        return Base(model), TextCodec(tokenizer)
     where = chosen_device(device)
+    if floats or dtype not in QUANTISED:
+        codes = exact_codes(folder, weights, where) if dtype == BOTH and not floats else {}
+        model, tokenizer = load_base(folder, device=device, dtype=dtype, prepare=prepare)
+        return Base(model, BOTH if codes else None, codes=codes), TextCodec(tokenizer)
     model, exact = load_quantised(folder, weights, dtype, where, partial(load_floats, folder))
     base = Base(model, dtype, rounded=not exact)
     _warn_of_rounding(base, folder)

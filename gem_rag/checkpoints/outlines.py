@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gem_rag.checkpoints.base import load_floats, load_tokenizer
-from gem_rag.checkpoints.quantised import kept_file, load_quantised
+from gem_rag.checkpoints.quantised import exact_file, kept_file, load_quantised
 from gem_rag.checkpoints.tensors import Files
 from gem_rag.compute.base import Base, Unloaded
 from gem_rag.compute.decoder import Decoder, lend
 from gem_rag.compute.facts import Facts, Rotary, fixed_rotary
-from gem_rag.compute.formats import FORMATS, QUANTISED, computed_in, require_available
+from gem_rag.compute.formats import BOTH, FORMATS, QUANTISED, computed_in, require_available
 from gem_rag.compute.outline import BlockOutline, Gain, Outline
 from gem_rag.compute.parts import Parts
 from gem_rag.files import atomic_dir, cache_dir
@@ -79,6 +79,7 @@ def read(folder: Path, weights: str, name: str, device: torch.device) -> Ready |
     if name in QUANTISED and quantised is None:
         return None
     files = [quantised[0]] if quantised else sorted(folder.glob("*.safetensors"))
+    exact = exact_file(folder, weights, device) if name == BOTH else None
     dtype = computed_in(name, device)
     try:
         data = json.loads((kept / OUTLINE).read_text(encoding="utf-8"))
@@ -90,11 +91,11 @@ def read(folder: Path, weights: str, name: str, device: torch.device) -> Ready |
         load = partial(_load_model, folder, weights, name, device)
         base = Base(
             Unloaded(facts, rotary, dtype, device, load, _loading),
-            name if name in QUANTISED else None,
+            name if quantised or exact else None,
             rounded=quantised is not None and not quantised[1],
         )
         with torch.no_grad():
-            decoder = Decoder(outline, Files(files, dtype, device), rotary)
+            decoder = Decoder(outline, Files(files, dtype, device, exact), rotary)
         tokenizer = KeptTokenizer(
             serialized=(kept / TOKENIZER).read_text(encoding="utf-8"),
             load=partial(load_tokenizer, folder),

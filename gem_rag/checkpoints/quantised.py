@@ -8,7 +8,8 @@ identity, and may not be ours. A cache that cannot be written costs time only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+import shutil
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.compute.formats import computed_in, require_available
-from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_over
+from gem_rag.checkpoints.base import chosen_dtype, load_floats
+from gem_rag.checkpoints.embedded import converted
+from gem_rag.compute.formats import BOTH, computed_in, is_available, require_available
+from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_of
 from gem_rag.compute.replaced import Part
 from gem_rag.files import atomic_dir, cache_dir
 from gem_rag.progress import quiet_transformers, status
@@ -60,11 +63,61 @@ def load_quantised(
     if model is None or tensors is None:
         model = floats()
         tensors, exact = _quantised(model, name)
-        _keep(cache_dir() / "quantised" / f"{weights}-{name}", tensors, exact)
+        _keep(_place(weights, name), tensors, exact)
     _install(model, tensors, device, dtype)
     for parameter in model.parameters():  # and no buffers: rounded frequencies are other positions
         parameter.data = parameter.data.to(dtype)
     return model.to(device), exact
+
+
+def exact_file(folder: Path, weights: str, device: torch.device) -> Path | None:
+    """Where int4 weights are kept that are known to be a base's exactly: of the embedded base, and
+    of any that was found to be so when it was loaded in int4. None where there are none, where
+    there is no kernel, or where they would be made at each start because they cannot be kept.
+
+    Args:
+        folder: The base's.
+        weights: Hash of its weights.
+        device: Where the base is computed.
+    """
+    if device.type != "cpu" or not is_available("int4", device):
+        return None
+    kept = kept_file(weights, "int4")
+    if kept is None and folder == converted():
+        _make(_place(weights, "int4"), folder)
+        kept = kept_file(weights, "int4")
+    return kept[0] if kept is not None and kept[1] else None
+
+
+def exact_codes(folder: Path, weights: str, device: torch.device) -> dict[str, Codes]:
+    """The codes in `exact_file`, by module, mapped into memory; none where there is none."""
+    if exact_file(folder, weights, device) is None:
+        return {}
+    tensors, _ = _read(weights, "int4")
+    return {} if tensors is None else dict(_all_codes(tensors))
+
+
+def make_ahead(folder: Path, weights: str) -> None:
+    """What the first load of the embedded base would make, where the default format has it."""
+    cpu = torch.device("cpu")
+    if chosen_dtype("auto", cpu) == BOTH:
+        exact_file(folder, weights, cpu)
+
+
+def _make(kept: Path, folder: Path) -> None:
+    """A base's int4 weights, made only where there is a place to keep them."""
+    try:
+        with atomic_dir(kept) as fresh:
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            if shutil.disk_usage(fresh).free < size:
+                raise OSError(f"less than {size} bytes are free")
+            _write(fresh, *_quantised(load_floats(folder), "int4"))
+    except OSError as error:
+        log.info("few rows are not computed in int4 (%s): its weights cannot be kept", error)
+
+
+def _place(weights: str, name: str) -> Path:
+    return cache_dir() / "quantised" / f"{weights}-{name}"
 
 
 def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
@@ -74,7 +127,7 @@ def _quantised(model: Any, name: str) -> tuple[Tensors, bool]:
     tensors: Tensors = dict(model.state_dict())
     exact = True
     # Not inference mode: a backward pass through the layers keeps their scales.
-    with status(f"rounding the weights to {name} (once)"), torch.no_grad():
+    with status(f"making {name} weights (once)"), torch.no_grad():
         for layer, module in model.named_modules():
             if type(module) is nn.Linear and module.in_features % INT8_INPUTS == 0:
                 codes = Codes.of(module.weight, _kind(module, name, is_head=module is head))
@@ -93,15 +146,12 @@ def _kind(module: nn.Linear, name: str, *, is_head: bool) -> str:
 def _install(model: Any, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> None:
     """Put the quantised layers where the model's own were."""
     table = model.get_input_embeddings().weight
-    start = f"{PREFIX}codes/"
-    for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
-        codes = codes_in(tensors, tensors.__getitem__, layer)
-        assert codes is not None
+    for layer, codes in _all_codes(tensors):
         module = model.get_submodule(layer)
         bias = None if module.bias is None else module.bias.detach().to(device, dtype)
         # The embedding's weight stays what it is, for looking up, where the head shares it.
         shared = table if module.weight is table else None
-        part = Part(layer_over(codes.to(device, dtype), bias), slice(None), module, shared)
+        part = Part(layer_of(codes.to(device, dtype), bias), slice(None), module, shared)
         owner, _, leaf = layer.rpartition(".")
         setattr(model.get_submodule(owner), leaf, part)
 
@@ -120,6 +170,15 @@ def codes_in(names: Container[str], tensor: Callable[[str], Tensor], layer: str)
     return Codes(**{part: tensor(name) for part, name in stored.items() if name in names})
 
 
+def _all_codes(tensors: Tensors) -> Iterator[tuple[str, Codes]]:
+    """All codes among what was kept, by module."""
+    start = f"{PREFIX}codes/"
+    for layer in [name.removeprefix(start) for name in tensors if name.startswith(start)]:
+        codes = codes_in(tensors, tensors.__getitem__, layer)
+        assert codes is not None
+        yield layer, codes
+
+
 def kept_file(weights: str, name: str) -> tuple[Path, bool] | None:
     """Where a base's weights in a quantised format are kept, and whether they are exactly the
     base's; None if they are not there, or were made by an older version.
@@ -130,7 +189,7 @@ def kept_file(weights: str, name: str) -> tuple[Path, bool] | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = cache_dir() / "quantised" / f"{weights}-{name}" / FILE
+    file = _place(weights, name) / FILE
     try:
         with safe_open(file, framework="pt") as opened:
             facts = opened.metadata() or {}
@@ -142,17 +201,25 @@ def kept_file(weights: str, name: str) -> tuple[Path, bool] | None:
 
 
 def _keep(kept: Path, tensors: Tensors, exact: bool) -> None:
-    from safetensors.torch import save_file
-
     try:
         with atomic_dir(kept) as fresh:
-            # What is tied stands once, by its first name, as which it is tied again.
-            places = {t.data_ptr(): name for name, t in reversed(tensors.items())}
-            whole = {name: tensors[name].contiguous() for name in places.values()}
-            facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
-            save_file(whole, fresh / FILE, facts)
+            _write(fresh, tensors, exact)
     except OSError as error:
         log.info("the rounded weights are not kept (%s): they are made again next time", error)
+
+
+def _write(fresh: Path, tensors: Tensors, exact: bool) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # What is tied stands once, by its first name, as which it is tied again.
+    places = {t.data_ptr(): name for name, t in reversed(tensors.items())}
+    whole = {name: tensors[name].contiguous() for name in places.values()}
+    facts = {"rounding": ROUNDING_VERSION, "exact": str(exact)}
+    try:
+        save_file(whole, fresh / FILE, facts)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(str(error)) from error
 
 
 def _skeleton(folder: Path, tensors: Tensors, dtype: torch.dtype) -> Any | None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gem_rag.checkpoints.quantised import codes_in
-from gem_rag.compute.linear import Linear, choose, joined
+from gem_rag.compute.both import chosen
+from gem_rag.compute.linear import Linear, joined
 from gem_rag.compute.outline import BlockOutline, Outline
-from gem_rag.compute.quantised import Codes, layer_over
+from gem_rag.compute.quantised import Codes, layer_of
 
 
 class Files:
@@ -24,15 +25,23 @@ class Files:
         files: All of one base.
         dtype: What is computed in.
         device: Where to.
+        exact: A file of plain numbers that are exactly its weights, for few rows; or None.
 
     Raises:
         OSError: A file is missing.
         safetensors.SafetensorError: A file is damaged.
     """
 
-    def __init__(self, files: Sequence[Path], dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(
+        self,
+        files: Sequence[Path],
+        dtype: torch.dtype,
+        device: torch.device,
+        exact: Path | None = None,
+    ) -> None:
+        self._dtype, self._device, self._has_both = dtype, device, exact is not None
         self._open: dict[Path, Any] = {}
+        files = [exact, *files] if exact else files  # of a name in both, the floats' is taken
         self._where = {name: file for file in files for name in self._mapped(file).keys()}  # noqa: SIM118
         self._open.clear()
 
@@ -51,28 +60,32 @@ class Files:
 
     def linear(self, names: Sequence[str]) -> Linear:
         """Linear layers of one input as one, quantised where they are kept so."""
-        biases = [self.tensor(f"{name}.bias") for name in names if f"{name}.bias" in self]
-        bias = torch.cat(biases) if biases else None
-        codes = self._codes(names)
-        if codes is not None:
-            return layer_over(codes.to(self._device, self._dtype), bias)
-        return choose(joined([self.tensor(f"{name}.weight") for name in names]), bias)
+        return self._layer(names, [f"{name}.weight" for name in names])
 
     def head(self, outline: Outline) -> Linear:
         """The output head."""
-        if not outline.tied or self._codes([outline.head]) is not None:
-            return self.linear([outline.head])
-        return choose(self.tensor(outline.table))
+        return self._layer(
+            [outline.head], [outline.table if outline.tied else f"{outline.head}.weight"]
+        )
+
+    def _layer(self, names: Sequence[str], weights: Sequence[str]) -> Linear:
+        biases = [self.tensor(f"{name}.bias") for name in names if f"{name}.bias" in self]
+        bias = torch.cat(biases) if biases else None
+        codes = self._codes(names)
+        if codes and not self._has_both:
+            return layer_of(Codes.cat(codes).to(self._device, self._dtype), bias)
+        return chosen(joined([self.tensor(name) for name in weights]), bias, codes)
 
     def used(self, index: int, outline: BlockOutline, linears: Mapping[str, Linear]) -> None:
         """Give the files' pages back."""
         del index, outline, linears
         self._open.clear()
 
-    def _codes(self, names: Sequence[str]) -> Codes | None:
+    def _codes(self, names: Sequence[str]) -> list[Codes]:
+        """Of these layers; none unless all have them."""
         found = [codes_in(self._where, self.stored, name) for name in names]
         codes = [one for one in found if one is not None]
-        return Codes.cat(codes) if codes else None
+        return codes if len(codes) == len(names) else []
 
     def _mapped(self, file: Path) -> Any:
         from safetensors import safe_open

@@ -50,7 +50,10 @@ Model = Annotated[
 ]
 Dtype = Annotated[
     str,
-    typer.Option("--dtype", help="Number format: float32, bfloat16, float16, int8, int4 or auto."),
+    typer.Option(
+        "--dtype",
+        help="Number format: float32, bfloat16, float16, int8, int4, bfloat16+int4 or auto.",
+    ),
 ]
 Docs = Annotated[
     list[Path] | None, typer.Option("--docs", help="Files or folders to answer from; repeatable.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from gem_rag.compute.adapter import Acting, Adapter, applied
 from gem_rag.compute.attention import Rule, Tokens, additive, visible
 from gem_rag.compute.facts import Facts, Rotary, decoder_of, end_ids_of, facts_of
 from gem_rag.compute.kv import Cache
+from gem_rag.compute.quantised import Codes
 from gem_rag.config import AdapterConfig
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Base:
         model: The loaded model, or what stands for it until it is asked for.
         number_format: Of its weights, where it is not the dtype that is computed in.
         rounded: Whether that changed them so much that vectors are others.
+        codes: What stands for the weights of its linear layers, by module: for our own forward,
+            which takes them over.
 
     Raises:
         UnsupportedModelError: The architecture cannot be read and embedded; the message says why.
@@ -65,6 +68,7 @@ class Base:
         number_format: str | None = None,
         *,
         rounded: bool = False,
+        codes: Mapping[str, Codes] | None = None,
     ) -> None:
         self._held = model
         if isinstance(model, Unloaded):
@@ -75,6 +79,7 @@ class Base:
         self._waiting: list[Callable[[Any], object]] = []
         self.rounded = rounded
         self._number_format = number_format
+        self._codes = codes or {}
 
     @property
     def model(self) -> Any:
@@ -168,8 +173,19 @@ class Base:
 
     @property
     def number_format(self) -> str:
-        """Of the weights: a dtype's name, ``int8`` or ``int4``."""
+        """Of the weights: a dtype's name, ``int8``, ``int4`` or ``bfloat16+int4``."""
         return self._number_format or str(self.dtype).removeprefix("torch.")
+
+    def codes_of(self, modules: Sequence[str]) -> list[Codes]:
+        """What stands for the weights of some modules; nothing unless it is there for each."""
+        found = [self._codes[name] for name in modules if name in self._codes]
+        return found if len(found) == len(modules) else []
+
+    def drop_codes(self, *, used: bool) -> None:
+        """Let go of them: they have been laid out (`used`), or the floats serve alone."""
+        if self._codes and not used:
+            self._number_format = None
+        self._codes = {}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,8 +12,10 @@ from gem_rag.errors import OptionError
 
 #: Weights of these are plain numbers and scales; what is computed is in a float format.
 QUANTISED = tuple(KINDS)
+#: bfloat16, and for few rows int4 beside it, where that is known to hold the very weights.
+BOTH = "bfloat16+int4"
 #: What ``dtype=`` takes beside ``auto``.
-FORMATS = ("float32", "bfloat16", "float16", *QUANTISED)
+FORMATS = ("float32", "bfloat16", "float16", *QUANTISED, BOTH)
 # Largest deviation of a kernel's product from the same product in plain operations, relative to
 # the largest value, that is rounding: half floats keep 8 bits.
 ROUNDING = 2e-2
@@ -27,6 +29,8 @@ def computed_in(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         return torch.float32
+    if name == BOTH:
+        return torch.bfloat16
     if name in QUANTISED:
         return torch.bfloat16 if device.type != "cpu" or hardware_bf16() else torch.float32
     dtype = getattr(torch, name, None)
@@ -35,11 +39,16 @@ def computed_in(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def is_available(name: str, device: torch.device) -> bool:
+    """Whether this torch has a kernel for a format on this device."""
+    return name not in QUANTISED or _works(name, device.type)
+
+
 def require_available(name: str, device: torch.device) -> None:
     """Raise `OptionError` where this torch has no kernel for a format on this device."""
-    if name not in QUANTISED or _works(name, device.type):
+    if is_available(name, device):
         return
-    there = [n for n in FORMATS if n not in QUANTISED or _works(n, device.type)]
+    there = [n for n in FORMATS if is_available(n, device)]
     raise OptionError(
         f"{name} has no kernel in torch {torch.__version__} on {device.type} here; expected "
         f"one of {', '.join(there)}"

@@ -150,12 +150,14 @@ class Parts:
             raise ValueError(f"forward is {forward!r}; expected one of {get_args(Forward)}")
         if forward == "transformers":
             self.forward_note = "transformers', as asked for"
+            self.base.drop_codes(used=False)
             return
         try:
             self.take(Decoder.of(self.base, keep_weights=keep_weights))
         except Unrecognised as error:
             self.forward_note = f"transformers': {error}"
             log.info("%s runs on transformers' forward: %s", self.config.base.name, error)
+        self.base.drop_codes(used=self.decoder is not None)
 
     def take(self, decoder: Decoder) -> None:
         """Run on this forward."""

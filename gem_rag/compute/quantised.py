@@ -51,6 +51,11 @@ class Codes:
     scales: Tensor
     middles: Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """``int8`` or ``int4``."""
+        return "int8" if self.middles is None else "int4"
+
     def parts(self) -> dict[str, Tensor]:
         """Its tensors by their names in `PARTS`."""
         all_of_them = zip(self.PARTS, (self.codes, self.scales, self.middles), strict=True)
@@ -231,9 +236,9 @@ class Int4(Quantised):
 KINDS: dict[str, type[Quantised]] = {"int8": Int8, "int4": Int4}
 
 
-def layer_over(codes: Codes, bias: Tensor | None = None) -> Quantised:
-    """The layer of the kind that its codes are."""
-    return KINDS["int8" if codes.middles is None else "int4"](codes, bias)
+def layer_of(codes: Codes, bias: Tensor | None = None) -> Quantised:
+    """The layer of some codes."""
+    return KINDS[codes.name](codes, bias)
 
 
 def _to_int8(weight: Tensor) -> Codes:

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from gem_rag.compute.base import Base
 from gem_rag.compute.block import ACTIVATIONS
-from gem_rag.compute.linear import Linear, choose, joined
+from gem_rag.compute.both import chosen
+from gem_rag.compute.linear import Linear, joined
 from gem_rag.compute.outline import BlockOutline, Gain, Outline
-from gem_rag.compute.quantised import Quantised
+from gem_rag.compute.quantised import Codes, Quantised
 from gem_rag.compute.replaced import Part, is_tied, replace_head, replace_in
 
 # Each fused layer, and the modules it is made of: split (Llama) or already fused (Phi-3).
@@ -235,7 +236,8 @@ class Modules:
 
     def linear(self, names: Sequence[str]) -> Linear:
         """Some of its linear layers as one."""
-        return fuse([self._base.model.get_submodule(name) for name in names])
+        modules = [self._base.model.get_submodule(name) for name in names]
+        return fuse(modules, self._base.codes_of(names))
 
     def head(self, outline: Outline) -> Linear:
         """The model's own is replaced, unless the embedding holds its weight."""
@@ -246,7 +248,7 @@ class Modules:
         # Packed, though a tied table stays dense for look-ups and its weights stand twice (113 MB
         # of 653 in float32 for the default model): a row of 49,152 x 576 took 7.2 ms plain and 3.0
         # packed, in bfloat16 3.3 and 1.5, a seventh of a decoding step.
-        whole = choose(head.weight.detach(), bias)
+        whole = chosen(head.weight.detach(), bias, self._base.codes_of([outline.head]))
         if self._replace:
             replace_head(self._base.model, whole, tied=outline.tied)
         return whole
@@ -264,8 +266,13 @@ def quantised_in(module: Any) -> Quantised | None:
     return whole if isinstance(whole, Quantised) else None
 
 
-def fuse(modules: list[Any]) -> Linear:
-    """Linear layers of one input as one layer; quantised ones stay what they are."""
+def fuse(modules: list[Any], codes: Sequence[Codes] = ()) -> Linear:
+    """Linear layers of one input as one layer; quantised ones stay what they are.
+
+    Args:
+        modules: The layers.
+        codes: What stands for the weight of each, where the base has that too.
+    """
     quantised = [layer for layer in map(quantised_in, modules) if layer is not None]
     if quantised:
         kind = type(quantised[0])
@@ -274,4 +281,4 @@ def fuse(modules: list[Any]) -> Linear:
         return kind.fused(quantised)
     weights = [m.weight.detach() for m in modules]
     biases = [m.bias.detach() for m in modules if m.bias is not None]
-    return choose(joined(weights), torch.cat(biases) if biases else None)
+    return chosen(joined(weights), torch.cat(biases) if biases else None, codes)

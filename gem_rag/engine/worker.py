@@ -77,7 +77,7 @@ class Worker:
         return result
 
     def _add(self, task: Task, mine: Place | None) -> None:
-        arrival = self.scheduler.add_unit(task, mine and mine.arrival)
+        arrival = self.scheduler.add_unit(task, None if mine is None else mine.arrival)
         if mine is not None:
             mine.arrival = arrival
 
