@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
-from tiny import FAMILIES, TEXTS, disturb, make_base
+from tiny import FAMILIES, TEXTS, disturb, make_base, make_four_bits
 
 from gem_rag.checkpoints import outlines
 from gem_rag.compute.base import Unloaded
+from gem_rag.compute.both import Both
+from gem_rag.compute.formats import BOTH
 from gem_rag.compute.replaced import Part
 from gem_rag.config import AdapterConfig
 from gem_rag.model import create, load
@@ -135,3 +137,18 @@ print(model.generate("Who wrote it?", after=reading, max_new_tokens=4).text)
 sys.exit("transformers" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_few_rows_in_int4_come_back_with_the_second_start(tmp_path):
+    base = make_four_bits(tmp_path / "base")
+    model = disturb(create(base, num_special_tokens=2, adapter=AdapterConfig(rank=4, alpha=8)))
+    checkpoint = model.save_pretrained(tmp_path / "checkpoint")
+    load(checkpoint, dtype="int4")  # finds that the weights were 4 bits
+    first, second = load(checkpoint, dtype=BOTH), load(checkpoint, dtype=BOTH)
+    assert is_unloaded(second)
+    assert second.base.number_format == BOTH
+    assert second.fingerprint == first.fingerprint == model.fingerprint
+    assert all(isinstance(b.qkv, Both) for b in second.parts.decoder.blocks)
+    asked = "Who wrote the long letter?"
+    texts = [m.generate(asked, max_new_tokens=8).text for m in (second, first)]
+    assert texts[0] == texts[1]
