@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,20 @@ from gem_rag.text.codec import Tokenized
 KEPT_BUDGET = 4
 
 
+class Embedded(NamedTuple):
+    """A batch of texts, read and embedded.
+
+    Attributes:
+        rows: Which of the given texts.
+        readings: Of each, packed.
+        vectors: float32 ``[n, d]``, as documents.
+    """
+
+    rows: list[int]
+    readings: list[Reading]
+    vectors: np.ndarray
+
+
 class Bulk:
     """Reads, embeds and ranks any number of texts, batch by batch.
 
@@ -45,16 +59,29 @@ class Bulk:
         self._parts = reader.parts
 
     def read(
-        self, texts: Sequence[str], max_length: int | None, show_progress: bool | None
+        self,
+        texts: Sequence[str],
+        max_length: int | None,
+        show_progress: bool | None,
+        kept_as: torch.dtype | None = None,
     ) -> list[Reading]:
         """One reading per text, in the order given."""
         tokenized = self._tokenized(texts, max_length, self._reader.room())
         out: dict[int, Reading] = {}
         for rows in self._batches(tokenized, show_progress, "reading"):
             mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
-            read = self._worker.call(partial(self._reader.readings, *mine))
+            read = self._worker.call(partial(self._reader.readings, *mine, kept_as))
             out |= zip(rows, read, strict=True)
         return [out[i] for i in range(len(texts))]
+
+    def read_and_embed(self, texts: Sequence[str], kept_as: torch.dtype) -> Iterator[Embedded]:
+        """Readings and document vectors of texts, as batches are done."""
+        self._parts.require_embeds()
+        tokenized = self._tokenized(texts, None, self._reader.room())
+        for rows in self._batches(tokenized, False, "embedding"):
+            mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
+            readings, vectors = self._worker.call(partial(self._embedder.read, *mine, kept_as))
+            yield Embedded(rows, readings, vectors.float().cpu().numpy())
 
     def embed(
         self,

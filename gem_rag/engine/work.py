@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from threading import Event
 from typing import Any, Generic, TypeVar
 
@@ -79,6 +79,16 @@ def apart(run: Callable[[], T]) -> T:
     """
     with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-load") as thread:
         return thread.submit(run).result()
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; while one is used, the next is made in a thread that ends with them."""
+    context = copy_context()
+    with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-ahead") as thread:
+        coming = thread.submit(context.run, next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(context.run, next, items, None)
+            yield item
 
 
 def _cancel_started(starting: asyncio.Future[Future[Any]]) -> None:
