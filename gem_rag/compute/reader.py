@@ -122,8 +122,12 @@ class Reader:
         layers: int | None = None,
         room: int = 0,
         side: str = "right",
+        acting: Sequence[Acting] = (),
     ) -> tuple[Tokens, Cache, Tensor]:
-        """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
+        """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``.
+
+        `acting` are adapters that act on them, beside the one that `adapted` switches.
+        """
         base = self.parts.base
         inputs, valid = (part.to(base.device) for part in padded(ids, side))
         batch, columns = inputs.shape
@@ -137,8 +141,8 @@ class Reader:
         # Padding on the right is seen by nothing that counts: it takes no mask but the causal one.
         plain = side == "right" and self.parts.runs_fast
         mask = None if plain else base.masks(text, keys)
-        acting = self.parts.everywhere(adapted)
-        return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acting)
+        acts = [*self.parts.everywhere(adapted), *acting]
+        return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acts)
 
     def after_preamble(
         self, batch: int, adapted: bool, layers: int | None, room: int
