@@ -79,10 +79,15 @@ class Bulk:
         """Readings and document vectors of texts, as batches are done."""
         self._parts.require_embeds()
         tokenized = self._tokenized(texts, None, self._reader.room())
-        for rows in self._batches(tokenized, False, "embedding"):
+
+
+        def run(rows: list[int]) -> Embedded:
             mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
-            readings, vectors = self._worker.call(partial(self._embedder.read, *mine, kept_as))
-            yield Embedded(rows, readings, vectors.float().cpu().numpy())
+            readings, vectors = self._embedder.read(*mine, kept_as)
+            return Embedded(rows, readings, vectors.float().cpu().numpy())
+
+        for rows in self._batches(tokenized, False, "embedding"):
+            yield self._worker.call(partial(run, rows))
 
     def embed(
         self,
