@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,9 +28,9 @@ class Computed(TorchDispatchMode):
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
         returns = [r.alias_info for r in function._schema.returns]
         is_view = any(alias is not None and not alias.is_write for alias in returns)
-        if not is_view and "empty" not in str(function):
-            if any(t.is_floating_point() for t in tensors):
-                self.operators.append(str(function))
+        computes = not is_view and "empty" not in str(function)
+        if computes and any(t.is_floating_point() for t in tensors):
+            self.operators.append(str(function))
         return out
 
 

@@ -80,7 +80,6 @@ class Bulk:
         self._parts.require_embeds()
         tokenized = self._tokenized(texts, None, self._reader.room())
 
-
         def run(rows: list[int]) -> Embedded:
             mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
             readings, vectors = self._embedder.read(*mine, kept_as)
