@@ -84,10 +84,14 @@ def apart(run: Callable[[], T]) -> T:
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items; while one is used, the next is made in a thread that ends with them."""
     context = copy_context()
+
+    def following() -> T | None:
+        return next(items, None)
+
     with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-ahead") as thread:
-        coming = thread.submit(context.run, next, items, None)
+        coming = thread.submit(context.run, following)
         while (item := coming.result()) is not None:
-            coming = thread.submit(context.run, next, items, None)
+            coming = thread.submit(context.run, following)
             yield item
 
 
