@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from gem_rag.compute.kv import KeyValues, layers_of
+from gem_rag.compute.kv import KeyValues
 from gem_rag.compute.packed import Packed, ReadingFormat, pack_as, stored_dtype, unpack_from
 from gem_rag.compute.ranker import Ranked
 from gem_rag.compute.reading import Reading
@@ -33,6 +33,7 @@ SUFFIX = ".safetensors"
 DISK_BYTES = 2 << 30  # of a store's disk part, where nobody says otherwise
 LEAST_FREE = 256 << 20  # bytes of a disk that readings leave to others, the index first
 READ_AT_ONCE = 8  # texts: bounds the memory that readings take while they are made
+EMBEDDED_AT_ONCE = 32  # texts that are put in batches together, each of which is kept and let go
 
 
 @dataclass(frozen=True)
@@ -122,30 +123,28 @@ class ReadingStore:
                 room, so that a large ingest does not churn through the disk.
         """
         tokenized = self._tokenized(texts)
-        pairs = zip(texts, tokenized, strict=True)
-        found = {i: self._get(text, own) for i, (text, own) in enumerate(pairs)}
-        missing = [i for i, reading in found.items() if reading is None]
+        found = self._found(texts, tokenized)
+        missing = [i for i in range(len(texts)) if i not in found]
         missing.sort(key=lambda i: len(tokenized[i].ids))
         for start in range(0, len(missing), READ_AT_ONCE):
             rows = missing[start : start + READ_AT_ONCE]
-            for i, exact in zip(rows, self._fresh([texts[i] for i in rows]), strict=True):
-                found[i] = self._kept(exact, tokenized[i], evict)
-        return [reading for reading in found.values() if reading is not None]
+            batch = [texts[i] for i in rows]
+            fresh = self.model.engine.read(batch, show_progress=False, kept_as=self.dtype).result()
+            for i, reading in zip(rows, fresh, strict=True):
+                found[i] = self._put(reading, tokenized[i], evict)
+        return [found[i] for i in range(len(texts))]
 
     def _tokenized(self, texts: Sequence[str]) -> list[Tokenized]:
         return self.model.codec.encode_texts(texts, self.model.config.max_text_tokens)
 
-    def _fresh(self, texts: Sequence[str]) -> list[Reading]:
-        return self.model.read(texts, show_progress=False)
-
-    def _exact(self, texts: Sequence[str]) -> list[Reading]:
-        """Readings that no format has rounded, and kept while there is room."""
-        if self.dtype == self.model.base.dtype:
-            return self.read(texts, evict=False)
-        readings = self._fresh(texts)
-        for reading, own in zip(readings, self._tokenized(texts), strict=True):
-            self._kept(reading, own, evict=False)
-        return readings
+    def _found(self, texts: Sequence[str], tokenized: Sequence[Tokenized]) -> dict[int, Reading]:
+        """Those readings that are kept."""
+        reader = self.model.reader
+        # In the engine's thread: what computes elsewhere slows all that is computed there.
+        head = reader.head() if reader.has_head else self.model.engine.call(reader.head)
+        pairs = zip(texts, tokenized, strict=True)
+        found = {i: self._get(text, own, head) for i, (text, own) in enumerate(pairs)}
+        return {i: reading for i, reading in found.items() if reading is not None}
 
     def embed(
         self, texts: Sequence[str], advance: Callable[[int], object] = lambda _: None
@@ -159,14 +158,34 @@ class ReadingStore:
         """
         out = np.empty((len(texts), self.model.dim), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        for start in range(0, len(order), READ_AT_ONCE):
-            rows = order[start : start + READ_AT_ONCE]
+        for start in range(0, len(order), EMBEDDED_AT_ONCE):
+            rows = order[start : start + EMBEDDED_AT_ONCE]
             batch = [texts[i] for i in rows]
             if self.has_room:
-                out[rows] = self.model.embed_readings(self._exact(batch))
+                out[rows] = self._embedded(batch, advance)
             else:
                 out[rows] = self.model.embed_documents(batch, show_progress=False)
-            advance(len(batch))
+                advance(len(batch))
+        return out
+
+    def _embedded(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray:
+        """`embed`, of a few texts: the others' readings are written while these are computed."""
+        out = np.empty((len(texts), self.model.dim), dtype=np.float32)
+        tokenized = self._tokenized(texts)
+        # A vector is of what was read, not of what was rounded to be kept.
+        is_exact = self.dtype == self.model.base.dtype
+        found = self._found(texts, tokenized) if is_exact else {}
+        if found:
+            out[[*found]] = self.model.embed_readings([*found.values()])
+            advance(len(found))
+        missing = [i for i in range(len(texts)) if i not in found]
+        fresh = self.model.engine.read_and_embed([texts[i] for i in missing], self.dtype)
+        for batch in fresh:
+            rows = [missing[i] for i in batch.rows]
+            out[rows] = batch.vectors
+            for i, reading in zip(rows, batch.readings, strict=True):
+                self._put(reading, tokenized[i], evict=False)
+            advance(len(rows))
         return out
 
     def rank(self, query: str, texts: Sequence[str], *, floor: float | None = None) -> list[Ranked]:
@@ -223,49 +242,40 @@ class ReadingStore:
         made_of = hashlib.sha256(f"{made}:{ids}".encode()).hexdigest()[:_NAME]
         return f"{_text_name(text)}-{made_of}"
 
-    @property
-    def _head(self) -> KeyValues:
-        """The preamble's keys and values, which every reading begins with."""
-        with torch.inference_mode():
-            _, cache = self.model.reader.preamble(self.model.parts.embeds_adapted)
-        return tuple((keys[0], values[0]) for keys, values in layers_of(cache))
-
-    def _kept(self, reading: Reading, tokenized: Tokenized, evict: bool) -> Reading:
-        """A reading in this store's format, kept if there is room."""
-        packed = pack_as(reading.key_values, self.dtype, self._head)
-        kept = replace(reading, key_values=packed)
-        self._put(self._key(reading.text, tokenized, self.dtype), kept, evict)
-        return kept
-
-    def _get(self, text: str, tokenized: Tokenized) -> Reading | None:
+    def _get(self, text: str, tokenized: Tokenized, head: KeyValues) -> Reading | None:
         key = self._key(text, tokenized, self.dtype)
         with self._lock:
             reading = self._memory.get(key)
             if reading is not None:
                 self._memory.move_to_end(key)
                 return reading
-            packed = self._load(key, self.dtype, tokenized)
-            if packed is None:
-                return self._taken_over(text, tokenized)
-            reading = self.model.reader.restore(text, tokenized, packed)
-            self._remember(key, reading, evict=True)
-            return reading
+            packed = self._load(key, self.dtype, tokenized, head)
+            if packed is not None:
+                reading = self.model.reader.restore(text, tokenized, packed)
+                self._remember(key, reading, evict=True)
+                return reading
+        return self._taken_over(text, tokenized, head)
 
-    def _taken_over(self, text: str, tokenized: Tokenized) -> Reading | None:
+    def _taken_over(self, text: str, tokenized: Tokenized, head: KeyValues) -> Reading | None:
         """What is kept in the model's own precision is kept in this store's from now on."""
         own = self.model.base.dtype
         key = self._key(text, tokenized, own)
-        exact = None if self.dtype == own else self._load(key, own, tokenized)
+        with self._lock:
+            exact = None if self.dtype == own else self._load(key, own, tokenized, head)
         if exact is None:
             return None
-        reading = self.model.reader.restore(text, tokenized, exact)
-        self._drop(key)
-        return self._kept(reading, tokenized, evict=True)
+        packed = self.model.engine.call(partial(pack_as, exact, self.dtype, head))
+        with self._lock:
+            self._drop(key)
+        return self._put(self.model.reader.restore(text, tokenized, packed), tokenized, evict=True)
 
-    def _put(self, key: str, reading: Reading, evict: bool) -> None:
+    def _put(self, reading: Reading, tokenized: Tokenized, evict: bool) -> Reading:
+        """A reading in this store's format, kept if there is room."""
+        key = self._key(reading.text, tokenized, self.dtype)
         with self._lock:
             in_memory = self._remember(key, reading, evict)
             self._is_full = not self._write(key, reading, evict) and not in_memory
+        return reading
 
     def _remember(self, key: str, reading: Reading, evict: bool) -> bool:
         """Keep a reading in memory; whether it is there now."""
@@ -327,7 +337,9 @@ class ReadingStore:
         self._disk_sizes[key] = size
         return True
 
-    def _load(self, key: str, dtype: torch.dtype, tokenized: Tokenized) -> Packed | None:
+    def _load(
+        self, key: str, dtype: torch.dtype, tokenized: Tokenized, head: KeyValues
+    ) -> Packed | None:
         """From disk; an entry that is damaged or not of this model's shape is dropped."""
         if self.folder is None or key not in self._disk_sizes:
             return None
@@ -335,7 +347,7 @@ class ReadingStore:
         tokens = len(self.model.config.preamble_ids) + len(tokenized.ids)
         try:
             tensors = {name: part.to(device) for name, part in mapped(path).items()}
-            packed = unpack_from(tensors, dtype, self._head, tokens)
+            packed = unpack_from(tensors, dtype, head, tokens)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError):
             self._drop(key)
             return None

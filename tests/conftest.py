@@ -48,10 +48,10 @@ def gem(base_folder) -> GemModel:
 @pytest.fixture
 def count_reads(gem, monkeypatch):
     """The texts that the tiny model reads from now on."""
-    read = gem.read
+    taken = gem.reader.taken
     calls = []
     monkeypatch.setattr(
-        gem, "read", lambda texts, **options: calls.extend(texts) or read(texts, **options)
+        gem.reader, "taken", lambda texts, *rest: calls.extend(texts) or taken(texts, *rest)
     )
     return calls
 

@@ -47,12 +47,9 @@ def rag(opened, docs):
 
 
 @pytest.fixture
-def read(gem, monkeypatch):
+def read(count_reads):
     """What the model reads from now on."""
-    texts = []
-    original = gem.read
-    monkeypatch.setattr(gem, "read", lambda t, **o: texts.extend(t) or original(t, **o))
-    return texts
+    return count_reads
 
 
 def sources(rag):

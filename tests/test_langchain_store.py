@@ -207,12 +207,9 @@ def test_any_other_embeddings_work(tmp_path):
     assert len(GemRetriever(vectorstore=store, k=2).invoke("sea")) == 2
 
 
-def test_the_retriever_ranks_from_kept_readings(gem, store, monkeypatch):
-    read = []
-    plain = gem.read
-    monkeypatch.setattr(gem, "read", lambda texts, **o: read.extend(texts) or plain(texts, **o))
+def test_the_retriever_ranks_from_kept_readings(gem, store, count_reads):
     found = GemRetriever(vectorstore=store, k=2).invoke("Who wrote the letter?")
-    assert read == []
+    assert count_reads == []
     scores = [d.metadata["rank_score"] for d in found]
     assert scores == sorted(scores, reverse=True)
     likely = {TEXTS[r.index]: r.score / -r.floor for r in gem.rank("Who wrote the letter?", TEXTS)}

@@ -637,7 +637,7 @@ async def test_the_async_retriever_gives_the_same_without_blocking(gem, store):
     assert [n.score for n in nodes] == pytest.approx([n.score for n in expected], abs=1e-4)
 
 
-def test_kept_readings_are_not_read_again(gem, monkeypatch):
+def test_kept_readings_are_not_read_again(gem, count_reads):
     """From ingestion to ranking each node is read once."""
     readings = ReadingStore(gem)
     embed = GemEmbedding(gem, readings=readings)
@@ -645,16 +645,14 @@ def test_kept_readings_are_not_read_again(gem, monkeypatch):
     nodes = [TextNode(id_=str(i), text=text, metadata={"n": i}) for i, text in enumerate(TEXTS)]
     context = StorageContext.from_defaults(vector_store=store)
     VectorStoreIndex(nodes, storage_context=context, embed_model=embed)
-    read = []
-    original = gem.read
-    monkeypatch.setattr(gem, "read", lambda t, **o: read.extend(t) or original(t, **o))
+    count_reads.clear()
     fresh = GemRetriever(store, gem, similarity_top_k=4)
     expected = fresh.retrieve(QUESTION)
-    assert len(read) == len(TEXTS)
-    read.clear()
+    assert len(count_reads) == len(TEXTS)
+    count_reads.clear()
     nodes = GemRetriever(store, gem, similarity_top_k=4, readings=readings).retrieve(QUESTION)
     assert fresh.retrieve(QUESTION) == expected
-    assert read == []
+    assert count_reads == []
     assert [n.node_id for n in nodes] == [n.node_id for n in expected]
 
 

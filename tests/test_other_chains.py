@@ -235,7 +235,7 @@ def test_a_store_is_saved_into_its_own_folder(gem, tmp_path):
 
 def test_vectors_that_are_there_are_taken(gem, monkeypatch):
     vectors = gem.embed_documents(list(TEXTS.values())).tolist()
-    monkeypatch.setattr(gem, "read", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(gem.reader, "read", lambda *_, **__: pytest.fail("read"))
     pairs = list(zip(TEXTS.values(), vectors, strict=True))
     store = GemVectorStore.from_embeddings(
         iter(pairs[:2]), GemEmbeddings(gem), [{"n": 1}, {"n": 2}], list(TEXTS)[:2]
@@ -262,7 +262,7 @@ def test_stores_are_merged_without_embedding_again(gem, store, monkeypatch):
         ["Rivers freeze.", "new"], GemEmbeddings(gem), [{"n": 1}, {}], ids=["river", "new"]
     )
     vectors = {r.id: r.vector for r in other.index.iterate(vectors=True)}
-    monkeypatch.setattr(gem, "read", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(gem.reader, "read", lambda *_, **__: pytest.fail("read"))
     store.merge_from(other)
     assert {d.id for d in store.get_by_ids([*TEXTS, "new"])} == {*TEXTS, "new"}
     assert texts(store.get_by_ids(["river"])) == ["Rivers freeze."]  # of one id: replaced

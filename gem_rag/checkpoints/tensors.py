@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gem_rag.checkpoints.quantised import codes_in
 from gem_rag.compute.both import chosen
-from gem_rag.compute.linear import Linear, joined
+from gem_rag.compute.linear import Linear, choose, joined
 from gem_rag.compute.outline import BlockOutline, Outline
 from gem_rag.compute.quantised import Codes, layer_of
 
@@ -60,21 +60,20 @@ class Files:
 
     def linear(self, names: Sequence[str]) -> Linear:
         """Linear layers of one input as one, quantised where they are kept so."""
-        return self._layer(names, [f"{name}.weight" for name in names])
-
-    def head(self, outline: Outline) -> Linear:
-        """The output head."""
-        return self._layer(
-            [outline.head], [outline.table if outline.tied else f"{outline.head}.weight"]
-        )
-
-    def _layer(self, names: Sequence[str], weights: Sequence[str]) -> Linear:
         biases = [self.tensor(f"{name}.bias") for name in names if f"{name}.bias" in self]
         bias = torch.cat(biases) if biases else None
         codes = self._codes(names)
         if codes and not self._has_both:
             return layer_of(Codes.cat(codes).to(self._device, self._dtype), bias)
-        return chosen(joined([self.tensor(name) for name in weights]), bias, codes)
+        return chosen(joined([self.tensor(f"{name}.weight") for name in names]), bias, codes)
+
+    def head(self, outline: Outline) -> Linear:
+        """The output head; of two sets of weights the floats (see `Modules.head`)."""
+        name = outline.head
+        if self._codes([name]) and not self._has_both:
+            return self.linear([name])
+        bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
+        return choose(self.tensor(outline.table if outline.tied else f"{name}.weight"), bias)
 
     def used(self, index: int, outline: BlockOutline, linears: Mapping[str, Linear]) -> None:
         """Give the files' pages back."""

@@ -15,6 +15,7 @@ from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
 from gem_rag.config import Pooling, Task
 from gem_rag.errors import ReadingError
+from gem_rag.text.codec import Tokenized
 
 POOLED: dict[Pooling, Callable[[Tensor], Tensor]] = {
     "mean": lambda hidden: hidden.mean(1),
@@ -73,10 +74,35 @@ class Embedder:
         vectors = self.pool(hidden[:, n:])
         return self._whitened(vectors) if task == "query" else vectors
 
+    @torch.inference_mode()
+    def read(
+        self, texts: Sequence[str], tokenized: Sequence[Tokenized], kept_as: torch.dtype
+    ) -> tuple[list[Reading], Tensor]:
+        """Texts as documents: their readings, packed, and ``[B, d]`` as `forward_readings` has it.
+
+        The special tokens go on from what was just read, before it is rounded or copied.
+
+        Args:
+            texts: What is read.
+            tokenized: Its tokens.
+            kept_as: What the readings are packed in.
+        """
+        ids, adapted = [own.ids for own in tokenized], self._parts.embeds_adapted
+        room = len(self._instructions["document"][0]) + self._parts.config.num_special_tokens
+        tokens, cache = self._reader.read(ids, adapted, room=room)
+        readings = self._reader.taken(texts, tokenized, cache, kept_as)
+        if self._goes_on("document"):
+            return readings, self.forward_specials(tokens, cache, "document")
+        return readings, self.forward_texts(ids, "document")
+
+    def _goes_on(self, task: Task) -> bool:
+        """Whether all that is read to embed a text goes on from its reading."""
+        # Otherwise it is read behind other words than the reading's, or twice.
+        return not self._before[task] and len(self._instructions[task]) == 1
+
     def forward_readings(self, readings: Sequence[Reading], task: Task) -> Tensor:
         """Texts already read: ``[B, d]``; only what follows the text is run."""
-        if self._before[task] or len(self._instructions[task]) > 1:
-            # Read behind other words than the reading's, or twice: no continuation of it.
+        if not self._goes_on(task):
             head = len(self._parts.config.preamble_ids)
             return self.forward_texts([r.ids[head:].tolist() for r in readings], task)
         room = len(self.instruction(task)) + self._parts.config.num_special_tokens

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gem_rag.compute.adapter import EVERYWHERE
-from gem_rag.compute.attention import Tokens
-from gem_rag.compute.kv import Cache, row_of
+from gem_rag.compute.kv import row_of
 from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading, collate
 from gem_rag.compute.skill import Skill
@@ -115,9 +115,7 @@ class Ranker:
             passages: Of one kind: all read already, or none.
             asked: What is run after each.
         """
-        tokens, cache = self._begun(passages, len(asked.ids))
-        prompt = torch.tensor([asked.ids] * len(passages))
-        hidden = self._reader.continue_from(tokens, cache, prompt)
+        hidden = self._after(passages, asked.ids)
         scored = hidden[:, -asked.scored - 1 : -1]
         logits = self._parts.logits(scored).float()  # (B, scored, vocab)
         target = torch.tensor(asked.ids[-asked.scored :], device=logits.device)
@@ -160,22 +158,39 @@ class Ranker:
             passages: Of one kind: all read already, or none.
             judged: What is run after each.
         """
-        tokens, cache = self._begun(passages, len(judged.ids))
-        prompt = torch.tensor([judged.ids] * len(passages))
-        acting = judged.skill.adapter.at(EVERYWHERE)
-        hidden = self._reader.continue_from(tokens, cache, prompt, acting)
+        hidden = self._after(passages, judged.ids, judged.skill)
         logits = self._parts.logits(hidden[:, -1]).float()  # (B, vocab)
         yes, no = verdict_ids(self._parts.codec)
         out: np.ndarray = (logits[:, yes] - logits[:, no]).cpu().double().numpy()
         return out
 
-    def _begun(self, passages: Sequence[Reading | Tokenized], room: int) -> tuple[Tokens, Cache]:
-        """Passages side by side, read where they have not been, with room for so many tokens."""
+    def _after(
+        self,
+        passages: Sequence[Reading | Tokenized],
+        asked: Sequence[int],
+        skill: Skill | None = None,
+    ) -> Tensor:
+        """The outputs at token ids that are run after each passage, ``[B, Q, hidden]``.
+
+        What has not been read is read in the same pass: it does not see what comes after it.
+        """
         readings = [p for p in passages if isinstance(p, Reading)]
         if readings:
-            return collate(readings, room=room)
-        ids = [p.ids for p in passages if isinstance(p, Tokenized)]
-        return self._reader.read(ids, self._parts.generates_adapted, room=room)
+            tokens, cache = collate(readings, room=len(asked))
+            acting = [] if skill is None else skill.adapter.at(EVERYWHERE)
+            ids = torch.tensor([asked] * len(readings))
+            return self._reader.continue_from(tokens, cache, ids, acting)
+        own = [p.ids for p in passages if isinstance(p, Tokenized)]
+        starts = torch.tensor([len(ids) for ids in own], device=self._parts.base.device)[:, None]
+        width = int(starts.max()) + len(asked)
+        where = torch.arange(width, device=starts.device) >= starts  # (B, N), padding included
+        _, _, hidden = self._reader.outputs(
+            [[*ids, *asked] for ids in own],
+            self._parts.generates_adapted,
+            acting=[] if skill is None else skill.adapter.at(where),
+        )
+        places = starts + torch.arange(len(asked), device=starts.device)  # (B, Q)
+        return hidden[torch.arange(len(own), device=starts.device)[:, None], places]
 
 
 def verdict_ids(codec: TextCodec) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from gem_rag.compute.adapter import Acting
 from gem_rag.compute.attention import Role, Tokens, positions_of, together
 from gem_rag.compute.batches import padded
-from gem_rag.compute.kv import Cache, KeyValues, empty_cache, layers_of, row_of, seeded_cache
+from gem_rag.compute.kv import Cache, KeyValues, empty_cache, layers_of, seeded_cache
+from gem_rag.compute.packed import pack_as
 from gem_rag.compute.parts import Parts
 from gem_rag.compute.reading import EmbedsReadings, Reading
 from gem_rag.errors import ContextLengthError, ReadingError
@@ -36,20 +37,43 @@ class Reader:
         """Tokens of context that the preamble and `reserve` more leave."""
         return self.parts.base.max_context - len(self.parts.config.preamble_ids) - reserve
 
-    def readings(self, texts: Sequence[str], tokenized: Sequence[Tokenized]) -> list[Reading]:
+    def readings(
+        self,
+        texts: Sequence[str],
+        tokenized: Sequence[Tokenized],
+        kept_as: torch.dtype | None = None,
+    ) -> list[Reading]:
         """One batch of texts, read.
 
         Args:
             texts: What is read.
             tokenized: Its tokens.
+            kept_as: What the readings are packed in; None leaves them as they were computed.
         """
-        adapted = self.parts.embeds_adapted
         with torch.inference_mode():
-            tokens, cache = self.read([t.ids for t in tokenized], adapted)
-            return [
-                self.restore(text, own, row_of(tokens, cache, row))
-                for row, (text, own) in enumerate(zip(texts, tokenized, strict=True))
-            ]
+            _, cache = self.read([own.ids for own in tokenized], self.parts.embeds_adapted)
+            return self.taken(texts, tokenized, cache, kept_as)
+
+    def taken(
+        self,
+        texts: Sequence[str],
+        tokenized: Sequence[Tokenized],
+        cache: Cache,
+        kept_as: torch.dtype | None,
+    ) -> list[Reading]:
+        """What `read` left of each text, as a reading in memory of its own: see `readings`."""
+        layers, head = layers_of(cache), len(self.parts.config.preamble_ids)
+        out = []
+        for row, (text, own) in enumerate(zip(texts, tokenized, strict=True)):
+            end = head + len(own.ids)
+            held = [(keys[row, :, :end], values[row, :, :end]) for keys, values in layers]
+            key_values: KeyValues = (
+                tuple((keys.clone(), values.clone()) for keys, values in held)
+                if kept_as is None
+                else pack_as(held, kept_as, self.head())
+            )
+            out.append(self.restore(text, own, key_values))
+        return out
 
     def restore(self, text: str, tokenized: Tokenized, key_values: KeyValues) -> Reading:
         """A `Reading` from its text, the text's tokens and kept keys and values."""
@@ -97,8 +121,12 @@ class Reader:
         layers: int | None = None,
         room: int = 0,
         side: str = "right",
+        acting: Sequence[Acting] = (),
     ) -> tuple[Tokens, Cache, Tensor]:
-        """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``."""
+        """As `read`, and the last layer's outputs of the texts' own tokens, ``[B, n, hidden]``.
+
+        `acting` are adapters that act on them, beside the one that `adapted` switches.
+        """
         base = self.parts.base
         inputs, valid = (part.to(base.device) for part in padded(ids, side))
         batch, columns = inputs.shape
@@ -112,8 +140,8 @@ class Reader:
         # Padding on the right is seen by nothing that counts: it takes no mask but the causal one.
         plain = side == "right" and self.parts.runs_fast
         mask = None if plain else base.masks(text, keys)
-        acting = self.parts.everywhere(adapted)
-        return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acting)
+        acts = [*self.parts.everywhere(adapted), *acting]
+        return keys, cache, self.parts.run(inputs, text.positions, mask, cache, acts)
 
     def after_preamble(
         self, batch: int, adapted: bool, layers: int | None, room: int
@@ -141,6 +169,17 @@ class Reader:
         if not training:
             self._preambles[key] = result
         return result
+
+    @property
+    def has_head(self) -> bool:
+        """Whether `head` is there, and nothing would be computed for it."""
+        return (self.parts.embeds_adapted, self.parts.base.num_layers) in self._preambles
+
+    def head(self) -> KeyValues:
+        """The preamble's keys and values, which every reading begins with."""
+        with torch.inference_mode():
+            _, cache = self.preamble(self.parts.embeds_adapted)
+        return tuple((keys[0], values[0]) for keys, values in layers_of(cache))
 
     def forget_preambles(self) -> None:
         """Drop cached preambles: for a trainer that changes an adapter acting on them."""

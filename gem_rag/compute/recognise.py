@@ -12,7 +12,7 @@ from torch.nn import functional
 from gem_rag.compute.base import Base
 from gem_rag.compute.block import ACTIVATIONS
 from gem_rag.compute.both import chosen
-from gem_rag.compute.linear import Linear, joined
+from gem_rag.compute.linear import Linear, choose, joined
 from gem_rag.compute.outline import BlockOutline, Gain, Outline
 from gem_rag.compute.quantised import Codes, Quantised
 from gem_rag.compute.replaced import Part, is_tied, replace_head, replace_in
@@ -247,8 +247,9 @@ class Modules:
         bias = None if head.bias is None else head.bias.detach()
         # Packed, though a tied table stays dense for look-ups and its weights stand twice (113 MB
         # of 653 in float32 for the default model): a row of 49,152 x 576 took 7.2 ms plain and 3.0
-        # packed, in bfloat16 3.3 and 1.5, a seventh of a decoding step.
-        whole = chosen(head.weight.detach(), bias, self._base.codes_of([outline.head]))
+        # packed, in bfloat16 3.3 and 1.5, a seventh of a decoding step. Floats for few rows too:
+        # its int8 would be most of what the default format loses, and gain a thirtieth of a step.
+        whole = choose(head.weight.detach(), bias)
         if self._replace:
             replace_head(self._base.model, whole, tied=outline.tied)
         return whole

@@ -6,13 +6,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gem_rag.compute.batches import by_budget, longest_first, tokens_per_batch
+from gem_rag.compute.batches import by_budget, longest_first, most_padding, tokens_per_batch
 from gem_rag.compute.embedder import Embedder
 from gem_rag.compute.ranker import Asked, Judged, Ranked, Ranker
 from gem_rag.compute.reader import Reader
@@ -25,6 +26,20 @@ from gem_rag.text.codec import Tokenized
 
 # Of readings only the query is run, so more fit into a batch than of texts; their copies bound it.
 KEPT_BUDGET = 4
+
+
+class Embedded(NamedTuple):
+    """A batch of texts, read and embedded.
+
+    Attributes:
+        rows: Which of the given texts.
+        readings: Of each, packed.
+        vectors: float32 ``[n, d]``, as documents.
+    """
+
+    rows: list[int]
+    readings: list[Reading]
+    vectors: np.ndarray
 
 
 class Bulk:
@@ -45,16 +60,33 @@ class Bulk:
         self._parts = reader.parts
 
     def read(
-        self, texts: Sequence[str], max_length: int | None, show_progress: bool | None
+        self,
+        texts: Sequence[str],
+        max_length: int | None,
+        show_progress: bool | None,
+        kept_as: torch.dtype | None = None,
     ) -> list[Reading]:
         """One reading per text, in the order given."""
         tokenized = self._tokenized(texts, max_length, self._reader.room())
         out: dict[int, Reading] = {}
         for rows in self._batches(tokenized, show_progress, "reading"):
             mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
-            read = self._worker.call(partial(self._reader.readings, *mine))
+            read = self._worker.call(partial(self._reader.readings, *mine, kept_as))
             out |= zip(rows, read, strict=True)
         return [out[i] for i in range(len(texts))]
+
+    def read_and_embed(self, texts: Sequence[str], kept_as: torch.dtype) -> Iterator[Embedded]:
+        """Readings and document vectors of texts, as batches are done."""
+        self._parts.require_embeds()
+        tokenized = self._tokenized(texts, None, self._reader.room())
+
+        def run(rows: list[int]) -> Embedded:
+            mine = [texts[i] for i in rows], [tokenized[i] for i in rows]
+            readings, vectors = self._embedder.read(*mine, kept_as)
+            return Embedded(rows, readings, vectors.float().cpu().numpy())
+
+        for rows in self._batches(tokenized, False, "embedding"):
+            yield self._worker.call(partial(run, rows))
 
     def embed(
         self,
@@ -83,7 +115,7 @@ class Bulk:
         self._reader.require_own(readings)
         out = np.empty((len(readings), self._parts.dim), dtype=np.float32)
         lengths = [len(reading) for reading in readings]
-        for rows in by_budget(longest_first(lengths), lengths, self._budget):
+        for rows in by_budget(longest_first(lengths), lengths, self._budget, math.inf):
             mine = [readings[i] for i in rows]
             out[rows] = self._vectors(self._embedder.forward_readings, mine, task)
         return out
@@ -163,10 +195,13 @@ class Bulk:
         order, padded = longest_first(lengths), [n + query for n in lengths]
         read = [i for i in order if isinstance(passages[i], Reading)]
         fresh = [i for i in order if not isinstance(passages[i], Reading)]
-        for mine, times in ((read, KEPT_BUDGET), (fresh, 1)):
-            for rows in by_budget(mine, padded, lambda: times * self._budget()):  # noqa: B023
-                batch = [passages[i] for i in rows]
-                out[rows] = self._worker.call(partial(score, batch))
+        batches = chain(
+            # Padding of what was read is not run.
+            by_budget(read, padded, lambda: KEPT_BUDGET * self._budget(), math.inf),
+            by_budget(fresh, padded, self._budget, most_padding(self._parts.base.device)),
+        )
+        for rows in batches:
+            out[rows] = self._worker.call(partial(score, [passages[i] for i in rows]))
         return out
 
     def _budget(self) -> int:
@@ -200,7 +235,9 @@ class Bulk:
     ) -> Iterator[list[int]]:
         """Indices in batches of similar length and bounded tokens, longest first."""
         lengths = [len(t.ids) for t in tokenized]
-        batches = by_budget(longest_first(lengths), [max(1, n) for n in lengths], self._budget)
+        padding = most_padding(self._parts.base.device)
+        lengths = [max(1, n) for n in lengths]
+        batches = by_budget(longest_first(lengths), lengths, self._budget, padding)
         with progress(what, total=len(tokenized), show=show_progress) as advance:
             for rows in batches:
                 yield rows

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from gem_rag.compute.embedder import Embedder
 from gem_rag.compute.ranker import Ranked, Ranker
@@ -16,7 +17,7 @@ from gem_rag.compute.reader import Reader
 from gem_rag.compute.reading import Reading
 from gem_rag.config import Task
 from gem_rag.engine.answers import Answer
-from gem_rag.engine.bulk import Bulk
+from gem_rag.engine.bulk import Bulk, Embedded
 from gem_rag.engine.committee import After
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.prefixes import Prefixes
@@ -25,7 +26,7 @@ from gem_rag.engine.results import Generation
 from gem_rag.engine.runner import Runner
 from gem_rag.engine.scheduler import Limits
 from gem_rag.engine.streams import Stream
-from gem_rag.engine.work import Work, finished, given_up
+from gem_rag.engine.work import Work, ahead, finished, given_up
 from gem_rag.engine.worker import Worker
 
 PREFIX_BYTES = 256 << 20  # of beginnings of prompts that are kept
@@ -96,9 +97,14 @@ class Engine:
         texts: Sequence[str],
         max_length: int | None = None,
         show_progress: bool | None = None,
+        kept_as: torch.dtype | None = None,
     ) -> Work[list[Reading]]:
-        """Texts to readings."""
-        return Work(partial(self._bulk.read, texts, max_length, show_progress))
+        """Texts to readings, packed in a dtype where one is named."""
+        return Work(partial(self._bulk.read, texts, max_length, show_progress, kept_as))
+
+    def read_and_embed(self, texts: Sequence[str], kept_as: torch.dtype) -> Iterator[Embedded]:
+        """Texts to readings and vectors, in batches; while one is used, the next is computed."""
+        return ahead(self._bulk.read_and_embed(texts, kept_as))
 
     def embed(
         self,

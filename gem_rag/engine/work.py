@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Generic, TypeVar
@@ -117,6 +117,20 @@ def apart(run: Callable[[], T]) -> T:
     """
     with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-load") as thread:
         return thread.submit(run).result()
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; while one is used, the next is made in a thread that ends with them."""
+    context = copy_context()
+
+    def following() -> T | None:
+        return next(items, None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="gem-rag-ahead") as thread:
+        coming = thread.submit(context.run, following)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(context.run, following)
+            yield item
 
 
 def _cancel_started(starting: asyncio.Future[Future[Any]]) -> None:
