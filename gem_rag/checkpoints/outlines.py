@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _loading = RLock()  # modules of a base that was made without
 # Raised when what is kept, or what is made of it, changes.
-OUTLINE_VERSION = "1"
+OUTLINE_VERSION = "2"
 OUTLINE, TOKENIZER = "outline.json", "tokenizer.json"
 CHECKED_POSITIONS = 64
 EXAMPLE = [
@@ -119,7 +119,9 @@ def keep(parts: Parts, folder: Path) -> None:
     if parts.decoder is None:
         return
     rotary = fixed_rotary(parts.base.model, parts.base.facts)
-    tokenizer = KeptTokenizer.of(parts.codec.tokenizer, partial(load_tokenizer, folder))
+    tokenizer = KeptTokenizer.of(
+        parts.codec.tokenizer, parts.codec.serialized(), partial(load_tokenizer, folder)
+    )
     with torch.no_grad():
         why = (
             _other_positions(parts.base, rotary)

@@ -17,6 +17,8 @@ from torch.nn import functional
 
 # A trial takes each kind's best of so many turns: other work on the machine comes and goes.
 TRIAL_TURNS = 12
+# Fewer of a product that takes milliseconds: what comes and goes is little beside it.
+LARGE_PRODUCT, LARGE_TURNS = 2**26, 3
 TRIAL_ROWS = (1, 64)
 # Plain has to be so much faster than packed over few rows and many before it is chosen: on a busy
 # machine a trial is coarse, and where packed was slower at all it was by less than this.
@@ -198,7 +200,7 @@ def _gain(plain: Linear, packed: Linear) -> float:
     for rows in TRIAL_ROWS:
         x = plain.dense().new_zeros(max(1, min(rows, TRIAL_PRODUCTS // (out * width))), width)
         best = {plain: float("inf"), packed: float("inf")}
-        for _ in range(TRIAL_TURNS):
+        for _ in range(TRIAL_TURNS if x.numel() * out < LARGE_PRODUCT else LARGE_TURNS):
             for layer in best:  # in turn, so that what else runs slows both
                 start = time.perf_counter()
                 layer(x)

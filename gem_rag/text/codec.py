@@ -70,7 +70,8 @@ class TextCodec:
 
     def serialized(self) -> str:
         """The tokenizer as JSON, for fingerprints."""
-        return self._template.to_str()
+        own = self._tokenizer  # one that was kept is what this gave
+        return own.serialized if isinstance(own, KeptTokenizer) else self._template.to_str()
 
     def encode_texts(self, texts: Sequence[str], max_tokens: int | None) -> list[Tokenized]:
         """Tokenize the user's words: nothing added, control tokens taken as plain text."""

@@ -36,11 +36,14 @@ class KeptTokenizer:
 
     @classmethod
     def of(
-        cls, tokenizer: PreTrainedTokenizerBase, load: Callable[[], PreTrainedTokenizerBase]
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        serialized: str,
+        load: Callable[[], PreTrainedTokenizerBase],
     ) -> KeptTokenizer:
         """What is kept of one."""
         return cls(
-            serialized=tokenizer.backend_tokenizer.to_str(),
+            serialized=serialized,
             special_tokens=dict(tokenizer.special_tokens_map),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
