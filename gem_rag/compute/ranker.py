@@ -117,11 +117,11 @@ class Ranker:
         """
         hidden = self._after(passages, asked.ids)
         scored = hidden[:, -asked.scored - 1 : -1]
-        logits = self._parts.logits(scored).float()  # (B, scored, vocab)
+        logits = self._parts.logits(scored)  # (B, scored, vocab)
+        likely = logits.log_softmax(2, dtype=torch.float32)
         target = torch.tensor(asked.ids[-asked.scored :], device=logits.device)
-        target = target.expand(len(passages), asked.scored)[..., None]
-        chosen = logits.gather(2, target).squeeze(2) - logits.logsumexp(2)
-        out: np.ndarray = chosen.mean(1).cpu().double().numpy()
+        chosen = likely.gather(2, target.expand(len(passages), -1)[..., None])
+        out: np.ndarray = chosen.mean((1, 2)).cpu().double().numpy()
         return out
 
     def judged(self, query: str, skill: Skill) -> Judged:
