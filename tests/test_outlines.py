@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny import FAMILIES, TEXTS, disturb, make_base, make_four_bits
+from tiny import FAMILIES, TEMPLATE, TEXTS, disturb, make_base, make_four_bits
 
 from gem_rag.checkpoints import outlines
 from gem_rag.compute.base import Unloaded
@@ -15,6 +15,7 @@ from gem_rag.compute.formats import BOTH
 from gem_rag.compute.replaced import Part
 from gem_rag.config import AdapterConfig
 from gem_rag.model import create, load
+from gem_rag.text.tools import Tool
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 # What our forward does not know, or whose positions change with the text's length, is not kept.
@@ -152,3 +153,35 @@ def test_few_rows_in_int4_come_back_with_the_second_start(tmp_path):
     asked = "Who wrote the long letter?"
     texts = [m.generate(asked, max_new_tokens=8).text for m in (second, first)]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% generation %}{% endgeneration %}",  # transformers' own tag
+        "{{ raise_exception('no') }}",
+        TEMPLATE + "{{ messages[0].reasoning.x.y if messages[0].reasoning else '' }}",
+    ],
+)
+def test_a_template_that_needs_transformers_or_fails_costs_time_only(template, tmp_path):
+    base = make_base(tmp_path / "base")
+    model = create(base, num_special_tokens=1, adapter=AdapterConfig(rank=0))
+    checkpoint = model.save_pretrained(tmp_path / "checkpoint")
+    (base / "chat_template.jinja").write_text(template)
+    first, second = load(checkpoint), load(checkpoint)
+    assert is_unloaded(second) == (template.startswith(TEMPLATE))
+    assert first.codec.template.exists
+
+
+def test_tools_are_written_as_transformers_writes_them(tmp_path):
+    base = make_base(tmp_path / "base")
+    model = create(base, num_special_tokens=1, adapter=AdapterConfig(rank=0))
+    checkpoint = model.save_pretrained(tmp_path / "checkpoint")
+    written = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + TEMPLATE
+    (base / "chat_template.jinja").write_text(written)
+    first, second = load(checkpoint), load(checkpoint)
+    assert is_unloaded(second)
+    tool = Tool("look_up", "Looks a word up: é, <b>.", {"type": "object", "properties": {}})
+    first_text, second_text = (m.codec.prompt("Who?", tools=[tool]) for m in (first, second))
+    assert first_text == second_text
+    assert "é, <b>." in second_text

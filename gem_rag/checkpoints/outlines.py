@@ -41,11 +41,21 @@ _loading = RLock()  # modules of a base that was made without
 OUTLINE_VERSION = "2"
 OUTLINE, TOKENIZER = "outline.json", "tokenizer.json"
 CHECKED_POSITIONS = 64
-EXAMPLE = [
+CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": 'One <b>&</b> "two"\nlines?'},
     {"role": "assistant", "content": " Yes. "},
     {"role": "user", "content": "\u00e9 \u6f22"},
+]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "Looks a word up: \u00e9, <b>.",
+            "parameters": {"type": "object", "properties": {"word": {"type": "string"}}},
+        },
+    }
 ]
 
 
@@ -116,18 +126,23 @@ def keep(parts: Parts, folder: Path) -> None:
         parts: Over the loaded base, running on our forward.
         folder: The base's.
     """
+    from safetensors import SafetensorError
+
     if parts.decoder is None:
         return
     rotary = fixed_rotary(parts.base.model, parts.base.facts)
     tokenizer = KeptTokenizer.of(
         parts.codec.tokenizer, parts.codec.serialized(), partial(load_tokenizer, folder)
     )
-    with torch.no_grad():
-        why = (
-            _other_positions(parts.base, rotary)
-            or _other_words(parts.codec.tokenizer, tokenizer)
-            or _other_weights(parts.base, parts.decoder.outline, folder)
-        )
+    try:
+        with torch.no_grad():
+            why = (
+                _other_positions(parts.base, rotary)
+                or _other_words(parts.codec.tokenizer, tokenizer)
+                or _other_weights(parts.base, parts.decoder.outline, folder)
+            )
+    except (OSError, RuntimeError, AttributeError, SafetensorError) as error:
+        why = str(error)  # the model is loaded: nothing that is kept is worth losing it
     if why or rotary is None:
         log.info("no outline of %s is kept: %s", folder.name, why)
         return
@@ -187,16 +202,21 @@ def _other_words(theirs: PreTrainedTokenizerBase, ours: KeptTokenizer) -> str:
         return ""
     if not isinstance(ours.chat_template, str):
         return "it has several chat templates"
-    for messages in (EXAMPLE, EXAMPLE[1:2]):
+    tried = 0
+    for messages, tools in ((CONVERSATION, None), (CONVERSATION[1:2], None), (CONVERSATION, TOOLS)):
+        given: dict[str, Any] = {"tools": tools, "tokenize": False, "add_generation_prompt": True}
         try:
-            expected = theirs.apply_chat_template(
-                messages, tools=None, tokenize=False, add_generation_prompt=True
-            )
+            expected = theirs.apply_chat_template(messages, **given)
         except Exception:  # some refuse a system message, each in its own way
             continue
-        if ours.apply_chat_template(messages, add_generation_prompt=True) != expected:
+        try:
+            found = ours.apply_chat_template(messages, **given)
+        except Exception as error:  # what stands in a template may do anything
+            return f"its chat template needs transformers: {error}"
+        if found != expected:
             return "its chat template reads otherwise"
-    return ""
+        tried += 1
+    return "" if tried else "its chat template could not be tried"
 
 
 def _other_weights(base: Base, outline: Outline, folder: Path) -> str:
