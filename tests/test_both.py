@@ -184,6 +184,7 @@ def test_pull_makes_them_ahead_of_time(bundled, own_cache, tmp_path, monkeypatch
     monkeypatch.setattr("gem_rag.checkpoints.embedded.embedded_base", lambda: tmp_path / "base")
     assert CliRunner().invoke(cli.app, ["pull"]).exit_code == 0
     assert list((own_cache / "quantised").glob("*-int4/model.safetensors"))
+    assert list((own_cache / "outlines").glob("*/outline.json"))
     monkeypatch.setattr(quantised, "load_floats", fail)
     assert loaded(bundled).base.number_format == BOTH
 

@@ -367,7 +367,7 @@ def test_pull_prints_one_line_whatever_the_path(run, tmp_path, monkeypatch):
     folder = tmp_path / f"a [bold] folder with a long name {'x' * 100}"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr("gem_rag.checkpoints.fingerprint.weights_hash", lambda folder: "")
+    monkeypatch.setattr("gem_rag.checkpoints.folder.load_parts", lambda folder: None)
     monkeypatch.setattr(embedded, "embedded_base", lambda: folder)
     code, out, err = run("pull", model=False)
     assert (code, err) == (0, "")
@@ -384,7 +384,7 @@ def test_pull_opens_an_older_model_to_others(run, tmp_path, monkeypatch):
     weights.write_bytes(b"weights")
     weights.chmod(0o600)
     tmp_path.chmod(0o755)
-    monkeypatch.setattr("gem_rag.checkpoints.fingerprint.weights_hash", lambda folder: "")
+    monkeypatch.setattr("gem_rag.checkpoints.folder.load_parts", lambda folder: None)
     monkeypatch.setattr(embedded, "embedded_base", lambda: tmp_path)
     assert run("pull", model=False)[0] == 0
     assert weights.stat().st_mode & 0o777 == 0o644

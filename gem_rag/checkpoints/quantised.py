@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gem_rag.checkpoints.base import chosen_dtype, load_floats
+from gem_rag.checkpoints.base import load_floats
 from gem_rag.checkpoints.embedded import converted
-from gem_rag.compute.formats import BOTH, computed_in, is_available, require_available
+from gem_rag.compute.formats import computed_in, is_available, require_available
 from gem_rag.compute.quantised import GROUP, INT8_INPUTS, Codes, layer_of
 from gem_rag.compute.replaced import Part
 from gem_rag.files import atomic_dir, cache_dir
@@ -95,13 +95,6 @@ def exact_codes(folder: Path, weights: str, device: torch.device) -> dict[str, C
         return {}
     tensors, _ = _read(weights, "int4")
     return {} if tensors is None else dict(_all_codes(tensors))
-
-
-def make_ahead(folder: Path, weights: str) -> None:
-    """What the first load of the embedded base would make, where the default format has it."""
-    cpu = torch.device("cpu")
-    if chosen_dtype("auto", cpu) == BOTH:
-        exact_file(folder, weights, cpu)
 
 
 def _make(kept: Path, folder: Path) -> None:

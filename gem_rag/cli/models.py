@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 def pull(as_json: Json = False) -> None:
     """Fetch and convert the default model ahead of time."""
     from gem_rag.checkpoints.embedded import NAME, embedded_base
-    from gem_rag.checkpoints.fingerprint import weights_hash
-    from gem_rag.checkpoints.quantised import make_ahead
+    from gem_rag.checkpoints.folder import load_parts
     from gem_rag.files import open_to_readers
 
     folder = embedded_base()
     with suppress(PermissionError):  # another user's
         open_to_readers(folder)  # older ones were for who had made them alone
-    # Remembered and made: who loads the model may not be allowed to write.
-    make_ahead(folder, weights_hash(folder))
+    load_parts(folder)  # keeps what it finds out: who loads the model may not be allowed to write
     taken = sum(f.stat().st_size for f in folder.iterdir())
     if as_json:
         print_json({"model": NAME, "path": str(folder), "bytes": taken})
