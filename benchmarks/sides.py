@@ -81,12 +81,12 @@ def today(folder: Path) -> Path:
     """
     code, python = folder / "code", folder / "env" / "bin" / "python"
     ready = folder / "ready"
-    if ready.exists():
-        return python
     folder.mkdir(parents=True, exist_ok=True)
     if not code.exists():
         say(f"making {code}: commit {TODAY}")
-        _do("git", "-C", str(ROOT), "worktree", "add", "--detach", str(code.resolve()), TODAY)
+        _do("git", "-C", str(ROOT), "worktree", "add", "-f", "--detach", str(code.resolve()), TODAY)
+    if ready.exists():
+        return python
     say(f"making {python.parent.parent}: minutes")
     _do(sys.executable, "-m", "venv", str(python.parent.parent))
     frozen = subprocess.run(

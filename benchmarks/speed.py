@@ -10,8 +10,8 @@ stack; sentence-transformers with the same base; llama.cpp on the same GGUF (the
 which is built for AVX2: one built for the machine may be faster).
 
 Each row is measured in a process of its own for each side and round, the sides in turns; numbers
-are medians of all that was measured. Nothing else should run meanwhile. ``--rows`` measures some
-rows and leaves the others of ``--json`` as they are; ``--quick`` shows that everything works, its
+are medians of all that was measured. Nothing else should run meanwhile. ``--rows`` and ``--sides``
+measure some anew and leave the others of ``--json`` as they are; ``--quick`` shows that everything works, its
 numbers mean nothing; ``--from`` prints an earlier run again.
 """
 
@@ -141,7 +141,8 @@ class Table:
 
     def row(self, row: str) -> Samples:
         """All rounds of a row."""
-        taking = [side for side in self.sides if row in side.measures]
+        wanted = self.options.sides
+        taking = [s for s in self.sides if row in s.measures and (not wanted or s.name in wanted)]
         rounds = 1 if row in ONCE else self.options.rounds
         found, failed = in_turns(taking, rounds, partial(self.measured, row=row), row)
         self.left_out.update({f"{side}: {row}": why for side, why in failed.items()})
@@ -181,7 +182,8 @@ def measure(options: argparse.Namespace, report: Report) -> None:
         run = Table(options, Path(folder))
         for row in options.rows:
             start = time.perf_counter()
-            report["samples"].update(run.row(row))
+            for what, found in run.row(row).items():
+                report["samples"].setdefault(what, {}).update(found)
             report["seconds"][row] = round(time.perf_counter() - start)
             report["sides"].update({side.name: side.what for side in run.sides if side.what})
             report |= {
@@ -198,7 +200,8 @@ def measure(options: argparse.Namespace, report: Report) -> None:
 def begun(options: argparse.Namespace) -> Report:
     """What there is already: an earlier run, where only some rows are measured anew."""
     earlier = options.source or options.json
-    keeps = options.source or (options.rows != list(ROWS) and options.json)
+    is_part = options.rows != list(ROWS) or options.sides
+    keeps = options.source or (is_part and options.json)
     if keeps and earlier.exists():
         report: Report = json.loads(earlier.read_text(encoding="utf-8"))
         return report
@@ -209,6 +212,7 @@ def arguments() -> argparse.Namespace:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--sides", nargs="+", metavar="SIDE", help="likewise only some sides anew")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that all of it works")
     parser.add_argument("--rounds", type=int, default=2, help="the sides take turns (default 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side")
