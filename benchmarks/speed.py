@@ -11,8 +11,8 @@ which is built for AVX2: one built for the machine may be faster).
 
 Each row is measured in a process of its own for each side and round, the sides in turns; numbers
 are medians of all that was measured. Nothing else should run meanwhile. ``--rows`` and ``--sides``
-measure some anew and leave the others of ``--json`` as they are; ``--quick`` shows that everything works, its
-numbers mean nothing; ``--from`` prints an earlier run again.
+measure some anew and leave the others of ``--json`` as they are; ``--quick`` shows that everything
+works, its numbers mean nothing; ``--from`` prints an earlier run again.
 """
 
 from __future__ import annotations
