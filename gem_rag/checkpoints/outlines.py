@@ -188,7 +188,7 @@ def _other_positions(base: Base, rotary: Rotary | None) -> str:
     x = torch.zeros(1, device=base.device, dtype=base.dtype)
     last = base.max_context - 1
     at = torch.tensor([[*range(min(CHECKED_POSITIONS, last)), last]], device=base.device)
-    for kind in filter(None, base.facts.turned_by) if "" not in base.facts.turned_by else [""]:
+    for kind in base.facts.turned_by:
         named = [kind] if kind else []
         for ours, theirs in zip(rotary(x, at, *named), base.rotary(x, at, *named), strict=True):
             if not torch.equal(ours, theirs):

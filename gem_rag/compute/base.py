@@ -193,11 +193,6 @@ class Base:
         return self._held.dtype
 
     @property
-    def blocks_name(self) -> str:
-        """Where the decoder blocks are inside the model, as PEFT names them."""
-        return self.facts.blocks_name
-
-    @property
     def end_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as the model's generation config declares them."""
         held = self._held  # who has the model may have set others

@@ -153,8 +153,7 @@ def _layer_types(config: Any, layers: int) -> tuple[str, ...]:
 
 def _max_context(config: Any) -> int:
     limit = int(config.max_position_embeddings)
-    rope = config.rope_parameters
-    for parameters in rope.values() if _by_type(config) else [rope]:
+    for parameters in _ropes(config):
         if parameters.get("rope_type") in SHIFTING_ROPE:
             original = parameters.get("original_max_position_embeddings") or getattr(
                 config, "original_max_position_embeddings", limit
@@ -174,6 +173,12 @@ def _by_type(config: Any) -> bool:
     return all(isinstance(value, dict) for value in config.rope_parameters.values())
 
 
+def _ropes(config: Any) -> list[Any]:
+    """What is said of each kind's positions."""
+    rope = config.rope_parameters
+    return list(rope.values()) if _by_type(config) else [rope]
+
+
 def _turned_by(config: Any, decoder: Any, types: tuple[str, ...]) -> dict[str, float]:
     kinds = sorted(set(types)) if _by_type(config) else [""]
     return {
@@ -184,13 +189,8 @@ def _turned_by(config: Any, decoder: Any, types: tuple[str, ...]) -> dict[str, f
 
 def fixed_rotary(model: PreTrainedModel, facts: Facts) -> Rotary | None:
     """A model's rotary positions by themselves; None where they change with the text's length."""
-    module, config = decoder_of(model).rotary_emb, model.config.get_text_config()
-    rope = config.rope_parameters
-    kinds = [
-        parameters.get("rope_type")
-        for parameters in (rope.values() if "" not in facts.turned_by else [rope])
-    ]
-    if SHIFTING_ROPE & set(kinds):
+    module: Any = decoder_of(model).rotary_emb
+    if SHIFTING_ROPE & {rope.get("rope_type") for rope in _ropes(model.config.get_text_config())}:
         return None
     frequencies = {
         kind: getattr(module, _of_kind(kind, "inv_freq"), None) for kind in facts.turned_by
