@@ -572,11 +572,24 @@ def test_an_address_is_told_from_a_folder_and_printed_without_its_password():
     assert is_address(address)
     assert shown(address) == "postgresql://ann@db:5432/x?collection=c"
     assert shown("qdrant+https://:k3y@host/c") == "qdrant+https://@host/c"
+    assert shown("qdrant+https://k3y@host/c") == "qdrant+https://host/c"
     assert shown("/data/a:b@c") == "/data/a:b@c"
     last = "postgresql://db/x?user=ann&password=s3cret"
     assert shown(last) == "postgresql://db/x?user=ann"
     assert shown(last + "&collection=c") == "postgresql://db/x?user=ann&collection=c"
     assert shown("postgresql://db/x?password=s3cret") == "postgresql://db/x"
+
+
+@pytest.mark.parametrize("key", ["k3y", ":k3y"])
+def test_the_key_in_an_address_reaches_qdrant(key, monkeypatch):
+    qdrant = pytest.importorskip("gem_rag.index.backends.qdrant")
+    given = {}
+    monkeypatch.setattr(
+        qdrant, "QdrantIndex", lambda url, **options: given.update(options, url=url)
+    )
+    open_index(f"qdrant+https://{key}@host:6333/c")
+    assert given["api_key"] == "k3y"
+    assert given["url"] == "https://host:6333"
 
 
 def test_an_unknown_address_or_an_impossible_name_is_refused():

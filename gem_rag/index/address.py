@@ -3,7 +3,7 @@
 ====================================================  =============================================
 ``manuals``, ``/data/manuals``                        a folder (`GemIndex`)
 ``postgresql://user:password@host/db?collection=c``   PostgreSQL with pgvector
-``qdrant+http://host:6333/c``, ``qdrant+https://``    Qdrant; ``:key@host`` gives the API key
+``qdrant+http://host:6333/c``, ``qdrant+https://``    Qdrant; ``key@host`` gives the API key
 ``milvus+http://host:19530/c``, ``milvus+https://``   Milvus; ``user:password@host`` or ``:token@``
 ``qdrant+file:///folder?collection=c``                Qdrant's local mode
 ``milvus+file:///file.db?collection=c``               Milvus Lite
@@ -45,7 +45,9 @@ def shown(place: Place) -> str:
     if not is_address(place):
         return str(place)
     unsaid = re.sub(r"(?<=[?&])(ssl)?password=[^&#]*&?", "", str(place))  # libpq takes them there
-    return re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", unsaid.rstrip("?&"))
+    named = re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", unsaid.rstrip("?&"))
+    alone = named == unsaid and not named.startswith("postgres")  # a key without a user
+    return re.sub(r"://[^/?#@]*@", "://", named) if alone else named
 
 
 def open_index(
@@ -91,10 +93,9 @@ def _postgres(parts: SplitResult, made_by: dict[str, Any]) -> Index:
 def _qdrant(parts: SplitResult, made_by: dict[str, Any]) -> Index:
     from gem_rag.index.backends.qdrant import QdrantIndex
 
-    key: dict[str, Any] = {}
-    if parts.password is not None:
-        key["api_key"] = unquote(parts.password)
-    return QdrantIndex(_url(parts), **_named(parts), **key, **made_by)
+    key = parts.password or parts.username
+    by_key: dict[str, Any] = {"api_key": unquote(key)} if key else {}
+    return QdrantIndex(_url(parts), **_named(parts), **by_key, **made_by)
 
 
 def _milvus(parts: SplitResult, made_by: dict[str, Any]) -> Index:
