@@ -6,14 +6,28 @@ import pytest
 import torch
 from pretend_device import PretendDevice, WrongDevice, is_there
 
+from gem_rag.checkpoints.base import chosen_device
 from gem_rag.compute.lent import borrow, lend
 from gem_rag.engine.slots import Slots
+from gem_rag.errors import OptionError
 from gem_rag.model import load
 from gem_rag.model.lending import borrowed as as_model
 from gem_rag.text.codec import Tokenized
 
 IDS = [[5, 6, 7, 8], [9, 10]]
 TOKENIZED = [Tokenized(own, [(i, i + 1) for i in range(len(own))], 0) for own in IDS]
+
+
+def test_the_device_is_chosen_by_name_or_by_the_environment(monkeypatch):
+    monkeypatch.setenv("GEM_RAG_DEVICE", "meta")
+    assert chosen_device("auto").type == "meta"
+    assert chosen_device("cpu").type == "cpu"
+    monkeypatch.setenv("GEM_RAG_DEVICE", "gpu")
+    with pytest.raises(OptionError, match="'gpu'; expected auto, cpu, cuda"):
+        chosen_device("auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"'cuda:1', and torch .* finds none here"):
+        chosen_device("cuda:1")
 
 
 @pytest.fixture(params=["auto", "transformers"])

@@ -91,9 +91,22 @@ def chosen_dtype(dtype: str, device: torch.device) -> str:
 
 
 def chosen_device(device: str) -> torch.device:
-    """A device's name, or ``auto``: CUDA, then MPS, then the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """A device's name, or ``auto``: what the environment variable GEM_RAG_DEVICE says; else CUDA,
+    then MPS, then the CPU.
+
+    Raises:
+        OptionError: No device is called that, or this machine has none of it.
+    """
+    named = os.environ.get("GEM_RAG_DEVICE", "") if device == "auto" else device
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if named in ("", "auto"):
+        return torch.device(next((name for name, is_there in there.items() if is_there), "cpu"))
+    try:
+        chosen = torch.device(named)
+    except RuntimeError:
+        raise OptionError(
+            f"device is {named!r}; expected auto, cpu, cuda, cuda:1, mps or what else torch knows"
+        ) from None
+    if not there.get(chosen.type, True):
+        raise OptionError(f"device is {named!r}, and torch {torch.__version__} finds none here")
+    return chosen

@@ -70,7 +70,7 @@ class GemModel:
 
         Args:
             name_or_path: Bundled name, local folder or hub id; None is the embedded default.
-            device: ``auto`` (CUDA, then MPS, then CPU) or a torch device.
+            device: ``auto`` (GEM_RAG_DEVICE, or CUDA, then MPS, then CPU) or a torch device.
             dtype: A number format (`FORMATS`); ``auto`` is `BOTH` on a CPU that computes bfloat16,
                 float32 on others, the base's own on other devices (or what GEM_RAG_DTYPE says).
             revision: Hub revision.
