@@ -13,7 +13,7 @@ from gem_rag.documents import Document
 from gem_rag.errors import CheckpointError, GemError
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel, load
-from gem_rag.rag import GemRAG
+from gem_rag.rag import GemRAG, likeliest
 
 PASSAGE = "The kettle has a warranty of seven years."
 OTHER = "Rivers run to the sea, naïve café in winter."
@@ -171,6 +171,52 @@ def test_rag_answers_with_the_skill_where_there_is_one(model):
     assert auto.answer("How long is the warranty?", max_new_tokens=8, skill=None).answer == plain
     with pytest.raises(GemError, match="it has: answer"):
         rag_over(model, skill="nothing")
+
+
+QUESTION = "How long is the warranty?"
+
+
+def by_surety(rag: GemRAG) -> list[tuple[float, str, str]]:
+    """Of each passage: what ranking and its own answer's likelihood make of it, and that answer."""
+    out = []
+    prompt = rag.model.parts.skill("answer").config.asked(QUESTION)
+    for cited in rag.retrieve(QUESTION):
+        surety = likeliest.Surety()
+        (reading,) = rag.model.read([cited.text])
+        said = rag.model.generate(
+            prompt, after=reading, skill="answer", max_new_tokens=8, logits_hook=surety
+        )
+        out.append(
+            (cited.rank_score + likeliest.SURETY * surety.mean, cited.text, said.text.strip())
+        )
+    return out
+
+
+def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(model, monkeypatch):
+    monkeypatch.setattr(likeliest, "SURETY", 100.0)  # what is random is seldom surer
+    for seed in range(12):  # until the likeliest is not the first
+        skilled(model, seed=seed)
+        rag = rag_over(model, keep_readings=False)
+        tried = by_surety(rag)
+        _, passage, said = max(tried)
+        if passage != tried[0][1]:
+            break
+    assert passage != tried[0][1]
+    stream = rag.stream(QUESTION, max_new_tokens=8)
+    assert [cited.text for cited in stream.citations] == [passage]
+    assert "".join(stream).strip() == said == stream.answer.answer
+    assert stream.answer.finish_reason == "length"
+    (first,) = rag_over(model, tried=1).answer(QUESTION, max_new_tokens=8).citations
+    assert first.text == tried[0][1]
+    for options in ({"temperature": 0.5}, {"skill": None}, {"schema": {"enum": ["red"]}}):
+        (cited,) = rag.answer(QUESTION, max_new_tokens=8, **options).citations
+        assert cited.text == tried[0][1]
+    assert rag.answer(QUESTION, max_new_tokens=8, rank=False).citations[0].rank_score is None
+
+
+def test_no_passage_cannot_be_tried(model):
+    with pytest.raises(GemError, match="tried 0; expected all >= 1"):
+        rag_over(model, tried=0)
 
 
 def test_rag_asks_in_the_users_words(model):

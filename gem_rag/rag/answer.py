@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from gem_rag.engine.results import Generation, Usage
 from gem_rag.engine.streams import AwaitedPieces, Stream
@@ -54,6 +54,20 @@ class Answer:
         return {**asdict(self), "citations": [citation.as_dict() for citation in self.citations]}
 
 
+class Pieces(Protocol):
+    """What an `AnswerStream` is made from: a `Stream`, or an answer that is whole."""
+
+    @property
+    def generation(self) -> Generation:
+        """What was generated so far."""
+        ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def close(self, *, wait: bool = True) -> None:
+        """Stop."""
+
+
 class AnswerStream:
     """An answer's text piece by piece; `answer` is the whole, `citations` are known at once.
 
@@ -66,7 +80,7 @@ class AnswerStream:
         question: What they answer.
     """
 
-    def __init__(self, pieces: Stream | None, found: Found, question: str = "") -> None:
+    def __init__(self, pieces: Pieces | None, found: Found, question: str = "") -> None:
         self._pieces = pieces
         self._found = found
         self._question = question

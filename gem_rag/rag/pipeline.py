@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
 from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.streams import Stream
 from gem_rag.errors import GemError
 from gem_rag.index.address import open_index
 from gem_rag.index.filters import Where
@@ -20,6 +21,7 @@ from gem_rag.index.protocol import Index
 from gem_rag.index.search import Mode
 from gem_rag.model import GemModel
 from gem_rag.rag.answer import (
+    QUESTION,
     Answer,
     AnswerStream,
     AsyncAnswerStream,
@@ -32,6 +34,7 @@ from gem_rag.rag.conversation import find_in_context
 from gem_rag.rag.ingest.remove import remove
 from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import Ingest
+from gem_rag.rag.likeliest import TRIED, Written, can_be_tried, likeliest
 from gem_rag.rag.overview import Overviews
 from gem_rag.rag.question import core, last_question
 from gem_rag.rag.readings import readings_beside
@@ -64,6 +67,8 @@ class GemRAG:
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
             without running it again; of more, `several` says what is made of them.
+        tried: With one: from how many of the best a skill answers, each alone; the passage whose
+            answer is likeliest is put before the model (`gem_rag.rag.likeliest`). 1 is the first.
         several: "together" reads them afresh as one text; "committee" lets each reading answer and
             takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
             without running them again; "join" puts their readings together, an approximation. A
@@ -92,6 +97,7 @@ class GemRAG:
         readings_format: str | None = None,
         candidates: int = CANDIDATES,
         context: int = 1,
+        tried: int = TRIED,
         several: Several = "together",
         rank: bool = True,
         mode: Mode = "hybrid",
@@ -101,8 +107,10 @@ class GemRAG:
         chunk_tokens: int = CHUNK_TOKENS,
         join_readings: bool = False,
     ) -> None:
-        if candidates < 1 or context < 1:
-            raise GemError(f"candidates {candidates}, context {context}; expected both >= 1")
+        if min(candidates, context, tried) < 1:
+            raise GemError(
+                f"candidates {candidates}, context {context}, tried {tried}; expected all >= 1"
+            )
         self.model = model
         self.index = _opened(index)
         if model.embeds:
@@ -119,6 +127,7 @@ class GemRAG:
         self.store.require_embeds_as(model)
         self.candidates = candidates
         self.context = context
+        self.tried = tried
         self.rank = rank
         self.mode: Mode = mode
         self.threshold = model.config.answerable.threshold if threshold == "auto" else threshold
@@ -274,19 +283,25 @@ class GemRAG:
         said = self._unsearched(question, history, where, options)
         if said is not None:
             return said
-        found, asked = self._relevant(question, history, where, rank, mode)
+        tried = self._tried(options)
+        k = max(self.context, tried)
+        found, asked = self._relevant(question, history, where, rank, mode, k)
         if not found.citations:
             return AnswerStream(None, found)
-        pieces = answer_from(
-            self.model,
-            self.store,
-            found,
-            asked,
-            prompt=self._prompt(generation["skill"]),
-            several=self.several,
-            **generation,
-        )
+        prompt = self._prompt(generation["skill"])
+        pieces: Stream | Written
+        if tried > 1:
+            words = prompt.replace(QUESTION, asked)
+            found, pieces = likeliest(self.model, self.store, found, words, **generation)
+        else:
+            ways: dict[str, Any] = {"prompt": prompt, "several": self.several}
+            pieces = answer_from(self.model, self.store, found, asked, **ways, **generation)
         return AnswerStream(pieces, found, asked)
+
+    def _tried(self, options: GenerationOptions) -> int:
+        """From how many passages it is answered, each alone."""
+        alone = self.context == 1 and self.prompt is None and self.model.shares_readings
+        return self.tried if alone and can_be_tried(options) else 1
 
     def _relevant(
         self,
@@ -295,6 +310,7 @@ class GemRAG:
         where: Where | None,
         rank: bool | None,
         mode: Mode | None,
+        k: int,
     ) -> tuple[Found, str]:
         """What is found for a question, and how it was asked; nothing where it is not relevant.
 
@@ -306,7 +322,7 @@ class GemRAG:
 
         def find(asked: str, *, searched: str | None = None, only: str | None = None) -> Found:
             among = where if only is None else {"$id": only}
-            found = self._find(asked, self.context, among, rank, mode, searched)
+            found = self._find(asked, k, among, rank, mode, searched)
             spent.update({name: spent.get(name, 0.0) + s for name, s in found.timings.items()})
             return found
 
@@ -334,7 +350,7 @@ class GemRAG:
             return SaidStream([said], "small_talk")
 
         def source_before() -> str | None:
-            found, _ = self._relevant(last_question(history), (), where, None, None)
+            found, _ = self._relevant(last_question(history), (), where, None, None, 1)
             return found.citations[0].source if found.citations else None
 
         overviews = Overviews(self.index, self.model, where)
