@@ -1,0 +1,120 @@
+"""The best passage alone beside the best three, each answered from alone, the likeliest counting.
+
+``--on narrative`` are held-out questions of NarrativeQA's odd stories: what an answer's likelihood
+counts for (`gem_rag.rag.likeliest.SURETY`) is chosen on them, by the table of its values. ``--on
+squad`` reports. Questions are asked at `GemRAG`'s defaults, but always answered; what was asked is
+kept in ``--kept``, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from common import arguments, show
+
+from gem_rag.index import GemIndex
+from gem_rag.model import GemModel
+from gem_rag.progress import progress
+from gem_rag.rag.likeliest import SURETY, TRIED, Surety
+from gem_rag.rag.retrieve import CANDIDATES, Retriever
+from gem_rag.store import ReadingStore
+from gem_rag_train.evaluation.answers import best, contains, f1
+from gem_rag_train.evaluation.choosing import narrative_odd
+from gem_rag_train.evaluation.sets import Question, Retrieval, squad
+from gem_rag_train.evaluation.statistics import Sample
+from gem_rag_train.kept.lines import append_line, read_lines
+
+VALUES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
+SKILL, TOKENS = "answer", 48
+
+
+def tried(model: GemModel, data: Retrieval, file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Of each question its best passages: rank score, answer, mean likelihood, and which it is."""
+    known = {row["question"]: row["tried"] for row in read_lines(file)}
+    store = ReadingStore(model, memory_bytes=8 << 30)
+    index = GemIndex(fingerprint=model.fingerprint)
+    index.add(data.paragraphs, store.embed(data.paragraphs))
+    retriever = Retriever(model, index, store)
+    with progress("asking", len(data.questions)) as advance:
+        for question in sorted(data.questions, key=lambda q: q.paragraph):
+            if question.text not in known:
+                known[question.text] = asked(model, retriever, store, data, question)
+                append_line(file, {"question": question.text, "tried": known[question.text]})
+            advance(1)
+    return known
+
+
+def asked(
+    model: GemModel, retriever: Retriever, store: ReadingStore, data: Retrieval, question: Question
+) -> list[dict[str, Any]]:
+    """One question's passages."""
+    found = retriever.find(question.text, k=TRIED, candidates=CANDIDATES, rank=True)
+    prompt = model.parts.skill(SKILL).config.asked(question.text)
+    sureties = [Surety() for _ in found.texts]
+    waited = [
+        model.submit(prompt, after=one, max_new_tokens=TOKENS, skill=SKILL, logits_hook=surety)
+        for one, surety in zip(found.readings or store.read(found.texts), sureties, strict=True)
+    ]
+    return [
+        {
+            "rank": cited.rank_score,
+            "said": answer.result().text.strip(),
+            "surety": surety.mean,
+            "gold": cited.text == data.paragraphs[question.paragraph],
+        }
+        for cited, answer, surety in zip(found.citations, waited, sureties, strict=True)
+    ]
+
+
+def chosen(passages: list[dict[str, Any]], surety: float) -> dict[str, Any]:
+    """The passage that is answered from."""
+    return max(passages, key=lambda each: each["rank"] + surety * each["surety"])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--on", choices=("narrative", "squad"), default="squad")
+    parser.add_argument("--questions", type=int, default=225)
+    parser.add_argument("--paragraphs", type=int, default=0, help="to find among; 0: all")
+    parser.add_argument("--model")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--kept", type=Path, default=Path("likeliest"))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    model = GemModel.from_pretrained(options.model, dtype=options.dtype)
+    data = narrative_odd(model) if options.on == "narrative" else Retrieval(*squad())
+    data = data.sample(options.paragraphs or None, options.questions, seed=1)
+    options.kept.mkdir(parents=True, exist_ok=True)
+    skill = model.parts.skill(SKILL).fingerprint[:12]
+    name = f"{options.on}-{skill}-{options.dtype}-{options.questions}-{options.paragraphs}.jsonl"
+    known = tried(model, data, options.kept / name)
+    rows = [known[question.text] for question in data.questions]
+    asked_of = list(zip(rows, data.questions, strict=True))
+    report: dict[str, Any] = {
+        "questions": len(rows),
+        "right passage first": sum(each[0]["gold"] for each in rows) / len(rows),
+        "among the tried": sum(any(one["gold"] for one in each) for each in rows) / len(rows),
+    }
+    for metric in (contains, f1):
+        samples = {
+            value: Sample.mean(
+                [best(metric, chosen(r, value)["said"], q) for r, q in asked_of],
+                data.gold,
+            )
+            for value in VALUES
+        }
+        for value, sample in samples.items():
+            report[f"{metric.__name__}, surety {value:g}"] = sample.value
+        gain = samples[SURETY].minus(samples[0.0])
+        report[f"{metric.__name__}, gained by {SURETY:g}"] = (
+            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        )
+        right = [max(best(metric, one["said"], q) for one in r) for r, q in asked_of]
+        report[f"{metric.__name__}, the best of the tried"] = sum(right) / len(right)
+    show(report, options.json)
+
+
+if __name__ == "__main__":
+    main()
