@@ -1,13 +1,17 @@
 """The best passage alone beside the best three, each answered from alone, the likeliest counting.
 
-``--on narrative`` are held-out questions of NarrativeQA's odd stories: what an answer's likelihood
-counts for (`gem_rag.rag.likeliest.SURETY`) is chosen on them, by the table of its values. ``--on
-squad`` reports. Questions are asked at `GemRAG`'s defaults, but always answered; what was asked is
-kept in ``--kept``, so that an interrupted run goes on.
+``--on narrative`` and ``--on quac`` are held-out questions, of NarrativeQA's odd stories and QuAC's
+odd dialogues: what an answer's likelihood counts for (`gem_rag.rag.likeliest.SURETY`) is chosen on
+them, by the table of its values (of QuAC's answers, which are longer than ours, only the beginning
+is known: there the passage counts). ``--on squad`` reports. Questions are asked at `GemRAG`'s
+defaults, but always answered; what was asked is kept in ``--kept``, so that an interrupted run goes
+on.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from gem_rag.rag.likeliest import SURETY, TRIED, Surety
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.evaluation.answers import best, contains, f1
-from gem_rag_train.evaluation.choosing import narrative_odd
+from gem_rag_train.evaluation.choosing import narrative_odd, quac_odd
 from gem_rag_train.evaluation.sets import Question, Retrieval, squad
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.kept.lines import append_line, read_lines
@@ -68,6 +72,35 @@ def asked(
     ]
 
 
+def seconds(
+    model: GemModel, data: Retrieval, questions: list[Question], most: int
+) -> tuple[float, float]:
+    """Median seconds of an answer from one kept reading, and from so many."""
+    times: dict[int, list[float]] = {1: [], most: []}
+    for question in questions:
+        prompt = model.parts.skill(SKILL).config.asked(question.text)
+        others = [
+            data.paragraphs[(question.paragraph + i) % len(data.paragraphs)] for i in range(most)
+        ]
+        readings = model.read(others, show_progress=False)
+        for count, spent in times.items():
+            started = time.perf_counter()
+            waited = [
+                model.submit(
+                    prompt,
+                    after=reading,
+                    max_new_tokens=TOKENS,
+                    skill=SKILL,
+                    logits_hook=Surety() if count > 1 else None,
+                )
+                for reading in readings[:count]
+            ]
+            for each in waited:
+                each.result()
+            spent.append(time.perf_counter() - started)
+    return statistics.median(times[1]), statistics.median(times[most])
+
+
 def chosen(passages: list[dict[str, Any]], surety: float) -> dict[str, Any]:
     """The passage that is answered from."""
     return max(passages, key=lambda each: each["rank"] + surety * each["surety"])
@@ -75,17 +108,18 @@ def chosen(passages: list[dict[str, Any]], surety: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--on", choices=("narrative", "squad"), default="squad")
+    parser.add_argument("--on", choices=("narrative", "quac", "squad"), default="squad")
     parser.add_argument("--questions", type=int, default=225)
     parser.add_argument("--paragraphs", type=int, default=0, help="to find among; 0: all")
+    parser.add_argument("--timed", type=int, default=0, help="questions whose answers are timed")
     parser.add_argument("--model")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--kept", type=Path, default=Path("likeliest"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model = GemModel.from_pretrained(options.model, dtype=options.dtype)
-    data = narrative_odd(model) if options.on == "narrative" else Retrieval(*squad())
-    data = data.sample(options.paragraphs or None, options.questions, seed=1)
+    sets = {"narrative": narrative_odd, "quac": quac_odd, "squad": lambda _: Retrieval(*squad())}
+    data = sets[options.on](model).sample(options.paragraphs or None, options.questions, seed=1)
     options.kept.mkdir(parents=True, exist_ok=True)
     skill = model.parts.skill(SKILL).fingerprint[:12]
     name = f"{options.on}-{skill}-{options.dtype}-{options.questions}-{options.paragraphs}.jsonl"
@@ -94,9 +128,12 @@ def main() -> None:
     asked_of = list(zip(rows, data.questions, strict=True))
     report: dict[str, Any] = {
         "questions": len(rows),
-        "right passage first": sum(each[0]["gold"] for each in rows) / len(rows),
         "among the tried": sum(any(one["gold"] for one in each) for each in rows) / len(rows),
     }
+    for value in VALUES:
+        report[f"right passage, surety {value:g}"] = sum(
+            chosen(each, value)["gold"] for each in rows
+        ) / len(rows)
     for metric in (contains, f1):
         samples = {
             value: Sample.mean(
@@ -113,6 +150,9 @@ def main() -> None:
         )
         right = [max(best(metric, one["said"], q) for one in r) for r, q in asked_of]
         report[f"{metric.__name__}, the best of the tried"] = sum(right) / len(right)
+    if options.timed:
+        one, three = seconds(model, data, data.questions[: options.timed], TRIED)
+        report |= {"seconds an answer, one": one, f"seconds an answer, {TRIED}": three}
     show(report, options.json)
 
 

@@ -290,7 +290,7 @@ class GemRAG:
             return AnswerStream(None, found)
         prompt = self._prompt(generation["skill"])
         pieces: Stream | Written
-        if tried > 1:
+        if tried > 1 and len(found.texts) > 1:
             words = prompt.replace(QUESTION, asked)
             found, pieces = likeliest(self.model, self.store, found, words, **generation)
         else:
