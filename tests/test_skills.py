@@ -202,7 +202,7 @@ def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(mod
         if passage != tried[0][1]:
             break
     assert passage != tried[0][1]
-    stream = rag.stream(QUESTION, max_new_tokens=8)
+    stream = rag.stream(QUESTION, max_new_tokens=8, logits_hook=None)
     assert [cited.text for cited in stream.citations] == [passage]
     assert "".join(stream).strip() == said == stream.answer.answer
     assert stream.answer.finish_reason == "length"

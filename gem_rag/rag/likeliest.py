@@ -93,7 +93,7 @@ def likeliest(
         found = alone(found, 0)  # the search's order stays
     sureties = [Surety() for _ in found.texts]
     waited = [
-        model.submit(asked, after=reading, logits_hook=surety, **options)
+        model.submit(asked, after=reading, **(options | {"logits_hook": surety}))
         for reading, surety in zip(found.readings or store.read(found.texts), sureties, strict=True)
     ]
     answers = [each.result() for each in waited]
