@@ -10,18 +10,20 @@ on.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import arguments, show
 
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
-from gem_rag.rag.likeliest import SURETY, TRIED, Surety
+from gem_rag.rag.likeliest import NEAR, SURETY, TRIED, Surety
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.evaluation.answers import best, contains, f1
@@ -30,6 +32,7 @@ from gem_rag_train.evaluation.sets import Question, Retrieval, squad
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.kept.lines import append_line, read_lines
 
+BEHIND = (0.1, NEAR, 0.3, 0.4)
 VALUES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
 SKILL, TOKENS = "answer", 48
 
@@ -103,9 +106,10 @@ def seconds(
     return statistics.median(times[1]), statistics.median(times[most])
 
 
-def chosen(passages: list[dict[str, Any]], surety: float) -> dict[str, Any]:
+def chosen(passages: list[dict[str, Any]], surety: float, near: float = math.inf) -> dict[str, Any]:
     """The passage that is answered from."""
-    return max(passages, key=lambda each: each["rank"] + surety * each["surety"])
+    tried = [each for each in passages if each["rank"] >= passages[0]["rank"] - near]
+    return max(tried, key=lambda each: each["rank"] + surety * each["surety"])
 
 
 def main() -> None:
@@ -130,6 +134,9 @@ def main() -> None:
     asked_of = list(zip(rows, data.questions, strict=True))
     report: dict[str, Any] = {
         "questions": len(rows),
+        "tried by default, of three": np.mean(
+            [np.mean([one["rank"] >= each[0]["rank"] - NEAR for one in each]) for each in rows]
+        ),
         "among the tried": sum(any(one["gold"] for one in each) for each in rows) / len(rows),
     }
     for value in VALUES:

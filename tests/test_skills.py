@@ -194,6 +194,7 @@ def by_surety(rag: GemRAG) -> list[tuple[float, str, str]]:
 
 def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(model, monkeypatch):
     monkeypatch.setattr(likeliest, "SURETY", 100.0)  # what is random is seldom surer
+    monkeypatch.setattr(likeliest, "NEAR", 100.0)
     for seed in range(12):  # until the likeliest is not the first
         skilled(model, seed=seed)
         rag = rag_over(model, keep_readings=False)
@@ -212,6 +213,22 @@ def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(mod
         (cited,) = rag.answer(QUESTION, max_new_tokens=8, **options).citations
         assert cited.text == tried[0][1]
     assert rag.answer(QUESTION, max_new_tokens=8, rank=False).citations[0].rank_score is None
+
+
+def test_far_ahead_the_first_passage_is_answered_from_at_once(model, monkeypatch):
+    monkeypatch.setattr(likeliest, "SURETY", 100.0)
+    skilled(model)
+    rag = rag_over(model)
+    first, second = rag.retrieve(QUESTION)
+    gap = first.rank_score - second.rank_score
+    tokens = list(rag_over(model, tried=1).stream(QUESTION, max_new_tokens=8))
+    assert len(tokens) > 1
+    monkeypatch.setattr(likeliest, "NEAR", gap / 2)
+    stream = rag.stream(QUESTION, max_new_tokens=8)
+    assert stream.citations[0].id == first.id
+    assert list(stream) == tokens
+    monkeypatch.setattr(likeliest, "NEAR", gap * 2)
+    assert len(list(rag.stream(QUESTION, max_new_tokens=8))) == 1
 
 
 def test_no_passage_cannot_be_tried(model):

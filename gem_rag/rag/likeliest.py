@@ -1,8 +1,8 @@
 """Which of the best passages answers: each is answered from alone, and the likeliest answer counts.
 
 Ranking asks how well a passage explains the question; how sure the model is of the answer that it
-finds there is known once it is written. Readings are at hand after ranking, so that three short
-answers are three rows of the same few steps.
+finds there is known once it is written. Where ranking leaves little between the first ones, each is
+answered from: readings are at hand then, and three short answers are three rows of the same steps.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from gem_rag.model import GemModel
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
 
-TRIED = 3  # passages that are answered from, where nobody says otherwise
-# What a nat of an answer's mean log-likelihood counts for beside the rank score: chosen on held-out
-# questions (docs/benchmarks.md).
-SURETY = 0.4
+TRIED = 3  # passages that are answered from at most, where nobody says otherwise
+# By how much of a rank score another passage may be behind the first to be tried, and what a nat of
+# an answer's mean log-likelihood counts for beside it: chosen on held-out questions
+# (docs/experiments/several.md).
+NEAR, SURETY = 0.2, 0.4
 
 
 @dataclass
@@ -63,14 +64,21 @@ def can_be_tried(options: GenerationOptions) -> bool:
     return free and options.skill is not None and options.temperature == 0
 
 
-def alone(found: Found, place: int) -> Found:
-    """What was found, with one of its passages only."""
-    one = slice(place, place + 1)
+def near(found: Found) -> Found:
+    """The best passage, and those that ranking puts so near to it that an answer may decide."""
+    scores = [c.rank_score for c in found.citations if c.rank_score is not None]
+    if len(scores) < len(found.citations):
+        return _only(found, slice(1))  # not ranked: the search's order stays
+    return _only(found, slice(sum(score >= scores[0] - NEAR for score in scores)))
+
+
+def _only(found: Found, places: slice) -> Found:
+    """What was found, with these of its passages only."""
     return replace(
         found,
-        citations=found.citations[one],
-        readings=found.readings[one],
-        texts=found.texts[one],
+        citations=found.citations[places],
+        readings=found.readings[places],
+        texts=found.texts[places],
     )
 
 
@@ -89,17 +97,20 @@ def likeliest(
     Returns:
         What was found with that passage alone, and the answer.
     """
-    if any(cited.rank_score is None for cited in found.citations):
-        found = alone(found, 0)  # the search's order stays
     sureties = [Surety() for _ in found.texts]
     waited = [
         model.submit(asked, after=reading, **(options | {"logits_hook": surety}))
         for reading, surety in zip(found.readings or store.read(found.texts), sureties, strict=True)
     ]
-    answers = [each.result() for each in waited]
+    try:
+        answers = [each.result() for each in waited]
+    except BaseException:
+        for each in waited:
+            each.cancel()
+        raise
     scores = [
         (cited.rank_score or 0.0) + SURETY * surety.mean
         for cited, surety in zip(found.citations, sureties, strict=True)
     ]
     best = scores.index(max(scores))
-    return alone(found, best), Written(answers[best])
+    return _only(found, slice(best, best + 1)), Written(answers[best])

@@ -34,7 +34,7 @@ from gem_rag.rag.conversation import find_in_context
 from gem_rag.rag.ingest.remove import remove
 from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import Ingest
-from gem_rag.rag.likeliest import TRIED, Written, can_be_tried, likeliest
+from gem_rag.rag.likeliest import TRIED, Written, can_be_tried, likeliest, near
 from gem_rag.rag.overview import Overviews
 from gem_rag.rag.question import core, last_question
 from gem_rag.rag.readings import readings_beside
@@ -67,8 +67,9 @@ class GemRAG:
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
             without running it again; of more, `several` says what is made of them.
-        tried: With one: from how many of the best a skill answers, each alone; the passage whose
-            answer is likeliest is put before the model (`gem_rag.rag.likeliest`). 1 is the first.
+        tried: With one: from how many of the best a skill answers, each alone, where ranking leaves
+            little between them; the likeliest answer is given (`gem_rag.rag.likeliest`). 1 is the
+            first passage always.
         several: "together" reads them afresh as one text; "committee" lets each reading answer and
             takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
             without running them again; "join" puts their readings together, an approximation. A
@@ -288,6 +289,7 @@ class GemRAG:
         found, asked = self._relevant(question, history, where, rank, mode, k)
         if not found.citations:
             return AnswerStream(None, found)
+        found = near(found) if tried > 1 else found
         prompt = self._prompt(generation["skill"])
         pieces: Stream | Written
         if tried > 1 and len(found.texts) > 1:
