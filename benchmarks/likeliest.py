@@ -157,6 +157,9 @@ def main() -> None:
         report[f"{metric.__name__}, gained by {SURETY:g}"] = (
             f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         )
+        for near in BEHIND:
+            scores = [best(metric, chosen(r, SURETY, near)["said"], q) for r, q in asked_of]
+            report[f"{metric.__name__}, {SURETY:g}, at most {near:g} behind"] = np.mean(scores)
         right = [max(best(metric, one["said"], q) for one in r) for r, q in asked_of]
         report[f"{metric.__name__}, the best of the tried"] = sum(right) / len(right)
     if options.timed:
