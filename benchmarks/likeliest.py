@@ -23,7 +23,7 @@ from common import arguments, show
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
-from gem_rag.rag.likeliest import NEAR, SURETY, TRIED, Surety
+from gem_rag.rag.likeliest import NEAR, SURETY, TRIED, answers_from
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.evaluation.answers import best, contains, f1
@@ -61,19 +61,16 @@ def asked(
     """One question's passages."""
     found = retriever.find(question.text, k=TRIED, candidates=CANDIDATES, rank=True)
     prompt = model.parts.skill(SKILL).config.asked(question.text)
-    sureties = [Surety() for _ in found.texts]
-    waited = [
-        model.submit(prompt, after=one, max_new_tokens=TOKENS, skill=SKILL, logits_hook=surety)
-        for one, surety in zip(found.readings or store.read(found.texts), sureties, strict=True)
-    ]
+    readings = found.readings or store.read(found.texts)
+    answers = answers_from(model, readings, prompt, max_new_tokens=TOKENS, skill=SKILL)
     return [
         {
             "rank": cited.rank_score,
-            "said": answer.result().text.strip(),
-            "surety": surety.mean,
+            "said": answer.text.strip(),
+            "surety": surety,
             "gold": cited.text == data.paragraphs[question.paragraph],
         }
-        for cited, answer, surety in zip(found.citations, waited, sureties, strict=True)
+        for cited, (answer, surety) in zip(found.citations, answers, strict=True)
     ]
 
 
@@ -90,18 +87,10 @@ def seconds(
         readings = model.read(others, show_progress=False)
         for count, spent in times.items():
             started = time.perf_counter()
-            waited = [
-                model.submit(
-                    prompt,
-                    after=reading,
-                    max_new_tokens=TOKENS,
-                    skill=SKILL,
-                    logits_hook=Surety() if count > 1 else None,
-                )
-                for reading in readings[:count]
-            ]
-            for each in waited:
-                each.result()
+            if count == 1:
+                model.generate(prompt, after=readings[0], max_new_tokens=TOKENS, skill=SKILL)
+            else:
+                answers_from(model, readings, prompt, max_new_tokens=TOKENS, skill=SKILL)
             spent.append(time.perf_counter() - started)
     return statistics.median(times[1]), statistics.median(times[most])
 

@@ -573,6 +573,7 @@ def test_an_address_is_told_from_a_folder_and_printed_without_its_password():
     assert shown(address) == "postgresql://ann@db:5432/x?collection=c"
     assert shown("qdrant+https://:k3y@host/c") == "qdrant+https://@host/c"
     assert shown("qdrant+https://k3y@host/c") == "qdrant+https://host/c"
+    assert shown("qdrant+https://k3y@host/c?") == "qdrant+https://host/c"
     assert shown("/data/a:b@c") == "/data/a:b@c"
     last = "postgresql://db/x?user=ann&password=s3cret"
     assert shown(last) == "postgresql://db/x?user=ann"

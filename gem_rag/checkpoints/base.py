@@ -98,15 +98,18 @@ def chosen_device(device: str) -> torch.device:
         OptionError: No device is called that, or this machine has none of it.
     """
     named = os.environ.get("GEM_RAG_DEVICE", "") if device == "auto" else device
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if named in ("", "auto"):
-        return torch.device(next((name for name, is_there in there.items() if is_there), "cpu"))
+        return torch.device(next((name for name, is_there in there.items() if is_there()), "cpu"))
     try:
         chosen = torch.device(named)
     except RuntimeError:
         raise OptionError(
             f"device is {named!r}; expected auto, cpu, cuda, cuda:1, mps or what else torch knows"
         ) from None
-    if not there.get(chosen.type, True):
+    if chosen.type in there and not there[chosen.type]():
         raise OptionError(f"device is {named!r}, and torch {torch.__version__} finds none here")
     return chosen

@@ -45,7 +45,8 @@ def shown(place: Place) -> str:
     if not is_address(place):
         return str(place)
     unsaid = re.sub(r"(?<=[?&])(ssl)?password=[^&#]*&?", "", str(place))  # libpq takes them there
-    named = re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", unsaid.rstrip("?&"))
+    unsaid = unsaid.rstrip("?&")
+    named = re.sub(r"(://[^/?#@]*?):[^/?#]*@", r"\1@", unsaid)
     alone = named == unsaid and not named.startswith("postgres")  # a key without a user
     return re.sub(r"://[^/?#@]*@", "://", named) if alone else named
 

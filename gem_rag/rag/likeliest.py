@@ -7,12 +7,13 @@ answered from: readings are at hand then, and three short answers are three rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from gem_rag.compute.reading import Reading
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.results import Generation
 from gem_rag.model import GemModel
@@ -82,6 +83,24 @@ def _only(found: Found, places: slice) -> Found:
     )
 
 
+def answers_from(
+    model: GemModel, readings: Sequence[Reading], asked: str, **options: Any
+) -> list[tuple[Generation, float]]:
+    """An answer from each reading, and the mean log-likelihood of its tokens, nats."""
+    sureties = [Surety() for _ in readings]
+    waited = [
+        model.submit(asked, after=reading, **(options | {"logits_hook": surety}))
+        for reading, surety in zip(readings, sureties, strict=True)
+    ]
+    try:
+        answers = [each.result() for each in waited]
+    except BaseException:
+        for each in waited:
+            each.cancel()
+        raise
+    return [(answer, surety.mean) for answer, surety in zip(answers, sureties, strict=True)]
+
+
 def likeliest(
     model: GemModel, store: ReadingStore, found: Found, asked: str, **options: Any
 ) -> tuple[Found, Written]:
@@ -97,20 +116,11 @@ def likeliest(
     Returns:
         What was found with that passage alone, and the answer.
     """
-    sureties = [Surety() for _ in found.texts]
-    waited = [
-        model.submit(asked, after=reading, **(options | {"logits_hook": surety}))
-        for reading, surety in zip(found.readings or store.read(found.texts), sureties, strict=True)
-    ]
-    try:
-        answers = [each.result() for each in waited]
-    except BaseException:
-        for each in waited:
-            each.cancel()
-        raise
+    readings = found.readings or store.read(found.texts)
+    answers = answers_from(model, readings, asked, **options)
     scores = [
-        (cited.rank_score or 0.0) + SURETY * surety.mean
-        for cited, surety in zip(found.citations, sureties, strict=True)
+        (cited.rank_score or 0.0) + SURETY * surety
+        for cited, (_, surety) in zip(found.citations, answers, strict=True)
     ]
     best = scores.index(max(scores))
-    return _only(found, slice(best, best + 1)), Written(answers[best])
+    return _only(found, slice(best, best + 1)), Written(answers[best][0])
