@@ -20,10 +20,11 @@ from common import arguments, show
 from sklearn.linear_model import LogisticRegression
 
 from gem_rag.config import CONFIG_FILE, AnswerableWeights, GemConfig, RelevanceWeights
+from gem_rag.documents import CHUNK_TOKENS
 from gem_rag.files import atomic_write
 from gem_rag.model import GemModel
 from gem_rag_train.evaluation.answerable import CONFIDENCE, RANK_SCORE, Tried, tried
-from gem_rag_train.evaluation.choosing import CHUNK_TOKENS, boolq_dev, narrative_odd, quac_odd
+from gem_rag_train.evaluation.choosing import boolq_dev, narrative_odd, quac_odd
 from gem_rag_train.evaluation.kept import KeptAnswers, digest
 from gem_rag_train.evaluation.report import shown
 from gem_rag_train.evaluation.sets import Retrieval, squad

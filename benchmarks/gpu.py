@@ -37,7 +37,14 @@ from gem_rag.model import GemModel, create  # noqa: E402
 
 # What a card computes in bf16 without sparsity, by its data sheet, in TFLOP/s.
 DATA_SHEETS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
-CORE_TESTS = ("test_devices", "test_attention", "test_decoder", "test_model", "test_ranker")
+CORE_TESTS = (
+    "test_devices",
+    "test_replay",
+    "test_attention",
+    "test_decoder",
+    "test_model",
+    "test_ranker",
+)
 # These compare with more places than bf16 has.
 EXACT_TESTS = (
     "test_reading_is_what_the_base_leaves_in_its_cache",
@@ -168,11 +175,13 @@ def agreement(card: Card, folder: Path) -> dict[str, Any]:
         base = make_base(folder / family, family)
         expected = answers(made(base, "cpu", "float32"))
         for dtype, (cosine, nats) in TOLERANCES.items():
-            found = answers(made(base, card.device, dtype))
-            facts = compared(found, expected)
+            model = made(base, card.device, dtype)
+            facts = compared(answers(model), expected)
+            facts["replayed"] = model.parts.replays  # False: a graph failed, or said otherwise
             same_text = dtype != "float32" or facts["same_tokens"] == 1.0
             within = facts["least_cosine"] >= cosine and facts["largest_rank_nats"] <= nats
-            out[f"{family} {dtype}"] = facts | {"ok": bool(within and same_text)}
+            replayed = facts["replayed"] == card.is_cuda
+            out[f"{family} {dtype}"] = facts | {"ok": bool(within and same_text and replayed)}
     return out | {"ok": all(facts["ok"] for facts in out.values())}
 
 
@@ -183,8 +192,8 @@ def answers(model: GemModel) -> dict[str, Any]:
     vectors.append(model.embed_readings(readings))
     ranked = sorted(model.rank(QUESTION, readings), key=lambda r: r.index)
     prompts = [f"{text} {QUESTION}" for text in TEXTS[:3]]
-    generated = model.generate_batch(prompts, max_new_tokens=12)
-    generated += [model.generate(QUESTION, after=readings[0], max_new_tokens=12)]
+    generated = model.generate_batch(prompts, max_new_tokens=24)
+    generated += [model.generate(QUESTION, after=readings[0], max_new_tokens=24)]
     return {
         "vectors": np.concatenate(vectors),
         "scores": np.array([r.score for r in ranked]),
@@ -192,7 +201,7 @@ def answers(model: GemModel) -> dict[str, Any]:
     }
 
 
-def compared(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+def compared(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
     """How far apart two models' answers are."""
     pairs = [
         (a, b)
@@ -237,7 +246,16 @@ class Speed:
         return self._facts(n, took, self.flops_a_token)
 
     def decoding(self, rows: int) -> dict[str, float]:
-        """Rows that generate together; the time of the same prompts with one token taken off."""
+        """Rows that generate together, their steps replayed as graphs, and run one by one."""
+        parts, facts = self._model.parts, {}
+        for name, parts.replays in (("one_by_one", False), ("", self._card.is_cuda)):
+            found = self._decoded(rows)
+            facts |= {f"{key}_{name}".strip("_"): value for key, value in found.items()}
+        gain = facts["tokens_a_second"] / facts["tokens_a_second_one_by_one"]
+        return facts | {"replayed": parts.replays, "gain_of_replaying": gain}
+
+    def _decoded(self, rows: int) -> dict[str, float]:
+        """The time of all tokens, less that of the same prompts with one token."""
         prompts = [text_of(self._model, 32, i) for i in range(rows)]
         counted = 0
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from pretend_device import PretendDevice, WrongDevice, is_there
+from pretend_graph import Pretended
 
 from gem_rag.checkpoints.base import chosen_device
+from gem_rag.compute import replay
 from gem_rag.compute.lent import borrow, lend
 from gem_rag.engine.slots import Slots
 from gem_rag.errors import OptionError
@@ -104,6 +106,24 @@ def test_rows_of_different_lengths_generate_on_the_device(there):
         slots.run(rows, [[7], [8], [9]])
     slots.close(rows[0])
     slots.run(rows[1:], [[1], [2]])
+
+
+def test_steps_are_recorded_and_replayed_on_the_device(there, monkeypatch):
+    model, device = there
+    pretended = Pretended()
+    monkeypatch.setattr(replay, "recorded", pretended)
+    model.parts.replays = True
+    slots = Slots(model.parts)
+    rows = [slots.open(None, 0, 20), slots.open(None, 0, 20)]
+    slots.run(rows, [[3, 4, 5], [6]])
+    for _ in range(replay.AFTER):
+        slots.run(rows, [[7], [8]])
+    device.waits = 0
+    for _ in range(5):
+        assert is_there(slots.run(rows, [[7], [8]]).all)
+    ours = model.parts.decoder is not None
+    assert pretended.replayed == (1 + 5 if ours else 0)
+    assert device.waits == 0 or not ours
 
 
 def test_the_pretended_device_refuses_what_a_real_one_would():

@@ -1,5 +1,7 @@
 """The house stands: nothing reads another file's private things, runs in a circle or overgrows."""
 
+import subprocess
+import sys
 from textwrap import dedent
 
 import house
@@ -26,6 +28,26 @@ def test_every_package_is_read(sources):
         "haystack_integrations.components.rankers.gem_rag",
         "llm_gem_rag",
     }
+
+
+IMPORTED = """
+import importlib, pathlib, sys
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.py")):
+    try:
+        importlib.import_module(path.stem)
+    except ModuleNotFoundError as error:
+        if error.name.startswith(("gem_rag", "langchain_gem_rag", "llama_index_gem_rag")):
+            raise
+        print(f"{path.name}: {error}")  # a peer that this benchmark alone compares with
+"""
+
+
+def test_every_benchmark_finds_what_it_imports():
+    folder = house.ROOT / "benchmarks"
+    command = [sys.executable, "-c", IMPORTED, folder]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) < len(list(folder.glob("*.py"))) / 2
 
 
 def test_no_file_reads_anothers_private_names(sources):

@@ -1,5 +1,6 @@
 """One model, three jobs, on a tiny Llama."""
 
+import os
 import threading
 import warnings
 
@@ -19,7 +20,9 @@ from gem_rag.errors import (
 )
 from gem_rag.model import GemModel, create
 
-CLOSE = {"rtol": 0, "atol": 1e-4}
+# On a card the suite is run in bfloat16 too (benchmarks/gpu.py), whose own steps are 0.002 here.
+IN_BF16 = os.environ.get("GEM_RAG_TEST_DTYPE") == "bfloat16"
+CLOSE = {"rtol": 0, "atol": 2e-2 if IN_BF16 else 1e-4}
 
 
 def test_embeddings_are_unit_float32_rows(gem):

@@ -196,6 +196,12 @@ class SlotLayer:
             held[one, :, :length] = held[other, :, :length]
             held[other, :, :length] = first
 
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Some rows' keys and values with all columns, ``[b, H, columns, D]``; they are there."""
+        assert self._held is not None
+        keys, values = self._held
+        return keys[rows], values[rows]
+
     def row(self, row: int, length: int) -> tuple[Tensor, Tensor]:
         """A row's keys and values, ``[H, length, D]``."""
         assert self._held is not None

@@ -47,6 +47,7 @@ class Parts:
         recomputes: Whether the base's blocks make their activations again for a backward pass.
         embeds: Whether its special tokens are a checkpoint's or being trained; not those of a base
             that was loaded without one.
+        replays: Whether steps of decoding are recorded and replayed: on CUDA.
     """
 
     base: Base
@@ -63,6 +64,7 @@ class Parts:
     path: Path | None = None
     embeds: bool = True
     recomputes: bool = False
+    replays: bool = field(init=False)
 
     def __post_init__(self) -> None:
         base, config = self.base, self.config
@@ -76,6 +78,7 @@ class Parts:
             torch.zeros(config.num_special_tokens, base.hidden_size, device=base.device)
         )
         self.whitening = torch.zeros(self.dim, 0, device=base.device)
+        self.replays = base.device.type == "cuda"
 
     def require_embeds(self) -> None:
         """Raise `CheckpointError` for a base without a checkpoint."""

@@ -65,24 +65,40 @@ class Skilled:
     start: int
 
 
-def acting(skilled: Sequence[Skilled | None], positions: Tensor) -> list[Acting]:
-    """Where each skill acts in one pass.
+def everywhere(skilled: Sequence[Skilled | None], lengths: Sequence[int]) -> list[Acting] | None:
+    """The one skill that acts in all that comes next in these rows, if any; None: it is not so.
 
     Args:
         skilled: Each row's, or None.
-        positions: int64 ``[B, Q]``.
+        lengths: How much each row holds.
     """
-    used = [one for one in skilled if one is not None]
-    adapters = list(dict.fromkeys(one.skill.adapter for one in used))
-    if len(adapters) == 1 and len(used) == len(skilled):
-        starts = torch.tensor([one.start for one in used], device=positions.device)
-        if bool((positions[:, 0] >= starts).all()):
-            return adapters[0].at(EVERYWHERE)
+    adapters = {None if one is None else one.skill.adapter for one in skilled}
+    if len(adapters) > 1 or any(
+        one is not None and length < one.start
+        for one, length in zip(skilled, lengths, strict=False)
+    ):
+        return None
+    return [act for one in adapters if one is not None for act in one.at(EVERYWHERE)]
+
+
+def acting(
+    skilled: Sequence[Skilled | None], lengths: Sequence[int], positions: Tensor
+) -> list[Acting]:
+    """Where each skill acts in one pass.
+
+    Args:
+        skilled: Each row's, or None; empty: no row has one.
+        lengths: How much each row holds.
+        positions: int64 ``[B, Q]``, those of what comes next.
+    """
+    alike = everywhere(skilled, lengths)
+    if alike is not None:
+        return alike
     out: list[Acting] = []
-    for adapter in adapters:
+    for adapter in dict.fromkeys(one.skill.adapter for one in skilled if one is not None):
         never = torch.iinfo(torch.int64).max
         mine = [s.start if s is not None and s.skill.adapter is adapter else never for s in skilled]
-        where = positions >= torch.tensor(mine, device=positions.device)[:, None]
-        if bool(where.any()):
+        if any(s < n + positions.shape[1] for s, n in zip(mine, lengths, strict=True)):
+            where = positions >= torch.tensor(mine, device=positions.device)[:, None]
             out += adapter.at(where)
     return out

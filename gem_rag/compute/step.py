@@ -49,7 +49,7 @@ def advance(
     if len(set(lengths)) > 1 or len(set(counts)) > 1 or max(wanted, default=1) > 1:
         queries = Tokens(positions, torch.where(valid, Role.PREFIX, Role.PADDING))
         mask = parts.base.masks(queries, _keys(held, valid))
-    acts = [*parts.everywhere(parts.generates_adapted), *acting(skilled, positions)]
+    acts = [*parts.everywhere(parts.generates_adapted), *acting(skilled, lengths, positions)]
     hidden = parts.run(inputs, positions, mask, cache, acts)
     if inputs.shape[1] == 1:
         return parts.logits(hidden[:, 0])

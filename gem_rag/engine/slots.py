@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from gem_rag.compute.kv import Aim, Cache, KeyValues, SlotLayer
 from gem_rag.compute.parts import Parts
-from gem_rag.compute.skill import Skilled
+from gem_rag.compute.replay import Replays, Rows
+from gem_rag.compute.skill import Skilled, everywhere
 from gem_rag.compute.step import advance
 
 BLOCK = 64  # tokens: rows grow by blocks, so that they are seldom copied
@@ -56,6 +58,7 @@ class Arena:
         self.layers = [SlotLayer() for _ in range(layers)]
         self.cache = Cache(layers=[*self.layers])
         self.slots: list[Slot] = []
+        self._replays = Replays()
         self._rows = self._columns = 0
 
     @property
@@ -111,11 +114,26 @@ class Arena:
         self._aim(where.start, where.stop, max(map(len, own)))
         lengths, skilled = [s.length for s in ordered], [s.skilled for s in ordered]
         wanted = [slot.wanted for slot in ordered]
-        logits = advance(parts, own, lengths, self.cache, skilled, wanted)
+        by_itself = partial(advance, parts, own, lengths, self.cache, skilled, wanted)
+        rows = self._step_of(parts, where, own)
+        logits = by_itself() if rows is None else self._replays.run(parts, rows, by_itself)
         for slot, new in zip(ordered, own, strict=True):
             slot.length += len(new)
         ends = dict(zip(ordered, accumulate(wanted), strict=True))
         return Logits(logits, [range(ends[slot] - slot.wanted, ends[slot]) for slot in slots])
+
+    def _step_of(self, parts: Parts, where: slice, ids: Sequence[Sequence[int]]) -> Rows | None:
+        """One token more of each of these rows, if that is all and may be replayed."""
+        slots = self.slots[where]
+        if not parts.replays or parts.decoder is None or any(len(own) > 1 for own in ids):
+            return None
+        lengths = [slot.length for slot in slots]
+        acts = everywhere([slot.skilled for slot in slots], lengths)
+        if acts is None or not all(lengths):
+            return None
+        held = [layer.rows(where) for layer in self.layers]
+        acts = [*parts.everywhere(parts.generates_adapted), *acts]
+        return Rows([own[0] for own in ids], lengths, held, acts)
 
     def _aim(self, start: int, stop: int, new: int) -> None:
         """Have every layer write after these rows' tokens, with room for so many more."""

