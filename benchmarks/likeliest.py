@@ -1,4 +1,6 @@
-"""The best passage alone beside the best three, each answered from alone, the likeliest counting.
+"""Answers from the best passage, token by token and searched for, beside those of the best three.
+
+The three are each answered from alone, and the likeliest answer counts.
 
 ``--on narrative`` and ``--on quac`` are held-out questions, of NarrativeQA's odd stories and QuAC's
 odd dialogues: what an answer's likelihood counts for (`gem_rag.rag.likeliest.SURETY`) is chosen on
@@ -23,7 +25,7 @@ from common import arguments, show
 from gem_rag.index import GemIndex
 from gem_rag.model import GemModel
 from gem_rag.progress import progress
-from gem_rag.rag.likeliest import NEAR, SURETY, TRIED, answers_from
+from gem_rag.rag.likeliest import BEAMS, NEAR, SURETY, TRIED, answers_from, surety
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.evaluation.answers import best, contains, f1
@@ -62,37 +64,38 @@ def asked(
     found = retriever.find(question.text, k=TRIED, candidates=CANDIDATES, rank=True)
     prompt = model.parts.skill(SKILL).config.asked(question.text)
     readings = found.readings or store.read(found.texts)
-    answers = answers_from(model, readings, prompt, max_new_tokens=TOKENS, skill=SKILL)
+    asked = {"max_new_tokens": TOKENS, "skill": SKILL}
+    greedy = answers_from(model, readings, prompt, **asked)
+    answers = answers_from(model, readings, prompt, **asked, beams=BEAMS)
     return [
         {
             "rank": cited.rank_score,
+            "greedy": first.text.strip(),
             "said": answer.text.strip(),
-            "surety": surety,
+            "surety": surety(answer),
             "gold": cited.text == data.paragraphs[question.paragraph],
         }
-        for cited, (answer, surety) in zip(found.citations, answers, strict=True)
+        for cited, first, answer in zip(found.citations, greedy, answers, strict=True)
     ]
 
 
-def seconds(
-    model: GemModel, data: Retrieval, questions: list[Question], most: int
-) -> tuple[float, float]:
-    """Median seconds of an answer from one kept reading, and from so many."""
-    times: dict[int, list[float]] = {1: [], most: []}
+def seconds(model: GemModel, data: Retrieval, questions: list[Question]) -> dict[str, float]:
+    """Median seconds of an answer from kept readings: greedy; searched for, of one and three."""
+    ways = {"token by token": (1, 1), "searched for": (1, BEAMS), f"of {TRIED}": (TRIED, BEAMS)}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for question in questions:
         prompt = model.parts.skill(SKILL).config.asked(question.text)
         others = [
-            data.paragraphs[(question.paragraph + i) % len(data.paragraphs)] for i in range(most)
+            data.paragraphs[(question.paragraph + i) % len(data.paragraphs)] for i in range(TRIED)
         ]
         readings = model.read(others, show_progress=False)
-        for count, spent in times.items():
+        for name, (count, beams) in ways.items():
             started = time.perf_counter()
-            if count == 1:
-                model.generate(prompt, after=readings[0], max_new_tokens=TOKENS, skill=SKILL)
-            else:
-                answers_from(model, readings, prompt, max_new_tokens=TOKENS, skill=SKILL)
-            spent.append(time.perf_counter() - started)
-    return statistics.median(times[1]), statistics.median(times[most])
+            answers_from(
+                model, readings[:count], prompt, max_new_tokens=TOKENS, skill=SKILL, beams=beams
+            )
+            times[name].append(time.perf_counter() - started)
+    return {f"seconds an answer, {name}": statistics.median(own) for name, own in times.items()}
 
 
 def chosen(passages: list[dict[str, Any]], surety: float, near: float = math.inf) -> dict[str, Any]:
@@ -117,7 +120,8 @@ def main() -> None:
     data = sets[options.on](model).sample(options.paragraphs or None, options.questions, seed=1)
     options.kept.mkdir(parents=True, exist_ok=True)
     skill = model.parts.skill(SKILL).fingerprint[:12]
-    name = f"{options.on}-{skill}-{options.dtype}-{options.questions}-{options.paragraphs}.jsonl"
+    sizes = f"{options.questions}-{options.paragraphs}-{BEAMS}"
+    name = f"{options.on}-{skill}-{options.dtype}-{sizes}.jsonl"
     known = tried(model, data, options.kept / name)
     rows = [known[question.text] for question in data.questions]
     asked_of = list(zip(rows, data.questions, strict=True))
@@ -142,18 +146,26 @@ def main() -> None:
         }
         for value, sample in samples.items():
             report[f"{metric.__name__}, surety {value:g}"] = sample.value
-        gain = samples[SURETY].minus(samples[0.0])
-        report[f"{metric.__name__}, gained by {SURETY:g}"] = (
-            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        before = Sample.mean([best(metric, r[0]["greedy"], q) for r, q in asked_of], data.gold)
+        report[f"{metric.__name__}, the first passage, token by token"] = before.value
+        in_use = Sample.mean(
+            [best(metric, chosen(r, SURETY, NEAR)["said"], q) for r, q in asked_of], data.gold
         )
+        for name, gain in (
+            ("searched for", samples[0.0].minus(before)),
+            (f"surety {SURETY:g}, of any", samples[SURETY].minus(samples[0.0])),
+            ("in use, over token by token", in_use.minus(before)),
+        ):
+            report[f"{metric.__name__}, gained: {name}"] = (
+                f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            )
         for near in BEHIND:
             scores = [best(metric, chosen(r, SURETY, near)["said"], q) for r, q in asked_of]
             report[f"{metric.__name__}, {SURETY:g}, at most {near:g} behind"] = np.mean(scores)
         right = [max(best(metric, one["said"], q) for one in r) for r, q in asked_of]
         report[f"{metric.__name__}, the best of the tried"] = sum(right) / len(right)
     if options.timed:
-        one, three = seconds(model, data, data.questions[: options.timed], TRIED)
-        report |= {"seconds an answer, one": one, f"seconds an answer, {TRIED}": three}
+        report |= seconds(model, data, data.questions[: options.timed])
     show(report, options.json)
 
 

@@ -177,18 +177,16 @@ QUESTION = "How long is the warranty?"
 
 
 def by_surety(rag: GemRAG) -> list[tuple[float, str, str]]:
-    """Of each passage: what ranking and its own answer's likelihood make of it, and that answer."""
+    """Of each passage: what ranking and its own answer's score make of it, and that answer."""
     out = []
     prompt = rag.model.parts.skill("answer").config.asked(QUESTION)
     for cited in rag.retrieve(QUESTION):
-        surety = likeliest.Surety()
         (reading,) = rag.model.read([cited.text])
         said = rag.model.generate(
-            prompt, after=reading, skill="answer", max_new_tokens=8, logits_hook=surety
+            prompt, after=reading, skill="answer", max_new_tokens=8, beams=rag.beams
         )
-        out.append(
-            (cited.rank_score + likeliest.SURETY * surety.mean, cited.text, said.text.strip())
-        )
+        score = cited.rank_score + likeliest.SURETY * said.candidates[0].score
+        out.append((score, cited.text, said.text.strip()))
     return out
 
 
@@ -207,33 +205,50 @@ def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(mod
     assert [cited.text for cited in stream.citations] == [passage]
     assert "".join(stream).strip() == said == stream.answer.answer
     assert stream.answer.finish_reason == "length"
-    (first,) = rag_over(model, tried=1).answer(QUESTION, max_new_tokens=8).citations
-    assert first.text == tried[0][1]
-    for options in ({"temperature": 0.5}, {"skill": None}, {"schema": {"enum": ["red"]}}):
+    first = rag_over(model, tried=1).answer(QUESTION, max_new_tokens=8)
+    assert [cited.text for cited in first.citations] == [tried[0][1]]
+    assert first.answer == tried[0][2], "searched for all the same"
+    for options in ({"temperature": 0.5}, {"skill": None}, {"stop": "."}, {"num_beams": 1}):
         (cited,) = rag.answer(QUESTION, max_new_tokens=8, **options).citations
         assert cited.text == tried[0][1]
     assert rag.answer(QUESTION, max_new_tokens=8, rank=False).citations[0].rank_score is None
 
 
-def test_far_ahead_the_first_passage_is_answered_from_at_once(model, monkeypatch):
+def test_far_ahead_the_first_passage_is_answered_from(model, monkeypatch):
     monkeypatch.setattr(likeliest, "SURETY", 100.0)
     skilled(model)
     rag = rag_over(model)
     first, second = rag.retrieve(QUESTION)
     gap = first.rank_score - second.rank_score
-    tokens = list(rag_over(model, tried=1).stream(QUESTION, max_new_tokens=8))
-    assert len(tokens) > 1
+    asked, submit = [], type(model).submit
+    monkeypatch.setattr(
+        type(model), "submit", lambda *a, **options: asked.append(1) or submit(*a, **options)
+    )
     monkeypatch.setattr(likeliest, "NEAR", gap / 2)
     stream = rag.stream(QUESTION, max_new_tokens=8)
     assert stream.citations[0].id == first.id
-    assert list(stream) == tokens
+    assert len(asked) == 1
     monkeypatch.setattr(likeliest, "NEAR", gap * 2)
-    assert len(list(rag.stream(QUESTION, max_new_tokens=8))) == 1
+    rag.answer(QUESTION, max_new_tokens=8)
+    assert len(asked) == 1 + 2
+
+
+def test_without_beams_an_answer_is_streamed_from_the_first_passage(model):
+    skilled(model)
+    rag = rag_over(model, beams=1)
+    stream = rag.stream(QUESTION, max_new_tokens=8)
+    assert len(list(stream)) > 1
+    assert stream.citations[0].id == rag.retrieve(QUESTION)[0].id
+    said = rag_over(model).answer(QUESTION, max_new_tokens=8, beams=1).answer
+    assert said == stream.answer.answer
+    assert len(list(rag.stream(QUESTION, max_new_tokens=8, beams=2))) == 1
 
 
 def test_no_passage_cannot_be_tried(model):
     with pytest.raises(GemError, match="tried 0; expected all >= 1"):
         rag_over(model, tried=0)
+    with pytest.raises(GemError, match="beams 0"):
+        rag_over(model, beams=0)
 
 
 def test_rag_asks_in_the_users_words(model):

@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from gem_rag.compute.parts import Parts
+from gem_rag.engine.beams import Beams
 from gem_rag.engine.calls import Said, taken_apart
 from gem_rag.engine.fit import misfit_of_text
-from gem_rag.engine.results import FinishReason, Generation, Usage
+from gem_rag.engine.results import Candidate, FinishReason, Generation, Usage
 from gem_rag.engine.rows import Row
 from gem_rag.engine.sampling import Sampler
 from gem_rag.engine.slots import Logits, Slot
@@ -68,7 +69,9 @@ class Answer:
         read_on: Called when a stream that was waited with is read on.
         future: Its end.
         slots: Where its keys and values are, seat by seat, while it is run.
-        to_run: Tokens that are not in the slots yet: the same for all seats.
+        to_run: Tokens that are not in the slots yet: the same for all seats; where it searches, one
+            for each of `beams`.
+        beams: What its search has come to; None where it takes one token after another.
         ids: Generated.
         sources: Of each, the reading of a committee that it came from.
         proposed: Tokens that were guessed.
@@ -91,6 +94,9 @@ class Answer:
 
     def __post_init__(self) -> None:
         self.to_run = list(self.row.prompt)
+        self.beams: Beams | None = None
+        if self.row.beams > 1:
+            self.beams = Beams(self.row.beams, self.parts.end_ids, self.row.limit)
         self._sampler = Sampler(self.row.sampling)
         self._reason: FinishReason = "cancelled"
         self._text = TextAssembler(self.parts.codec, self.row.stops)
@@ -106,7 +112,7 @@ class Answer:
     @property
     def is_prompted(self) -> bool:
         """Whether its prompt has been run."""
-        return bool(self.ids)
+        return bool(self.ids or (self.beams and self.beams.kept[0].ids))
 
     @property
     def is_wanted(self) -> bool:
@@ -122,12 +128,13 @@ class Answer:
     @property
     def width(self) -> int:
         """How many rows of a pass it takes."""
-        return len(self.row.seats)
+        return self.row.width
 
     @property
     def kv_bytes(self) -> int:
         """What it may come to hold."""
-        tokens = self.row.held + self.width * (len(self.row.prompt) + self.row.limit)
+        own = len(self.row.prompt) + self.row.limit
+        tokens = self.row.beams * self.row.held + self.width * own
         return tokens * self.parts.base.kv_bytes_per_token
 
     # What is asked where it may guess: see `speculation.Guessing`
@@ -160,7 +167,8 @@ class Answer:
     @property
     def is_plain(self) -> bool:
         """Whether its tokens follow from logits alone, so that those of many are chosen at once."""
-        return self.row.committee is None and self.row.sampling.logits_hook is None
+        free = self.row.committee is None and self.row.sampling.logits_hook is None
+        return free and self.beams is None
 
     def numbers(self, places: Sized) -> list[float]:
         """The random numbers of its next tokens, as many as there are places."""
@@ -181,6 +189,24 @@ class Answer:
             token = self._sampler(self.ids, scores.amax(0))
             self.sources.append(int(scores[:, token].argmax()))
             yield token
+
+    def search(self, logits: Logits) -> list[int]:
+        """Have its search go on by one token; from which of its slots each beginning goes on.
+
+        Args:
+            logits: What comes next in each of its slots.
+        """
+        assert self.beams is not None
+        parents = self.beams.advance(logits.at([at[-1] for at in logits.places]))
+        self.to_run = [one.ids[-1] for one in self.beams.kept]
+        if self.beams.is_over:
+            for token in self.beams.whole[0].ids:
+                self._append(token)
+            with self._changed:
+                self._changed.notify_all()
+        else:
+            self._is_stopped = self.asked is not None and self.asked()
+        return parents
 
     def take(self, choices: Iterable[int], guess: Sequence[int] = ()) -> None:
         """Append the next token, and those after it as long as what was guessed is right.
@@ -321,6 +347,22 @@ class Answer:
             ids=tuple(self.ids[:count]),
             prompt_ids=(*self.row.past, *self.row.prompt),
             sources=tuple(self.sources[:count]),
+            candidates=self._candidates if is_whole else (),
+        )
+
+    @property
+    def _candidates(self) -> tuple[Candidate, ...]:
+        """What a search came to that is over."""
+        over = [] if self.beams is None or not self.beams.is_over else self.beams.whole
+        return tuple(
+            Candidate(
+                self.parts.codec.decode([token for token in one.ids if token not in self._ends]),
+                one.ids,
+                one.log_likelihood,
+                one.score,
+                "stop" if one.ids[-1] in self._ends else "length",
+            )
+            for one in over
         )
 
     def _characters(self, count: int) -> int:

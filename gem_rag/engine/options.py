@@ -19,6 +19,7 @@ ALIASES = {
     "num_output": "max_new_tokens",
     "stop_sequences": "stop",
     "request_timeout": "timeout",
+    "num_beams": "beams",
 }
 # Of classes that call the longest answer `max_tokens`, as both frameworks do.
 FIELD_ALIASES = {
@@ -55,6 +56,10 @@ class GenerationOptions:
         speculate: Whether what comes next is guessed from what was read and checked together, which
             changes how fast a text is written and not the text; None does it where that is faster
             (not on transformers' forward). See `Usage.proposed_tokens`.
+        beams: Beginnings of an answer that are kept side by side, for the likeliest whole answer
+            instead of the likeliest next token (beam search, `gem_rag.engine.beams`): better short
+            answers, at the cost of as many rows. Nothing is shown before the end. 1 is none; more
+            go with a greedy answer in the model's own words alone.
         timeout: Seconds from when the request is queued, in which its answer must be whole; after
             that it is an error (`GenerationTimeout`), and not computed further. None waits.
         logits_hook: Called with the ids generated so far and the next logits ``[vocab]``; returns
@@ -78,6 +83,7 @@ class GenerationOptions:
     tool_choice: str | bool | Mapping[str, Any] | None = "auto"
     skill: str | None = None
     speculate: bool | None = None
+    beams: int = 1
     timeout: float | None = None
     logits_hook: LogitsHook | None = None
 
@@ -86,6 +92,13 @@ class GenerationOptions:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected >= 1")
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"timeout is {self.timeout} s; expected > 0, or None")
+        if self.beams < 1:
+            raise ValueError(f"beams is {self.beams}; expected >= 1")
+        if self.beams > 1 and not self.is_free:
+            raise ValueError(
+                f"beams is {self.beams} with a temperature, stop strings, a schema, tools or a "
+                "logits hook; expected none of them, or beams=1"
+            )
         self.sampling(None)
         choice_of(self.tool_choice)
 
@@ -109,6 +122,12 @@ class GenerationOptions:
         """How tokens are chosen; a constraint takes the place of the caller's hook."""
         hook = constraint or self.logits_hook
         return Sampling(self.temperature, self.top_p, self.top_k, self.seed, hook)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is greedy, and the model alone says what is written and where it ends."""
+        held = self.schema is not None or self.logits_hook is not None
+        return not (held or self.tools or self.stop) and self.temperature == 0
 
     @property
     def stops(self) -> list[str]:

@@ -55,14 +55,14 @@ class Requests:
 
         Raises:
             ContextLengthError: A prompt leaves no room for an answer.
-            GemError: A schema that cannot be enforced, or an unknown tool.
+            GemError: A schema that cannot be enforced, an unknown tool, or a committee and beams.
             ReadingError: A reading is another model's or cannot be continued.
         """
         if after is not None and len(after) != len(requests):
             raise ValueError(f"{len(requests)} requests with {len(after)} readings; need as many")
         tools = options.callable_tools
         befores: Sequence[After | None] = [None] * len(requests) if after is None else after
-        readings = [self._readings(before) for before in befores]
+        readings = [self._readings(before, options.beams) for before in befores]
         prompts = [
             self._prompt(request, _longest(own), tools, options)
             for request, own in zip(requests, readings, strict=True)
@@ -77,13 +77,15 @@ class Requests:
             for row, before in zip(rows, befores, strict=True)
         ]
 
-    def _readings(self, before: After | None) -> list[Reading]:
+    def _readings(self, before: After | None, beams: int) -> list[Reading]:
         """What a request's seats go on from; the empty text is last, where a committee wants it."""
         if before is None:
             return []
         readings = list(before.readings) if isinstance(before, Committee) else [before]
         self._reader.require_own(readings)
         self._reader.require_shareable(readings)
+        if isinstance(before, Committee) and beams > 1:
+            raise GemError(f"beams is {beams} after a committee; expected one reading, or beams=1")
         if isinstance(before, Committee) and before.contrast:
             readings += self._bulk.read([""], None, False)
         return readings
@@ -111,10 +113,13 @@ class Requests:
             must_call=bool(tools) and choice not in ("auto", "none"),
             schema=options.schema,
             speculates=self._speculates(options),
+            beams=options.beams,
         )
 
     def _speculates(self, options: GenerationOptions) -> bool | None:
         """As asked for; transformers' forward is for its results bit for bit, a token at a time."""
+        if options.beams > 1:
+            return False
         own_forward = self._parts.decoder is not None
         return options.speculate if own_forward or options.speculate else False
 

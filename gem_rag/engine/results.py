@@ -44,6 +44,25 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A whole answer among others.
+
+    Attributes:
+        text: It, control tokens left out.
+        ids: Its ids, the ending token included.
+        log_likelihood: Of all of them after the prompt, nats.
+        score: By which candidates are in order, the larger the better (`beams.LENGTH`).
+        finish_reason: ``stop`` or ``length``.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    log_likelihood: float
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
 class Generation:
     """A finished (or cancelled) answer.
 
@@ -57,6 +76,8 @@ class Generation:
             could not be held to all that the schema says. None where it fits.
         ids: Ids generated, the ending token included.
         prompt_ids: Ids it was generated after, readings included; of a committee, in its first row.
+        candidates: The whole answers that a beam search came to, best first: the first is this one.
+            Empty where there was none.
         sources: For each of `ids` the place of the reading of a committee that it came from; empty
             where there was none.
     """
@@ -70,6 +91,7 @@ class Generation:
     ids: tuple[int, ...] = field(repr=False, default=())
     prompt_ids: tuple[int, ...] = field(repr=False, default=())
     sources: tuple[int, ...] = field(repr=False, default=())
+    candidates: tuple[Candidate, ...] = field(repr=False, default=())
 
     @property
     def acceptance(self) -> float | None:

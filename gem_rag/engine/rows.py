@@ -47,6 +47,7 @@ class Row:
         schema: What its text has to fit.
         committee: Makes one choice of what the seats say; None where there is one.
         speculates: Whether it guesses what comes next; None: where that is faster.
+        beams: Beginnings of its answer that are kept side by side.
     """
 
     prompt: list[int]
@@ -60,6 +61,12 @@ class Row:
     schema: Schema | None = None
     committee: Committee | None = None
     speculates: bool | None = None
+    beams: int = 1
+
+    @property
+    def width(self) -> int:
+        """How many rows of a pass it takes."""
+        return len(self.seats) * self.beams
 
     @property
     def follows_reading(self) -> bool:

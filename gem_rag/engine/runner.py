@@ -170,9 +170,12 @@ class Runner:
         for answer, new, _ in turns:
             answer.to_run = answer.to_run[len(new) :]
         ready = [turn for turn in turns if not turn.answer.to_run]
-        chosen = _chosen([turn.answer for turn in ready], logits)
-        over = [
-            answer for answer, _, guess in ready if not self._take(answer, chosen[answer], guess)
+        searching = [turn.answer for turn in ready if turn.answer.beams is not None]
+        over = [answer for answer in searching if not self._search(answer, logits[answer])]
+        writing = [turn for turn in ready if turn.answer.beams is None]
+        chosen = _chosen([turn.answer for turn in writing], logits)
+        over += [
+            answer for answer, _, guess in writing if not self._take(answer, chosen[answer], guess)
         ]
         return self._close(over)
 
@@ -180,16 +183,41 @@ class Runner:
         """What comes after the last of each answer's new tokens, and after each guessed one."""
         slots, ids = [], []
         for answer, new, guess in turns:
-            for slot in answer.slots:
+            searches = answer.beams is not None and answer.is_prompted
+            for place, slot in enumerate(answer.slots):
                 slot.wanted = 1 + len(guess)
                 slots.append(slot)
-                ids.append([*new, *guess])
+                ids.append([new[place]] if searches else [*new, *guess])
         logits = self.slots.run(slots, ids)
         places = iter(logits.places)
         return {
             turn.answer: Logits(logits.all, [next(places) for _ in turn.answer.slots])
             for turn in turns
         }
+
+    def _search(self, answer: Answer, logits: Logits) -> bool:
+        """Have a search go on, its rows copied where beginnings part; whether it does."""
+        try:
+            parents = answer.search(logits)
+            if answer.is_done:
+                return False
+            before = answer.slots
+            answer.slots = [before[parent] for parent in dict.fromkeys(parents)]
+            for slot in before:
+                if slot not in answer.slots:
+                    self.slots.close(slot)
+            placed: list[Slot] = []
+            for parent in parents:
+                slot = before[parent]
+                if slot in placed:
+                    slot = self.slots.fork(slot)
+                    answer.slots.append(slot)
+                placed.append(slot)
+            answer.slots = placed
+            return True
+        except BaseException as error:  # no memory, say: the others go on
+            answer.end(error)
+            return False
 
     def _take(self, answer: Answer, choices: Iterable[int], guess: Sequence[int]) -> bool:
         """Have an answer go on with what was chosen; whether it does."""
@@ -212,8 +240,10 @@ class Runner:
 
     def _keep(self, answer: Answer, slot: Slot) -> None:
         """Keep what of an answer's tokens another prompt may begin with."""
-        count = min(slot.length, answer.row.shared)
-        whole = [*answer.row.prompt, *answer.ids][:count]
+        # Which of a search's rows holds what was chosen is not known any more.
+        written = answer.ids if answer.beams is None else []
+        whole = [*answer.row.prompt, *written][: min(slot.length, answer.row.shared)]
+        count = len(whole)
         held = slot.arena.row(slot)
         self.prefixes.keep(whole, tuple((k[:, :count], v[:, :count]) for k, v in held))
 
@@ -229,7 +259,6 @@ def _chosen(answers: Sequence[Answer], logits: dict[Answer, Logits]) -> dict[Ans
     settings = [answer.row.sampling for answer, places in plain.items() for _ in places]
     numbers = [number for answer, places in plain.items() for number in answer.numbers(places)]
     rows = [row for places in plain.values() for row in places]
-    every = logits[answers[0]].all
-    tokens = choose(every if rows == [*range(len(every))] else every[rows], settings, numbers)
+    tokens = choose(logits[answers[0]].at(rows), settings, numbers)
     found = iter(tokens)
     return chosen | {a: [next(found) for _ in places] for a, places in plain.items()}

@@ -50,6 +50,10 @@ class Logits(NamedTuple):
     all: Tensor
     places: list[range]
 
+    def at(self, places: Sequence[int]) -> Tensor:
+        """Those of these places, ``[n, vocab]``."""
+        return self.all if [*places] == [*range(len(self.all))] else self.all[[*places]]
+
 
 class Arena:
     """Rows of like length, ``[R, H, columns, D]`` in every layer."""
@@ -191,6 +195,10 @@ class Slots:
             found = Arena(self._parts.base.num_layers)
             self._arenas.append(found)
         return found.open(key_values, length, room, skilled)
+
+    def fork(self, slot: Slot) -> Slot:
+        """A place for a row that begins with all that this one holds; that is copied."""
+        return self.open(slot.arena.row(slot), slot.length, 1, slot.skilled)
 
     def close(self, slot: Slot) -> None:
         """Give a place back."""

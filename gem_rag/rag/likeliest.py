@@ -1,17 +1,17 @@
-"""Which of the best passages answers: each is answered from alone, and the likeliest answer counts.
+"""The likeliest answer: whole answers are compared, of each of the best passages.
 
-Ranking asks how well a passage explains the question; how sure the model is of the answer that it
-finds there is known once it is written. Where ranking leaves little between the first ones, each is
-answered from: readings are at hand then, and three short answers are three rows of the same steps.
+A small model is often unsure how an answer begins, so a skill's short answer is searched for
+(`gem_rag.engine.beams`). Which passage it comes from is decided likewise: ranking asks how well a
+passage explains the question; how sure the model is of the answer that it finds there is known once
+that is written. Where ranking leaves little between the first ones, each is answered from: readings
+are at hand then, and their answers are rows of the same steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from gem_rag.compute.reading import Reading
 from gem_rag.engine.options import GenerationOptions
@@ -20,29 +20,12 @@ from gem_rag.model import GemModel
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
 
-TRIED = 3  # passages that are answered from at most, where nobody says otherwise
-# By how much of a rank score another passage may be behind the first to be tried, and what a nat of
-# an answer's mean log-likelihood counts for beside it: chosen on held-out questions
-# (docs/experiments/several.md).
+# Beginnings of an answer that are kept, and passages that are answered from at most, where nobody
+# says otherwise.
+BEAMS, TRIED = 3, 3
+# By how much of a rank score another passage may be behind the first to be tried, and what an
+# answer's score counts for beside it: chosen on held-out questions (docs/experiments/several.md).
 NEAR, SURETY = 0.2, 0.4
-
-
-@dataclass
-class Surety:
-    """Looks at the logits of a greedy answer, and changes none: how likely it is by the model."""
-
-    likelihoods: list[float] = field(default_factory=list)
-
-    def __call__(self, ids: list[int], logits: Tensor) -> Tensor:
-        """Called before each token, its end among them."""
-        best = logits.float().log_softmax(-1).max()
-        self.likelihoods[len(ids) :] = [float(best)]
-        return logits
-
-    @property
-    def mean(self) -> float:
-        """Mean log-likelihood of its tokens, nats; of none 0."""
-        return sum(self.likelihoods) / max(1, len(self.likelihoods))
 
 
 @dataclass(frozen=True)
@@ -59,18 +42,22 @@ class Written:
         """Nothing is computed any more."""
 
 
-def can_be_tried(options: GenerationOptions) -> bool:
-    """Whether answers are short, by a skill, and what the model is surest of."""
-    free = options.schema is None and not options.tools and options.logits_hook is None
-    return free and options.skill is not None and options.temperature == 0
+def can_be_searched(options: GenerationOptions) -> bool:
+    """Whether answers are short, by a skill, and in the model's own words."""
+    return options.skill is not None and options.is_free
 
 
-def near(found: Found) -> Found:
-    """The best passage, and those that ranking puts so near to it that an answer may decide."""
+def near(found: Found, tried: int) -> Found:
+    """The best passage, and those that ranking puts so near to it that an answer may decide.
+
+    Args:
+        found: Passages, best first.
+        tried: How many at most.
+    """
     scores = [c.rank_score for c in found.citations if c.rank_score is not None]
     if len(scores) < len(found.citations):
         return _only(found, slice(1))  # not ranked: the search's order stays
-    return _only(found, slice(sum(score >= scores[0] - NEAR for score in scores)))
+    return _only(found, slice(sum(score >= scores[0] - NEAR for score in scores[:tried])))
 
 
 def _only(found: Found, places: slice) -> Found:
@@ -85,20 +72,20 @@ def _only(found: Found, places: slice) -> Found:
 
 def answers_from(
     model: GemModel, readings: Sequence[Reading], asked: str, **options: Any
-) -> list[tuple[Generation, float]]:
-    """An answer from each reading, and the mean log-likelihood of its tokens, nats."""
-    sureties = [Surety() for _ in readings]
-    waited = [
-        model.submit(asked, after=reading, **(options | {"logits_hook": surety}))
-        for reading, surety in zip(readings, sureties, strict=True)
-    ]
+) -> list[Generation]:
+    """An answer from each reading alone."""
+    waited = [model.submit(asked, after=reading, **options) for reading in readings]
     try:
-        answers = [each.result() for each in waited]
+        return [each.result() for each in waited]
     except BaseException:
         for each in waited:
             each.cancel()
         raise
-    return [(answer, surety.mean) for answer, surety in zip(answers, sureties, strict=True)]
+
+
+def surety(answer: Generation) -> float:
+    """How sure the model is of an answer that was searched for; of none it is not at all."""
+    return answer.candidates[0].score if answer.candidates else float("-inf")
 
 
 def likeliest(
@@ -109,9 +96,9 @@ def likeliest(
     Args:
         model: Answers.
         store: Kept readings.
-        found: Passages, ranked.
+        found: Passages, ranked where there are several.
         asked: What is said after each.
-        **options: See `GenerationOptions`.
+        **options: See `GenerationOptions`; it is searched by two beams or more.
 
     Returns:
         What was found with that passage alone, and the answer.
@@ -119,8 +106,8 @@ def likeliest(
     readings = found.readings or store.read(found.texts)
     answers = answers_from(model, readings, asked, **options)
     scores = [
-        (cited.rank_score or 0.0) + SURETY * surety
-        for cited, (_, surety) in zip(found.citations, answers, strict=True)
+        (cited.rank_score or 0.0) + SURETY * surety(answer)
+        for cited, answer in zip(found.citations, answers, strict=True)
     ]
     best = scores.index(max(scores))
-    return _only(found, slice(best, best + 1)), Written(answers[best][0])
+    return _only(found, slice(best, best + 1)), Written(answers[best])

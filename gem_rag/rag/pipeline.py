@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from gem_rag.arguments import renamed
 from gem_rag.documents.document import Document
 from gem_rag.documents.split import CHUNK_TOKENS
-from gem_rag.engine.options import GenerationOptions
+from gem_rag.engine.options import ALIASES, GenerationOptions
 from gem_rag.engine.streams import Stream
 from gem_rag.errors import GemError
 from gem_rag.index.address import open_index
@@ -34,7 +35,7 @@ from gem_rag.rag.conversation import find_in_context
 from gem_rag.rag.ingest.remove import remove
 from gem_rag.rag.ingest.report import IngestReport, Removal
 from gem_rag.rag.ingest.write import Ingest
-from gem_rag.rag.likeliest import TRIED, Written, can_be_tried, likeliest, near
+from gem_rag.rag.likeliest import BEAMS, TRIED, Written, can_be_searched, likeliest, near
 from gem_rag.rag.overview import Overviews
 from gem_rag.rag.question import core, last_question
 from gem_rag.rag.readings import readings_beside
@@ -67,9 +68,10 @@ class GemRAG:
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
             without running it again; of more, `several` says what is made of them.
-        tried: With one: from how many of the best a skill answers, each alone, where ranking leaves
-            little between them; the likeliest answer is given (`gem_rag.rag.likeliest`). 1 is the
-            first passage always.
+        beams: With one: a skill's answer is searched for, so many beginnings kept side by side, and
+            comes in one piece (`gem_rag.rag.likeliest`). 1 streams what is likeliest next.
+        tried: With beams: from how many of the best passages it answers, each alone, where ranking
+            leaves little between them; the likeliest answer is given. 1 is the first one always.
         several: "together" reads them afresh as one text; "committee" lets each reading answer and
             takes the token that one of them is surest of (`gem_rag.engine.committee`), exact and
             without running them again; "join" puts their readings together, an approximation. A
@@ -98,6 +100,7 @@ class GemRAG:
         readings_format: str | None = None,
         candidates: int = CANDIDATES,
         context: int = 1,
+        beams: int = BEAMS,
         tried: int = TRIED,
         several: Several = "together",
         rank: bool = True,
@@ -108,10 +111,9 @@ class GemRAG:
         chunk_tokens: int = CHUNK_TOKENS,
         join_readings: bool = False,
     ) -> None:
-        if min(candidates, context, tried) < 1:
-            raise GemError(
-                f"candidates {candidates}, context {context}, tried {tried}; expected all >= 1"
-            )
+        if min(candidates, context, beams, tried) < 1:
+            counts = f"candidates {candidates}, context {context}, beams {beams}, tried {tried}"
+            raise GemError(f"{counts}; expected all >= 1")
         self.model = model
         self.index = _opened(index)
         if model.embeds:
@@ -128,7 +130,7 @@ class GemRAG:
         self.store.require_embeds_as(model)
         self.candidates = candidates
         self.context = context
-        self.tried = tried
+        self.beams, self.tried = beams, tried
         self.rank = rank
         self.mode: Mode = mode
         self.threshold = model.config.answerable.threshold if threshold == "auto" else threshold
@@ -279,31 +281,32 @@ class GemRAG:
             mode: What finds; None is this object's setting.
             **generation: See `GenerationOptions` (``max_new_tokens``, ``stop``, ``skill``, ...).
         """
+        generation = renamed(generation, ALIASES)
         generation["skill"] = self._skill(generation.get("skill", self.skill))
         options = GenerationOptions.of(generation)  # what is wrong with them is said in any case
         said = self._unsearched(question, history, where, options)
         if said is not None:
             return said
-        tried = self._tried(options)
-        k = max(self.context, tried)
+        beams = generation.get("beams", self.beams) if self._can_search(options) else 1
+        k = self.tried if beams > 1 else self.context
         found, asked = self._relevant(question, history, where, rank, mode, k)
         if not found.citations:
             return AnswerStream(None, found)
-        found = near(found) if tried > 1 else found
         prompt = self._prompt(generation["skill"])
         pieces: Stream | Written
-        if tried > 1 and len(found.texts) > 1:
+        if beams > 1:
             words = prompt.replace(QUESTION, asked)
+            found, generation["beams"] = near(found, self.tried), beams
             found, pieces = likeliest(self.model, self.store, found, words, **generation)
         else:
             ways: dict[str, Any] = {"prompt": prompt, "several": self.several}
             pieces = answer_from(self.model, self.store, found, asked, **ways, **generation)
         return AnswerStream(pieces, found, asked)
 
-    def _tried(self, options: GenerationOptions) -> int:
-        """From how many passages it is answered, each alone."""
+    def _can_search(self, options: GenerationOptions) -> bool:
+        """Whether an answer is short and goes on from one reading, so that it is searched for."""
         alone = self.context == 1 and self.prompt is None and self.model.shares_readings
-        return self.tried if alone and can_be_tried(options) else 1
+        return alone and can_be_searched(options)
 
     def _relevant(
         self,

@@ -90,7 +90,9 @@ def end_to_end(
             MINILM: stack.answer,
         }
         other = "" if base is model else f"-{base.config.base.weights[:16]}"
-        by = "" if rag.skill is None else f"-{model.parts.skill(rag.skill).fingerprint[:16]}"
+        by = ""
+        if rag.skill is not None:
+            by = f"-{model.parts.skill(rag.skill).fingerprint[:16]}-beams{rag.beams}"
         files = {
             CHECKPOINT: f"{name}{by}-{CHECKPOINT}",
             PLAIN_BASE: f"{name}-{PLAIN_BASE}",

@@ -11,13 +11,14 @@ from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag.rag import ASK, GemRAG
 from gem_rag.rag.citation import Citation
+from gem_rag.rag.likeliest import BEAMS
 from gem_rag.rag.quotes import quoted
 from gem_rag_train.evaluation.answers import METRICS, best, contains
 from gem_rag_train.evaluation.kept import KeptAnswers, digest
 from gem_rag_train.evaluation.measures import Measure, measure
 from gem_rag_train.evaluation.sets import Question, Retrieval
 from gem_rag_train.evaluation.statistics import Sample
-from gem_rag_train.evaluation.systems import CHECKPOINT, PLAIN_BASE
+from gem_rag_train.evaluation.systems import CHECKPOINT, GREEDY, PLAIN_BASE
 
 LONGEST_ANSWER = 48  # tokens
 AT_ONCE = 16
@@ -32,7 +33,9 @@ def given(
     *,
     show_progress: bool | None = None,
 ) -> list[Measure]:
-    """How often the answer is right with the right passage before the model, greedy.
+    """How often the answer is right with the right passage before the model.
+
+    By the plain base and by the skill, both greedy, and by the skill as `GemRAG` asks it.
 
     Args:
         model: The checkpoint; where it has no skill that answers, the plain base alone is measured.
@@ -41,9 +44,10 @@ def given(
         folder: Where answers are kept.
         show_progress: As for `GemModel.read`.
     """
+    systems = ((PLAIN_BASE, None, 1), (GREEDY, SKILL, 1), (CHECKPOINT, SKILL, BEAMS))
     said = {
-        system: _answers(model, data, folder, skill, show_progress)
-        for system, skill in ((PLAIN_BASE, None), (CHECKPOINT, SKILL))
+        system: _answers(model, data, folder, system, skill, beams, show_progress)
+        for system, skill, beams in systems
         if skill is None or skill in model.skills
     }
     task = f"{title}, the right passage given"
@@ -95,7 +99,9 @@ def small_index(
             show_progress=show_progress,
         )
         for system, skill in ((PLAIN_BASE, None), (CHECKPOINT, "auto")):
-            kept = KeptAnswers(folder / f"{_name(model, data, rag.skill if skill else None)}.jsonl")
+            by = rag.skill if skill else None
+            name = f"{_name(model, data, by)}{_searched(rag.beams if by else 1)}"
+            kept = KeptAnswers(folder / f"{name}.jsonl")
             with progress(f"{system}: answering", len(data.questions), show_progress) as advance:
                 for question in data.questions:
                     if question.text not in kept:
@@ -138,18 +144,24 @@ def _name(model: GemModel, data: Retrieval, skill: str | None) -> str:
     return f"{model.config.base.weights[:16]}-{by}-{digest(data.paragraphs, questions)}"
 
 
+def _searched(beams: int) -> str:
+    """Of a file's name: other answers come of a search."""
+    return "" if beams == 1 else f"-beams{beams}"
+
+
 def _answers(
     model: GemModel,
     data: Retrieval,
     folder: Path,
+    system: str,
     skill: str | None,
+    beams: int,
     show_progress: bool | None,
 ) -> list[str]:
-    kept = KeptAnswers(folder / f"{_name(model, data, skill)}-given.jsonl")
+    kept = KeptAnswers(folder / f"{_name(model, data, skill)}{_searched(beams)}-given.jsonl")
     left = [question for question in data.questions if question.text not in kept]
     prompt = ASK if skill is None else model.parts.skill(skill).config.prompt
-    what = f"{PLAIN_BASE if skill is None else skill}: answering"
-    with progress(what, len(left), show_progress) as advance:
+    with progress(f"{system}: answering", len(left), show_progress) as advance:
         for start in range(0, len(left), AT_ONCE):
             batch = left[start : start + AT_ONCE]
             texts = list(dict.fromkeys(data.paragraphs[q.paragraph] for q in batch))
@@ -159,6 +171,7 @@ def _answers(
                 after=[readings[data.paragraphs[q.paragraph]] for q in batch],
                 max_new_tokens=LONGEST_ANSWER,
                 skill=skill,
+                beams=beams,
             )
             for question, answer in zip(batch, answers, strict=True):
                 kept[question.text] = answer.text.strip()

@@ -30,6 +30,8 @@ CHECKPOINT, BASE, MEAN_POOLED, MINILM = (
 )
 # Answers without a skill, where the checkpoint has one.
 PLAIN_BASE = "plain base"
+# Answers of the checkpoint's skill without a search: the likeliest token, one after another.
+GREEDY = "checkpoint, greedy"
 # Ways to find that are measured beside a checkpoint that finds by all it has.
 WORDS, MINILM_WORDS = "words", f"{MINILM} + words"
 VECTORS, HYBRID = "vectors", "vectors + words"
