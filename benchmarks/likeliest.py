@@ -28,14 +28,14 @@ from gem_rag.progress import progress
 from gem_rag.rag.likeliest import BEAMS, NEAR, SURETY, TRIED, answers_from, surety
 from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
-from gem_rag_train.evaluation.answers import best, contains, f1
+from gem_rag_train.evaluation.answers import best, contains, exact, f1
 from gem_rag_train.evaluation.choosing import narrative_odd, quac_odd
 from gem_rag_train.evaluation.sets import Question, Retrieval, squad
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.kept.lines import append_line, read_lines
 
-BEHIND = (0.1, NEAR, 0.3, 0.4)
-VALUES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
+BEHIND = (0.1, 0.2, 0.3)
+VALUES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 2.0)
 SKILL, TOKENS = "answer", 48
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         report[f"right passage, surety {value:g}"] = sum(
             chosen(each, value)["gold"] for each in rows
         ) / len(rows)
-    for metric in (contains, f1):
+    for metric in (contains, f1, exact):
         samples = {
             value: Sample.mean(
                 [best(metric, chosen(r, value)["said"], q) for r, q in asked_of],

@@ -14,7 +14,7 @@ from torch import Tensor
 # A whole answer's log-likelihood is divided by its number of tokens to this power: 0 would favour
 # short ones, 1 is the mean. Chosen on held-out questions (docs/experiments/skills.md).
 LENGTH = 0.5
-# A search is over when all that is kept is less likely than an answer that is whole by so many nats.
+# A search is over when all that is kept is so many nats less likely than an answer that is whole.
 BEHIND = 2.0
 
 

@@ -25,7 +25,7 @@ from gem_rag.store import ReadingStore
 BEAMS, TRIED = 3, 3
 # By how much of a rank score another passage may be behind the first to be tried, and what an
 # answer's score counts for beside it: chosen on held-out questions (docs/experiments/several.md).
-NEAR, SURETY = 0.2, 0.4
+NEAR, SURETY = 0.2, 0.2
 
 
 @dataclass(frozen=True)
