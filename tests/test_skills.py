@@ -244,6 +244,14 @@ def test_without_beams_an_answer_is_streamed_from_the_first_passage(model):
     assert len(list(rag.stream(QUESTION, max_new_tokens=8, beams=2))) == 1
 
 
+def test_how_many_passages_are_read_can_be_left_to_it(model):
+    skilled(model)
+    auto, one = (rag_over(model, context=n).answer(QUESTION, max_new_tokens=8) for n in ("auto", 1))
+    assert auto.answer == one.answer
+    assert [c.text for c in auto.citations] == [c.text for c in one.citations]
+    assert len(rag_over(model, context=2).answer(QUESTION, max_new_tokens=8).citations) == 2
+
+
 def test_no_passage_cannot_be_tried(model):
     with pytest.raises(GemError, match="tried 0; expected all >= 1"):
         rag_over(model, tried=0)

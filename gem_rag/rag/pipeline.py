@@ -67,7 +67,8 @@ class GemRAG:
             "float16" or "float32"; None is what the index was told last, or "auto".
         candidates: How many chunks the index finds for the model to rank.
         context: How many of the best are put before the model. One is answered from its reading,
-            without running it again; of more, `several` says what is made of them.
+            without running it again; of more, `several` says what is made of them. "auto" is one:
+            of what is as good as reading several together, the soonest (docs/benchmarks.md).
         beams: With one: a skill's answer is searched for, so many beginnings kept side by side, and
             comes in one piece (`gem_rag.rag.likeliest`). 1 streams what is likeliest next.
         tried: With beams: from how many of the best passages it answers, each alone, where ranking
@@ -99,7 +100,7 @@ class GemRAG:
         readings_bytes: int | None = None,
         readings_format: str | None = None,
         candidates: int = CANDIDATES,
-        context: int = 1,
+        context: int | Literal["auto"] = "auto",
         beams: int = BEAMS,
         tried: int = TRIED,
         several: Several = "together",
@@ -111,6 +112,7 @@ class GemRAG:
         chunk_tokens: int = CHUNK_TOKENS,
         join_readings: bool = False,
     ) -> None:
+        context = 1 if context == "auto" else context
         if min(candidates, context, beams, tried) < 1:
             counts = f"candidates {candidates}, context {context}, beams {beams}, tried {tried}"
             raise GemError(f"{counts}; expected all >= 1")
