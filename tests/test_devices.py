@@ -10,6 +10,7 @@ from pretend_graph import Pretended
 from gem_rag.checkpoints.base import chosen_device
 from gem_rag.compute import replay
 from gem_rag.compute.lent import borrow, lend
+from gem_rag.engine.beams import Beams
 from gem_rag.engine.slots import Slots
 from gem_rag.errors import OptionError
 from gem_rag.model import load
@@ -106,6 +107,21 @@ def test_rows_of_different_lengths_generate_on_the_device(there):
         slots.run(rows, [[7], [8], [9]])
     slots.close(rows[0])
     slots.run(rows[1:], [[1], [2]])
+
+
+def test_a_search_goes_on_on_the_device(there):
+    model, device = there
+    slots, beams = Slots(model.parts), Beams(2, model.parts.end_ids, 8)
+    rows = [slots.open(None, 0, 10)]
+    logits = slots.run(rows, [[3, 4, 5]])
+    device.waits = 0
+    parents = beams.advance(logits.at([logits.places[0][-1]]))
+    rows = [rows[0], slots.fork(rows[0])]
+    assert parents == [0, 0]
+    logits = slots.run(rows, [[one.ids[-1]] for one in beams.kept])
+    beams.advance(logits.at([at[-1] for at in logits.places]))
+    if model.parts.decoder is not None:
+        assert device.waits == 2 * 2, "likelihoods and places, once a step"
 
 
 def test_steps_are_recorded_and_replayed_on_the_device(there, monkeypatch):
