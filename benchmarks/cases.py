@@ -1,7 +1,7 @@
 """Hand-written questions of eight kinds, each with its passage: how many are answered rightly.
 
-By the plain base and, where the checkpoint has it, by its skill "answer", greedy. What counts as
-right stands at the top of `gem_rag_train.evaluation.cases`. With ``--answers`` each answer is
+By the plain base and, where the checkpoint has it, by its skill "answer", greedy and searched for
+as `GemRAG` does. What counts as right stands at the top of `gem_rag_train.evaluation.cases`. With ``--answers`` each answer is
 printed before the table.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from common import arguments
 
 from gem_rag.model import GemModel
+from gem_rag.rag.likeliest import BEAMS
 from gem_rag_train.evaluation.answers import LONGEST_ANSWER
 from gem_rag_train.evaluation.cases import KINDS, Case, answered, hand_written, is_right
 
@@ -48,10 +49,12 @@ def main() -> None:
     options = parser.parse_args()
     model = GemModel.from_pretrained(options.model, dtype="float32")
     cases = hand_written()
-    skills = {"base": None, "skill": SKILL} if SKILL in model.skills else {"base": None}
+    ways: dict[str, tuple[str | None, int]] = {"base": (None, 1)}
+    if SKILL in model.skills:
+        ways |= {"skill": (SKILL, 1), "skill, searched for": (SKILL, BEAMS)}
     said = {
-        who: answered(model, cases, skill=skill, max_new_tokens=options.max_tokens)
-        for who, skill in skills.items()
+        who: answered(model, cases, skill=skill, max_new_tokens=options.max_tokens, beams=beams)
+        for who, (skill, beams) in ways.items()
     }
     table = counts(cases, said)
     if options.json:
