@@ -1,8 +1,8 @@
 """Hand-written questions of eight kinds, each with its passage: how many are answered rightly.
 
 By the plain base and, where the checkpoint has it, by its skill "answer", greedy and searched for
-as `GemRAG` does. What counts as right stands at the top of `gem_rag_train.evaluation.cases`. With ``--answers`` each answer is
-printed before the table.
+as `GemRAG` does. What counts as right stands at the top of `gem_rag_train.evaluation.cases`. With
+``--answers`` each answer is printed before the table.
 """
 
 from __future__ import annotations

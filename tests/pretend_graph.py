@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What Python reads, or what has as many elements as the numbers say.
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::equal"}
+from gem_rag.compute.replay import WAITS, WithoutHost
+
 FROM_HOST = {"aten::lift_fresh", "aten::lift_fresh_copy", "aten::_to_copy"}
 
 
@@ -68,6 +68,8 @@ class Pretended:
     def __call__(
         self, run: Callable[[], Tensor], device: torch.device
     ) -> tuple[Callable[[], None], Tensor]:
+        with WithoutHost():  # as `Recorder` does
+            run()
         graph = PretendGraph()
         with graph:
             out = run()

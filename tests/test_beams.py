@@ -1,5 +1,6 @@
 """Beam search: the likeliest whole answers, found beside whatever else is generated."""
 
+import asyncio
 import gc
 import itertools
 import time
@@ -12,11 +13,13 @@ from tiny import disturb, make_base
 
 from gem_rag.compute.parts import Parts
 from gem_rag.config import AdapterConfig
+from gem_rag.documents import Document
 from gem_rag.engine.beams import BEHIND, LENGTH, Beams
 from gem_rag.engine.committee import Committee
 from gem_rag.engine.slots import Slots
 from gem_rag.errors import GemError
 from gem_rag.model import create
+from gem_rag.rag import GemRAG
 
 TEXT = "The kettle has a warranty of seven years."
 PROMPTS = ["Rivers run", "Who wrote it?", "A kettle " * 12, "In winter", "naïve café"]
@@ -75,6 +78,7 @@ def test_a_search_finds_what_one_without_kept_keys_finds(gem, prompt, width):
     for one, (_, log_likelihood) in zip(found.candidates, expected, strict=True):
         assert one.log_likelihood == pytest.approx(log_likelihood, abs=1e-3)
         assert one.finish_reason == ("stop" if one.ids[-1] in gem.parts.end_ids else "length")
+    assert found.usage.prompt_tokens == len(found.prompt_ids)
     first = found.candidates[0]
     assert (first.ids, first.text, first.finish_reason) == (
         found.ids,
@@ -151,11 +155,45 @@ def test_a_search_that_is_left_gives_its_rows_back(gem, monkeypatch):
     future.cancel()
     stream = gem.stream(PROMPTS[0], beams=3, max_new_tokens=900)
     stream.close()
+    until(lambda: not gem.engine.stats().rows)
+
+
+async def test_a_search_that_is_awaited_ends_when_that_is_cancelled(gem, monkeypatch):
+    monkeypatch.setattr(Parts, "end_ids", frozenset())
+    skilled(gem)
+    rag = GemRAG(gem, threshold=None, tried=1)
+    rag.add(Document(TEXT, "kettle"))
+    asked = asyncio.ensure_future(rag.aanswer("How long is the warranty?", max_new_tokens=900))
+    await asyncio.to_thread(until, lambda: gem.engine.stats().rows)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    begun = time.monotonic()
+    await asyncio.to_thread(until, lambda: not gem.engine.stats().rows)
+    assert time.monotonic() - begun < 2, "and not when all 900 tokens are there"
+    gem.parts.skills.clear()
+
+
+def until(true):
     end = time.monotonic() + 20
-    while gem.engine.stats().rows:
+    while not true():
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.005)
         gc.collect()
+
+
+def test_without_memory_for_one_more_row_the_others_go_on(gem, monkeypatch):
+    alone = gem.generate(PROMPTS[0], max_new_tokens=60).ids
+    asked = gem.submit(PROMPTS[0], max_new_tokens=60)
+    monkeypatch.setattr(Slots, "fork", no_memory)
+    with pytest.raises(MemoryError):
+        gem.generate(PROMPTS[1], beams=3, max_new_tokens=20)
+    assert asked.result().ids == alone
+    until(lambda: not gem.engine.stats().rows)
+
+
+def no_memory(*_):
+    raise MemoryError
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,21 @@ from tiny import disturb, make_base
 
 from gem_rag.compute import replay
 from gem_rag.compute.parts import Parts
+from gem_rag.compute.replay import WithoutHost
 from gem_rag.config import AdapterConfig
 from gem_rag.model import create
 
 PROMPTS = ["Rivers run", "Who wrote it?", "A kettle " * 12]
 LONG = {"max_new_tokens": 90, "speculate": False}
+
+
+def test_what_waits_is_found_before_anything_is_recorded():
+    number = torch.tensor([1.0])
+    with torch.inference_mode(), WithoutHost():
+        assert (number + 1).shape == (1,)
+        for asked in (lambda: int(number), lambda: bool(number > 0), number.nonzero):
+            with pytest.raises(RuntimeError, match="waits for the device"):
+                asked()
 
 
 @pytest.fixture
@@ -162,7 +172,7 @@ def test_a_pretended_graph_does_what_was_recorded_and_no_more():
     added = 5.0
     graph.again()
     assert out.tolist() == [23.0, 40.0], "the number that Python saw is the old one"
-    with pytest.raises(RuntimeError, match="_local_scalar_dense"), PretendGraph():
+    with pytest.raises(RuntimeError, match=r"item|_local_scalar_dense"), PretendGraph():
         number.sum().item()
     with pytest.raises(RuntimeError, match="lift_fresh"), PretendGraph():
         number + torch.tensor([1.0, 2.0])

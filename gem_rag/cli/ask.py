@@ -54,7 +54,7 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    The answer streams; below it stands where it is from, with the sentence that carries it. Where
+    Below the answer stands where it is from, with the sentence that carries it. Where
     nothing answers, that is said, and the nearest passages are offered.
     """
     condition = parsed(where)

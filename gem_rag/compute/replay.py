@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gem_rag.compute import probe
 from gem_rag.compute.adapter import Acting
@@ -23,6 +26,10 @@ from gem_rag.compute.parts import Parts
 log = logging.getLogger(__name__)
 AFTER = 4  # steps that the same rows take before theirs is recorded, which takes as long as three
 MOST = 4  # recorded steps of an arena: rows come and go
+# What gives Python a number, or as many elements as the numbers say.
+WAITS = {
+    f"aten::{name}" for name in ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal")
+}
 
 Pair = tuple[Tensor, Tensor]
 # The memory that is written to, where the rows begin in it, how many they are, what acts in them.
@@ -163,6 +170,9 @@ class Replays:
             off = probe.deviation(logits, expected)
             if not off <= probe.BOUNDS[expected.dtype]:
                 raise RuntimeError(f"one that was deviates by {off:.1e}")
+        except torch.OutOfMemoryError as error:
+            log.info("a step of decoding was not recorded: %s", error)
+            return
         except RuntimeError as error:
             parts.replays = False
             log.info("steps of decoding are not replayed: %s", error)
@@ -172,21 +182,61 @@ class Replays:
         self._recorded[rows.key] = Recorded(step, again, logits)
 
 
-def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
-    """A CUDA graph of a call: what does it again, and the tensor where its result then lies.
+class WithoutHost(TorchDispatchMode):
+    """Inside, what a recording could not hold raises before one is begun."""
 
-    Other threads may use the card meanwhile. Not by `torch.cuda.graph`, which collects garbage and
-    empties torch's cache of memory first.
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in WAITS:
+            raise RuntimeError(f"{func._schema.name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+class Recorder:
+    """A device's stream and memory for recordings, kept as long as the process.
+
+    Memory that one recording no longer needs serves the next: they are replayed one after another,
+    and what comes of one is copied before.
+
+    Args:
+        device: A CUDA device.
     """
-    graph = torch.cuda.CUDAGraph()
-    now, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    aside.wait_stream(now)
-    with torch.cuda.stream(aside):
-        run()  # what libraries do once on a stream
-        graph.capture_begin(capture_error_mode="thread_local")
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._aside = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        # The pool lives as long as a recording in it does.
+        self._first = self._record(partial(torch.zeros, 1, device=device))
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Record a call: what does it again, and the tensor where its result then lies.
+
+        Other threads may use the card meanwhile. Not by `torch.cuda.graph`, which collects garbage
+        and empties torch's cache of memory first.
+        """
+        return self._record(run)
+
+    def _record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        now = torch.cuda.current_stream(self._device)
+        self._aside.wait_stream(now)
         try:
-            out = run()
+            with torch.cuda.stream(self._aside):
+                with WithoutHost():
+                    run()  # what libraries do once on a stream is done now
+                graph.capture_begin(self._pool, capture_error_mode="thread_local")
+                try:
+                    out = run()
+                finally:
+                    graph.capture_end()
         finally:
-            graph.capture_end()
-    now.wait_stream(aside)
-    return graph.replay, out
+            now.wait_stream(self._aside)
+        return graph.replay, out
+
+
+_recorder = cache(Recorder)
+
+
+def recorded(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
+    """A call as a CUDA graph: see `Recorder`."""
+    return _recorder(device)(run)

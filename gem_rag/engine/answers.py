@@ -68,7 +68,8 @@ class Answer:
         unwanted: Whether nobody waits for it any more.
         read_on: Called when a stream that was waited with is read on.
         future: Its end.
-        slots: Where its keys and values are, seat by seat, while it is run.
+        slots: Where its keys and values are while it is run: seat by seat, or of each beginning
+            that a search keeps.
         to_run: Tokens that are not in the slots yet: the same for all seats; where it searches, one
             for each of `beams`.
         beams: What its search has come to; None where it takes one token after another.
@@ -334,7 +335,7 @@ class Answer:
             text=said.text,
             finish_reason=self._reason if is_whole else "cancelled",
             usage=Usage(
-                prompt_tokens=held + self.width * len(self.row.prompt),
+                prompt_tokens=held + len(self.row.seats) * len(self.row.prompt),
                 cached_tokens=held,
                 completion_tokens=count,
                 truncated_tokens=self.row.truncated,

@@ -199,7 +199,7 @@ class Engine:
             failed: Future[Generation] = Future()
             failed.set_exception(error)
             return failed
-        answer = Answer(row, self._parts)
+        answer = Answer(row, self._parts, unwanted=given_up())
         self._submit([answer], options, wait=wait)
         return answer.future
 

@@ -55,7 +55,7 @@ class GenerationOptions:
             reading, or on what follows the user's last words where there is none.
         speculate: Whether what comes next is guessed from what was read and checked together, which
             changes how fast a text is written and not the text; None does it where that is faster
-            (not on transformers' forward). See `Usage.proposed_tokens`.
+            (not on transformers' forward); never with beams. See `Usage.proposed_tokens`.
         beams: Beginnings of an answer that are kept side by side, for the likeliest whole answer
             instead of the likeliest next token (beam search, `gem_rag.engine.beams`): better short
             answers, at the cost of as many rows. Nothing is shown before the end. 1 is none; more

@@ -110,9 +110,10 @@ class Runner:
             if left is None or tokens is None:
                 turns.append(Turn(answer, answer.to_run))
                 continue
-            count = answer.width * len(answer.to_run)
+            width = len(answer.slots)
+            count = width * len(answer.to_run)
             if not turns or count <= left:  # as many as fit the bound, the first in any case
-                turns.append(Turn(answer, answer.to_run[: max(1, tokens // answer.width)]))
+                turns.append(Turn(answer, answer.to_run[: max(1, tokens // width)]))
                 left -= count
         return self._close(over) + self._run(turns)
 

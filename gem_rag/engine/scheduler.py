@@ -24,7 +24,8 @@ class Limits:
 
     Attributes:
         rows: Answers that are generated side by side; streams that nobody reads on are not counted,
-            and a committee counts each of its readings. One that is wider runs alone.
+            a committee counts each of its readings and a search its beams. One that is wider runs
+            alone.
         kv_bytes: Keys and values they may come to hold together, by their prompts and longest
             answers (room for rows to come is not counted); one row alone may hold more.
         queued: Waiting requests and units above which ``wait=False`` is refused.

@@ -79,11 +79,16 @@ class Arena:
         self, key_values: KeyValues | None, length: int, room: int, skilled: Skilled | None
     ) -> Slot:
         """A new row at the end, with what was read before and room for more."""
-        slot = Slot(self, length, skilled)
+        slot, capacity = Slot(self, length, skilled), (self._rows, self._columns)
         self.slots.append(slot)
-        self._aim(len(self.slots) - 1, len(self.slots), room)
-        for layer, pair in zip(self.layers, key_values or (), strict=False):
-            layer.fill(len(self.slots) - 1, *pair)
+        try:
+            self._aim(len(self.slots) - 1, len(self.slots), room)
+            for layer, pair in zip(self.layers, key_values or (), strict=False):
+                layer.fill(len(self.slots) - 1, *pair)
+        except BaseException:  # no memory: those that run go on with what they have
+            self.slots.pop()
+            self._rows, self._columns = capacity
+            raise
         return slot
 
     def close(self, slot: Slot) -> None:

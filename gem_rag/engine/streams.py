@@ -7,12 +7,14 @@ import contextvars
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Event
 from typing import Any, Generic, Protocol, TypeVar
 
 from gem_rag.engine.answers import Answer, Piece
 from gem_rag.engine.calls import CallPiece, with_calls
 from gem_rag.engine.results import Generation
+from gem_rag.engine.work import GivenUp, wanted_until
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -139,7 +141,7 @@ class AwaitedPieces(Generic[S, P]):
 
     def __init__(self, start: Callable[[], S]) -> None:
         self._start = start
-        self._closed = False
+        self._over = Event()
         # Its own: a stream that waits for its turn must not keep others from being read.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gem-rag-stream")
 
@@ -147,7 +149,7 @@ class AwaitedPieces(Generic[S, P]):
         return self._pieces()
 
     async def _pieces(self) -> AsyncIterator[P]:
-        if self._closed:
+        if self.is_closed:
             return
         try:
             while (piece := await self._in_thread(self._piece)) is not None:
@@ -162,13 +164,14 @@ class AwaitedPieces(Generic[S, P]):
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, call)
+        work = partial(context.run, wanted_until, self._over, call)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     @cached_property
     def stream(self) -> S:
         """What is awaited, made when it is first needed."""
         stream = self._start()
-        if self._closed:  # while it was starting
+        if self.is_closed:  # while it was starting
             stream.close(wait=False)
         return stream
 
@@ -177,17 +180,20 @@ class AwaitedPieces(Generic[S, P]):
         return iter(self.stream)
 
     def _piece(self) -> P | None:
-        piece = None if self._closed else next(self._iterator, None)
-        return None if self._closed else piece
+        try:
+            piece = None if self.is_closed else next(self._iterator, None)
+        except GivenUp:  # while it was starting
+            piece = None
+        return None if self.is_closed else piece
 
     @property
     def is_closed(self) -> bool:
         """Whether it has come to its end, or was stopped."""
-        return self._closed
+        return self._over.is_set()
 
     def close(self) -> None:
         """Stop, from any task or thread; a token under way ends, and no more are computed."""
-        self._closed = True
+        self._over.set()
         if "stream" in vars(self):
             self.stream.close(wait=False)
 

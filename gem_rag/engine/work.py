@@ -32,6 +32,15 @@ def require_wanted() -> None:
         raise GivenUp
 
 
+def wanted_until(event: Event, call: Callable[[], T]) -> T:
+    """Do something as a work that nobody waits for any more once the event is set."""
+    token = _given_up.set(event)
+    try:
+        return call()
+    finally:
+        _given_up.reset(token)
+
+
 @dataclass
 class Place:
     """Where a request stands in the queue.
