@@ -186,8 +186,8 @@ class WithoutHost(TorchDispatchMode):
     """Inside, what a recording could not hold raises before one is begun."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in WAITS:
-            raise RuntimeError(f"{func._schema.name} waits for the device")
+        if func.name() in WAITS:
+            raise RuntimeError(f"{func.name()} waits for the device")
         return func(*args, **(kwargs or {}))
 
 
@@ -222,7 +222,7 @@ class Recorder:
         self._aside.wait_stream(now)
         try:
             with torch.cuda.stream(self._aside):
-                with WithoutHost():
+                with WithoutHost():  # type: ignore[no-untyped-call]
                     run()  # what libraries do once on a stream is done now
                 graph.capture_begin(self._pool, capture_error_mode="thread_local")
                 try:
