@@ -208,7 +208,8 @@ def test_of_several_passages_that_is_answered_from_whose_answer_is_likeliest(mod
     first = rag_over(model, tried=1).answer(QUESTION, max_new_tokens=8)
     assert [cited.text for cited in first.citations] == [tried[0][1]]
     assert first.answer == tried[0][2], "searched for all the same"
-    for options in ({"temperature": 0.5}, {"skill": None}, {"stop": "."}, {"num_beams": 1}):
+    others = ({"schema": {"enum": ["red"]}}, {"stop": "."}, {"num_beams": 1})
+    for options in ({"temperature": 0.5}, {"skill": None}, *others):
         (cited,) = rag.answer(QUESTION, max_new_tokens=8, **options).citations
         assert cited.text == tried[0][1]
     assert rag.answer(QUESTION, max_new_tokens=8, rank=False).citations[0].rank_score is None

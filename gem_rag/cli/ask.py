@@ -54,8 +54,8 @@ def ask(
 ) -> None:
     """Answer a question from documents, with citations.
 
-    Below the answer stands where it is from, with the sentence that carries it. Where
-    nothing answers, that is said, and the nearest passages are offered.
+    Below the answer stands where it is from, with the sentence that carries it. Where nothing
+    answers, that is said, and the nearest passages are offered.
     """
     condition = parsed(where)
     answering: dict[str, Any] = {"mode": mode, "rank": rank, "skill": skill}

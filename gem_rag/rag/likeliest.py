@@ -16,6 +16,7 @@ from typing import Any
 from gem_rag.compute.reading import Reading
 from gem_rag.engine.options import GenerationOptions
 from gem_rag.engine.results import Generation
+from gem_rag.engine.work import finished
 from gem_rag.model import GemModel
 from gem_rag.rag.retrieve import Found
 from gem_rag.store import ReadingStore
@@ -74,13 +75,7 @@ def answers_from(
     model: GemModel, readings: Sequence[Reading], asked: str, **options: Any
 ) -> list[Generation]:
     """An answer from each reading alone."""
-    waited = [model.submit(asked, after=reading, **options) for reading in readings]
-    try:
-        return [each.result() for each in waited]
-    except BaseException:
-        for each in waited:
-            each.cancel()
-        raise
+    return finished([model.submit(asked, after=reading, **options) for reading in readings])
 
 
 def surety(answer: Generation) -> float:
