@@ -20,6 +20,7 @@ from gem_rag.model import GemModel
 from gem_rag.progress import progress
 from gem_rag_train.evaluation.answers import best, contains, f1
 from gem_rag_train.evaluation.choosing import narrative_odd
+from gem_rag_train.evaluation.report import shown
 from gem_rag_train.evaluation.sets import Question, Retrieval, squad
 from gem_rag_train.evaluation.statistics import Sample
 
@@ -51,9 +52,7 @@ def measured(
         ]
         gain = scores[0].minus(scores[1])
         found[metric.__name__] = scores[0].value
-        found[f"{metric.__name__} gained"] = (
-            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        )
+        found[f"{metric.__name__} gained"] = shown(gain, "+")
     return found
 
 

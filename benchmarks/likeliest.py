@@ -30,6 +30,7 @@ from gem_rag.rag.retrieve import CANDIDATES, Retriever
 from gem_rag.store import ReadingStore
 from gem_rag_train.evaluation.answers import best, contains, exact, f1
 from gem_rag_train.evaluation.choosing import narrative_odd, quac_odd
+from gem_rag_train.evaluation.report import shown
 from gem_rag_train.evaluation.sets import Question, Retrieval, squad
 from gem_rag_train.evaluation.statistics import Sample
 from gem_rag_train.kept.lines import append_line, read_lines
@@ -156,9 +157,7 @@ def main() -> None:
             (f"surety {SURETY:g}, of any", samples[SURETY].minus(samples[0.0])),
             ("in use, over token by token", in_use.minus(before)),
         ):
-            report[f"{metric.__name__}, gained: {name}"] = (
-                f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-            )
+            report[f"{metric.__name__}, gained: {name}"] = shown(gain, "+")
         for near in BEHIND:
             scores = [best(metric, chosen(r, SURETY, near)["said"], q) for r, q in asked_of]
             report[f"{metric.__name__}, {SURETY:g}, at most {near:g} behind"] = np.mean(scores)
